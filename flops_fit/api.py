@@ -100,12 +100,15 @@ def find_optimal(
         model_kwargs: its other arguments.
         dataset: a Dataset, a pair (training, held-out), or an object with `train` and `heldout`.
         loss_fn: (outputs, targets) -> mean loss in nats per unit of data; cross-entropy if None.
-        compute_budgets: FLOPs of each isoFLOP curve.
+        compute_budgets: FLOPs of each isoFLOP curve; None for another design, whose size is then
+            among the options: `design`, `total_flops`, `top_flops`, `largest_params`, `tokens`.
         run_dir: where the sweep keeps its state; called again with the same arguments, it resumes.
             `runs/<model>-<fingerprint>` if None.
         watcher: told of the ledger's entries and of progress.
-        **options: `heldout_dataset`, `sizes` (as in the manifest), `sizes_per_budget`,
-            `tokens_per_param`, `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs),
+        **options: `heldout_dataset`, `sizes` (as in the manifest), `design` and the keys of its
+            `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`, `num_sizes`,
+            `size_range`, `largest_params`, `tokens`, `sizes_per_budget`, `tokens_per_param`,
+            `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs),
             `unit`, `units_per_example`, `unique_units`, `loss_unit`, `training` (a mapping, as the
             manifest's section), `device`, `target_budgets`, `methods`, `bootstrap`.
 

@@ -63,13 +63,20 @@ def main() -> None:
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.toml"),
+    total_flops: Annotated[
+        str | None, typer.Option(help="FLOPs that the whole sweep may cost")
+    ] = None,
 ) -> None:
-    """Write a commented manifest to start from."""
+    """Write a commented manifest to start from: a tapered ladder for a total budget."""
     from importlib.resources import files
+
+    total = number_of(total_flops, "--total-flops")
 
     if path.exists():
         raise ManifestError(f"`{path}` exists already", hint="name another file, or remove it")
     text = files("flops_fit").joinpath("template.toml").read_text(encoding="utf-8")
+    if total is not None:
+        text = text.replace("total_flops = 3e12", f"total_flops = {total_flops}", 1)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -77,18 +84,30 @@ def init(
     say(f"wrote {path}; next: flops-fit plan {path}")
 
 
+TotalOption = Annotated[
+    str | None, typer.Option(help="FLOPs that the whole sweep may cost: the design is sized to it")
+]
+
+
 @app.command()
 def plan(
-    manifest: ManifestArgument, as_json: JsonOption = False, layout: FormatOption = "terminal"
+    manifest: ManifestArgument,
+    total_flops: TotalOption = None,
+    as_json: JsonOption = False,
+    layout: FormatOption = "terminal",
 ) -> None:
     """Count each size and lay out the trials; trains and writes nothing."""
     from flops_fit.reporting.tables import plan_table
+    from flops_fit.stages import share_note
 
-    prepared, made = _planned(manifest)
+    prepared, made = _planned(manifest, number_of(total_flops, "--total-flops"))
     if as_json:
         print_json(made.to_dict())
         return
-    print_tables([plan_table(made.trials, made.warnings, prepared.description.facts.unit)], layout)
+    notes = [share_note(prepared.manifest, made.total_flops), *made.warnings]
+    print_tables([plan_table(made.trials, notes, prepared.description.facts.unit)], layout)
+    if total_flops is not None:
+        say(f"to run this plan, write `total_flops = {total_flops}` into [sweep]")
 
 
 @app.command()
@@ -99,6 +118,7 @@ def estimate(
     ] = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="of one device")] = None,
     workers: WorkersOption = None,
+    total_flops: TotalOption = None,
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
@@ -106,14 +126,14 @@ def estimate(
     from flops_fit.stages import make_estimate
 
     rate = number_of(flops_per_second, "--flops-per-second")
-    prepared, made = _planned(manifest)
+    prepared, made = _planned(manifest, number_of(total_flops, "--total-flops"))
     costed = make_estimate(
         prepared, made, flops_per_second=rate, price_per_hour=price_per_hour, workers=workers
     )
     if as_json:
         print_json(costed.to_dict())
         return
-    print_tables([_estimate_table(costed, made, prepared.description.facts.unit)], layout)
+    print_tables([_estimate_table(costed, made, prepared)], layout)
 
 
 @app.command()
@@ -182,7 +202,7 @@ def worker(
         say(f"trained {work.train_claimed(opened)} trials")
 
 
-def _planned(source: Path) -> tuple[Prepared, Plan]:
+def _planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, Plan]:
     """The plan of a manifest, or the one that a run directory was started with."""
     from flops_fit.plan import Plan
     from flops_fit.prepared import prepare, resume
@@ -190,8 +210,13 @@ def _planned(source: Path) -> tuple[Prepared, Plan]:
     from flops_fit.stages import make_plan
 
     if source.is_dir():
+        if total_flops is not None:
+            raise ManifestError(
+                f"`--total-flops` sizes a new plan, and `{source}` was started with its own",
+                hint="give the manifest instead",
+            )
         return resume(source), Plan.from_dict(read_json(RunDir(source).plan))
-    prepared = prepare(source)
+    prepared = prepare(source, total_flops=total_flops)
     return prepared, make_plan(prepared)
 
 
@@ -210,10 +235,11 @@ def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, 
     return resume(run.path), run
 
 
-def _estimate_table(costed: Estimate, made: Plan, unit: str) -> Table:
+def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
     """The estimate with its totals."""
     from flops_fit.points import Note
     from flops_fit.reporting.tables import estimate_table
+    from flops_fit.stages import share_note
 
     totals = {
         "flops": costed.total_flops,
@@ -224,7 +250,7 @@ def _estimate_table(costed: Estimate, made: Plan, unit: str) -> Table:
     basis = Note("basis", f"{costed.workers} trials side by side; times from {costed.basis}")
     return estimate_table(
         [row.to_dict() for row in costed.trials],
-        unit=unit,
+        unit=prepared.description.facts.unit,
         totals=totals,
-        warnings=[basis, *made.warnings],
+        warnings=[basis, share_note(prepared.manifest, costed.total_flops), *made.warnings],
     )

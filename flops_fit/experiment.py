@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.contracts import DataFacts
-from flops_fit.errors import PluginError
+from flops_fit.errors import ManifestError, PluginError
 from flops_fit.manifest import Manifest, SizeRange, StatedSize, manifest_from
 from flops_fit.plugins import check_takes, guard, load_plugin
 from flops_fit.points import Note, Size
@@ -229,10 +229,16 @@ def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
 
     Raises:
         PluginError: none of them can be built.
+        ManifestError: the sweep does not say how far they should reach.
     """
     from flops_fit.training.probe import count_params
 
-    sweep = experiment.manifest.sweep
+    reach = experiment.manifest.sweep.params_reach
+    if reach is None:
+        raise ManifestError(
+            '`model.sizes` is "auto", and `[sweep]` does not say how far sizes should reach',
+            hint="list the sizes, or give `[sweep]` a `total_flops` or `largest_params`",
+        )
     values: list[SizeValue] = []
     refusal: PluginError | None = None
     for exponent in range(40):
@@ -245,7 +251,7 @@ def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
             refusal = error
             continue
         values.append(value)
-        if 6.0 * params**2 * sweep.tokens_per_param > max(sweep.budgets) * sweep.size_span**4:
+        if params > reach:
             break
     if not values:
         assert refusal is not None

@@ -185,8 +185,16 @@ def replay(entries: Iterable[Entry]) -> LedgerState:
     return state
 
 
-def observations_of(state: LedgerState, trials: Iterable[Trial]) -> list[Observation]:
-    """The finished trials as points, in the plan's order; loss is the held-out loss."""
+def observations_of(
+    state: LedgerState, trials: Iterable[Trial], *, has_curves: bool = True
+) -> list[Observation]:
+    """The finished trials as points, in the plan's order; loss is the held-out loss.
+
+    Args:
+        state: of the ledger.
+        trials: of the plan.
+        has_curves: whether a trial's budget is that of an isoFLOP curve.
+    """
     points = []
     for trial in trials:
         entry = state.finished.get(trial.trial_id)
@@ -198,7 +206,7 @@ def observations_of(state: LedgerState, trials: Iterable[Trial]) -> list[Observa
                 tokens=entry.fields["tokens"],
                 flops=entry.fields["flops"],
                 loss=entry.fields["loss"],
-                budget_flops=trial.budget_flops,
+                budget_flops=trial.budget_flops if has_curves else None,
                 name=trial.trial_id,
                 seed=trial.seed,
                 size_value=trial.size.size_value,

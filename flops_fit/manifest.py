@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from flops_fit.errors import ManifestError
+from flops_fit.layout import SweepSection
 from flops_fit.recipe import Recipe
 from flops_fit.units import parse_number
 
@@ -112,17 +113,6 @@ class FlopsSection(_Section):
     count: Literal["counted", "6nd", "model"] = "counted"
 
 
-class SweepSection(_Section):
-    """[sweep]: which trials to run."""
-
-    design: Literal["isoflop"] = "isoflop"
-    budgets: Annotated[list[Flops], Field(min_length=1)]
-    sizes_per_budget: Annotated[int, Field(ge=3)] = 5
-    tokens_per_param: Annotated[float, Field(gt=0)] = 20.0
-    size_span: Annotated[float, Field(gt=1)] = 4.0
-    replicates: Count = 1
-
-
 class ExecutionSection(_Section):
     """[execution]: where the trials run; never part of what they are."""
 
@@ -165,8 +155,20 @@ class Manifest(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a trial's numbers depend on: all but name, execution and report."""
-        return self.model_dump(mode="json", exclude={"name", "execution", "report"})
+        """What a trial's numbers depend on: all but name, execution, report and the sweep's goal.
+
+        Keys without a value are left out, so that a sweep goes on under a version that knows more.
+        """
+        left_out: dict[str, Any] = {"name": True, "execution": True, "report": True}
+        return self.model_dump(
+            mode="json", exclude={**left_out, "sweep": {"goal"}}, exclude_none=True
+        )
+
+    @property
+    def largest_target(self) -> float | None:
+        """FLOPs of the largest budget that is to be answered for; None where none is stated."""
+        goal = [] if self.sweep.goal is None else [self.sweep.goal.at]
+        return max([*self.report.budgets, *goal], default=None)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -255,7 +257,7 @@ def _first_error(error: ValidationError, where: str) -> ManifestError:
 
 def _hint_for(place: str) -> str | None:
     """How a value of this kind is written."""
-    if "budgets" in place:
+    if "budgets" in place or place.endswith("_flops") or place == "sweep.goal.at":
         return 'write FLOPs as `1e18` or "1e18"'
     if place.startswith("model.sizes"):
         return "write `sizes = [16, 24, 32]` or `sizes = { min = 16, max = 512, multiple_of = 8 }`"

@@ -22,12 +22,23 @@ MIN_DECADES = 1.5
 MANY_EPOCHS = 4  # beyond it a repeated unit is worth less than a fresh one (arXiv:2305.16264)
 
 
+BatchTokens = Callable[[Size, float], int]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The ordered trials of a sweep, and what its reader should know before buying it."""
+    """The ordered trials of a sweep, and what its reader should know before buying it.
+
+    Attributes:
+        trials: in the order in which they are started.
+        warnings: what the reader should know.
+        has_curves: whether trials of one `budget_flops` form an isoFLOP curve; else it is only
+            each trial's own compute.
+    """
 
     trials: tuple[Trial, ...]
     warnings: tuple[Note, ...] = ()
+    has_curves: bool = True
 
     @property
     def total_flops(self) -> float:
@@ -36,14 +47,16 @@ class Plan:
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """The isoFLOP budgets, in FLOPs, ascending."""
-        return tuple(sorted({trial.budget_flops for trial in self.trials}))
+        """The isoFLOP budgets, in FLOPs, ascending; without curves the largest trial's alone."""
+        found = sorted({trial.budget_flops for trial in self.trials})
+        return tuple(found if self.has_curves else found[-1:])
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data: what `plan --json` prints and `plan.json` holds."""
         return {
             "trials": [trial.to_dict() for trial in self.trials],
             "total_flops": self.total_flops,
+            "has_curves": self.has_curves,
             "warnings": [warning.to_dict() for warning in self.warnings],
         }
 
@@ -53,14 +66,32 @@ class Plan:
         return cls(
             tuple(Trial.from_dict(trial) for trial in data["trials"]),
             tuple(Note(warning["code"], warning["message"]) for warning in data["warnings"]),
+            data.get("has_curves", True),
         )
+
+
+@dataclass(frozen=True)
+class Level:
+    """One isoFLOP curve as it is wanted.
+
+    Attributes:
+        budget_flops: the compute of each of its trials.
+        num_sizes: points wanted.
+        size_span: the sizes run from the expected optimum / span to it * span, in params.
+        extra_seeds: how many more seeds the size nearest to the expected optimum is given.
+    """
+
+    budget_flops: float
+    num_sizes: int
+    size_span: float
+    extra_seeds: int = 0
 
 
 def plan_isoflop(
     sizes: Sequence[Size],
     budgets: Sequence[float],
     *,
-    batch_tokens: Callable[[Size, float], int],
+    batch_tokens: BatchTokens,
     sizes_per_budget: int = 5,
     tokens_per_param: float = 20.0,
     size_span: float = 4.0,
@@ -82,45 +113,83 @@ def plan_isoflop(
     Raises:
         PlanError: no size, or none within reach of any budget's expected optimum.
     """
+    return plan_levels(
+        sizes,
+        [Level(budget, sizes_per_budget, size_span) for budget in budgets],
+        batch_tokens=batch_tokens,
+        tokens_per_param=tokens_per_param,
+        seeds=seeds,
+        unique_tokens=unique_tokens,
+    )
+
+
+def plan_levels(
+    sizes: Sequence[Size],
+    levels: Sequence[Level],
+    *,
+    batch_tokens: BatchTokens,
+    tokens_per_param: float = 20.0,
+    seeds: Sequence[int] = (0,),
+    unique_tokens: int | None = None,
+) -> Plan:
+    """Lay out isoFLOP curves, each with its own count and span of sizes, smallest budget first.
+
+    Args:
+        sizes: what the model can be built at; the nearest to the wanted grids are taken.
+        levels: the curves wanted.
+        batch_tokens: units of data in one optimiser step, of a size and the tokens it will see.
+        tokens_per_param: where the optimum is expected; 20 is Hoffmann et al. 2022's.
+        seeds: one trial for each seed; a level's extra seeds follow on the last.
+        unique_tokens: units in the training set, to warn where they would be repeated.
+
+    Raises:
+        PlanError: no size, or none within reach of any budget's expected optimum.
+    """
     ordered = sorted(sizes, key=lambda size: size.params)
-    _refuse_out_of_reach(ordered, budgets, tokens_per_param, size_span)
+    budgets = [level.budget_flops for level in levels]
+    span = max((level.size_span for level in levels), default=1.0)
+    _refuse_out_of_reach(ordered, budgets, tokens_per_param, span)
     trials: list[Trial] = []
     warnings = _warn_of_budgets(budgets)
-    for budget in sorted(budgets):
-        fitting = [size for size in ordered if _steps(size, budget, batch_tokens) >= MIN_STEPS]
-        offsets = [_offset(size, budget, tokens_per_param) for size in fitting]
-        wanted = _grid(sizes_per_budget, math.log(size_span))
-        picked = _nearest(offsets, wanted)
+    for level in sorted(levels, key=lambda level: level.budget_flops):
+        budget = level.budget_flops
+        fitting = [size for size in ordered if num_steps(size, budget, batch_tokens) >= MIN_STEPS]
+        offsets = [offset(size, budget, tokens_per_param) for size in fitting]
+        wanted = even_grid(level.num_sizes, math.log(level.size_span))
+        picked = nearest(offsets, wanted)
         warnings += _warn_of_grid(budget, fitting, [offsets[i] for i in picked], wanted)
+        central = min(picked, key=lambda i: abs(offsets[i]), default=None)
         for index in picked:
-            trials += _trials(fitting[index], budget, batch_tokens, seeds)
+            more = level.extra_seeds if index == central else 0
+            drawn = [*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + more)]
+            trials += lay_trials(fitting[index], budget, batch_tokens, drawn)
     if not trials:
         raise PlanError(_too_few_steps(ordered[0], max(budgets), batch_tokens), hint=_SMALLER)
-    return Plan(tuple(trials), (*warnings, *_warn_of_repeats(trials, unique_tokens)))
+    return Plan(tuple(trials), (*warnings, *warn_of_repeats(trials, unique_tokens)))
 
 
 _SMALLER = "add smaller sizes, raise `sweep.budgets`, or make the batch smaller"
 
 
-def _steps(size: Size, budget: float, batch_tokens: Callable[[Size, float], int]) -> int:
+def num_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> int:
     """Whole optimiser steps that the budget buys at this size."""
     tokens = budget / size.flops_per_token
     return round(tokens / batch_tokens(size, tokens))
 
 
-def _trials(
-    size: Size, budget: float, batch_tokens: Callable[[Size, float], int], seeds: Sequence[int]
+def lay_trials(
+    size: Size, budget: float, batch_tokens: BatchTokens, seeds: Sequence[int]
 ) -> list[Trial]:
     """One trial a seed, its tokens rounded to whole steps."""
     batch = batch_tokens(size, budget / size.flops_per_token)
-    tokens = _steps(size, budget, batch_tokens) * batch
+    tokens = num_steps(size, budget, batch_tokens) * batch
     return [
         Trial.of(budget_flops=budget, size=size, tokens=tokens, batch_tokens=batch, seed=seed)
         for seed in seeds
     ]
 
 
-def _offset(size: Size, budget: float, tokens_per_param: float) -> float:
+def offset(size: Size, budget: float, tokens_per_param: float) -> float:
     """log(params / expected optimum's params) at this budget.
 
     At a fixed budget tokens per parameter fall with the square of params (as FLOPs per token are
@@ -130,14 +199,14 @@ def _offset(size: Size, budget: float, tokens_per_param: float) -> float:
     return 0.5 * math.log(tokens_per_param / ratio)
 
 
-def _grid(count: int, reach: float) -> list[float]:
+def even_grid(count: int, reach: float) -> list[float]:
     """`count` offsets evenly spaced over [-reach, reach]."""
     if count == 1:
         return [0.0]
     return [reach * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
-def _nearest(offsets: Sequence[float], wanted: Sequence[float]) -> list[int]:
+def nearest(offsets: Sequence[float], wanted: Sequence[float]) -> list[int]:
     """Indices of distinct `offsets` (ascending) that lie closest to `wanted` (ascending).
 
     Least sum of squared distances, by dynamic programming over both lists; all of `offsets` where
@@ -166,7 +235,7 @@ def _refuse_out_of_reach(
     if not budgets:
         raise PlanError("there is no budget to plan for", hint="list FLOPs in `sweep.budgets`")
     reach = math.log(size_span) + 0.1
-    offsets = [_offset(size, c, tokens_per_param) for size in sizes for c in budgets]
+    offsets = [offset(size, c, tokens_per_param) for size in sizes for c in budgets]
     for side, size, budget in (
         ("large", sizes[0], max(budgets)),
         ("small", sizes[-1], min(budgets)),
@@ -186,9 +255,9 @@ def _refuse_out_of_reach(
             )
 
 
-def _too_few_steps(size: Size, budget: float, batch_tokens: Callable[[Size, float], int]) -> str:
+def _too_few_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> str:
     """Why not even the smallest size can be trained at the largest budget."""
-    steps = _steps(size, budget, batch_tokens)
+    steps = num_steps(size, budget, batch_tokens)
     return (
         f"`model.sizes` are all too large for `sweep.budgets`: {budget:g} FLOPs buy the smallest, "
         f"{size.size_value:g} with {size.params:,} params, {steps} optimiser steps, and at least "
@@ -257,7 +326,7 @@ def _warn_of_grid(
     return notes
 
 
-def _warn_of_repeats(trials: Sequence[Trial], unique_tokens: int | None) -> list[Note]:
+def warn_of_repeats(trials: Sequence[Trial], unique_tokens: int | None) -> list[Note]:
     """Trials that see the same data more than once."""
     if not unique_tokens:
         return []

@@ -6,6 +6,7 @@ a child process, or not at all where the manifest, or the run directory, says en
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +46,24 @@ class Prepared:
     experiment: Experiment | None = None
 
 
-def prepare(manifest: str | Path) -> Prepared:
+def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepared:
     """Read a manifest, check its plugins' contract, and count every size.
 
     A child process loads the plugins, unless the manifest states all that planning needs.
+
+    Args:
+        manifest: its path.
+        total_flops: make the sweep cost this much in all, whatever the manifest says.
 
     Raises:
         ManifestError: the manifest breaks a rule.
         PluginError: a plugin is missing or breaks its contract.
     """
     path = Path(manifest)
-    read = read_manifest(path)
+    read, text = read_manifest(path), path.read_text(encoding="utf-8")
+    if total_flops is not None:
+        read = read.model_copy(update={"sweep": read.sweep.with_total(total_flops)})
+        text = written(read)
     named: tuple[tuple[Kind, str], ...] = (
         ("model", read.model.plugin),
         ("dataset", read.data.plugin),
@@ -65,8 +73,22 @@ def prepare(manifest: str | Path) -> Prepared:
         if ":" not in name:
             find_plugin(kind, name)
     search_path = (path.resolve().parent, Path.cwd())
-    described = stated_description(read) or ask_description(path, search_path=search_path)
-    return Prepared(read, path.read_text(encoding="utf-8"), described, path, search_path)
+    described = stated_description(read)
+    if described is None and total_flops is None:
+        described = ask_description(path, search_path=search_path)
+    elif described is None:
+        with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
+            changed = Path(folder) / path.name
+            changed.write_text(text, encoding="utf-8")
+            described = ask_description(changed, search_path=search_path)
+    return Prepared(read, text, described, path, search_path)
+
+
+def written(manifest: Manifest) -> str:
+    """A manifest as TOML."""
+    import tomli_w
+
+    return tomli_w.dumps(manifest.model_dump(mode="json", exclude_none=True))
 
 
 def prepare_live(
@@ -79,9 +101,8 @@ def prepare_live(
     options: Mapping[str, Any],
 ) -> Prepared:
     """The same for live objects; `options` are the keyword arguments of `find_optimal`."""
-    import tomli_w
-
-    if dataset is None or compute_budgets is None:
+    is_sized = compute_budgets is not None or any(options.get(key) for key in _SIZING)
+    if dataset is None or not is_sized:
         missing = "dataset" if dataset is None else "compute_budgets"
         raise TypeError(f"`{missing}` is missing: expected it beside the model")
     loss = loss_fn or load_plugin("loss", "cross-entropy")
@@ -96,8 +117,7 @@ def prepare_live(
         sections=_sections(compute_budgets, options),
     )
     experiment = live_experiment(manifest, model_cls, model_kwargs or {}, made, loss)
-    text = tomli_w.dumps(manifest.model_dump(mode="json", exclude_none=True))
-    return Prepared(manifest, text, describe(experiment), experiment=experiment)
+    return Prepared(manifest, written(manifest), describe(experiment), experiment=experiment)
 
 
 def resume(directory: Path) -> Prepared:
@@ -128,6 +148,15 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed",),
     "sizes": ("model", "sizes"),
     "count": ("flops", "count"),
+    "design": ("sweep", "design"),
+    "total_flops": ("sweep", "total_flops"),
+    "top_flops": ("sweep", "top_flops"),
+    "levels": ("sweep", "levels"),
+    "level_spacing": ("sweep", "level_spacing"),
+    "num_sizes": ("sweep", "num_sizes"),
+    "size_range": ("sweep", "size_range"),
+    "largest_params": ("sweep", "largest_params"),
+    "tokens": ("sweep", "tokens"),
     "sizes_per_budget": ("sweep", "sizes_per_budget"),
     "tokens_per_param": ("sweep", "tokens_per_param"),
     "size_span": ("sweep", "size_span"),
@@ -144,9 +173,12 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _sections(budgets: Sequence[float | str], options: Mapping[str, Any]) -> dict[str, Any]:
+_SIZING = ("total_flops", "top_flops", "largest_params", "tokens")  # instead of budgets
+
+
+def _sections(budgets: Sequence[float | str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of a library call as sections of a manifest."""
-    sections: dict[str, Any] = {"sweep": {"budgets": list(budgets)}}
+    sections: dict[str, Any] = {"sweep": {} if budgets is None else {"budgets": list(budgets)}}
     for option, value in options.items():
         if option == "heldout_dataset" or value is None:
             continue

@@ -43,19 +43,22 @@ def read_run(
     Raises:
         RunDirError: it is no run directory.
     """
-    from flops_fit.fitting.fit import fit_all
+    from flops_fit.fitting.fit import METHODS, fit_all
 
     run = RunDir(directory)
     prepared = resume(directory)
     plan = Plan.from_dict(read_json(run.plan))
     state = replay(read_ledger(run.ledger))
     simulated = (_SIMULATED,) if state.is_simulated else ()
-    observations = observations_of(state, plan.trials)
+    observations = observations_of(state, plan.trials, has_curves=plan.has_curves)
     manifest, facts = prepared.manifest, prepared.description.facts
     targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
+    chosen = _known_methods(methods or manifest.report.methods)
+    if chosen is None and not plan.has_curves:
+        chosen = [method for method in METHODS if method not in ("isoflop", "envelope")]
     fitted = fit_all(
         observations,
-        methods=_known_methods(methods or manifest.report.methods),
+        methods=chosen,
         bootstrap=manifest.report.bootstrap if bootstrap is None else bootstrap,
         targets=targets,
         **options,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from flops_fit.contracts import Executor, Resources
+from flops_fit.designs import Ground, lay_out
 from flops_fit.errors import RunDirError, TrialsFailedError
 from flops_fit.estimate import Estimate, Timing, estimate_plan, sizes_to_time
 from flops_fit.executors.inline import InlineExecutor
@@ -23,13 +24,14 @@ from flops_fit.experiment import (
 from flops_fit.inquiry import ask_timings, time_sizes
 from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.manifest import Manifest
-from flops_fit.plan import Plan, plan_isoflop
+from flops_fit.plan import Plan
 from flops_fit.plugins import load_plugin
-from flops_fit.points import Size
+from flops_fit.points import Note, Size
 from flops_fit.prepared import Prepared
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.training.steps import batch_tokens
+from flops_fit.units import format_flops
 from flops_fit.worker import Bench, planted_law
 
 
@@ -51,17 +53,30 @@ def make_plan(prepared: Prepared) -> Plan:
             multiple_of_examples=manifest.execution.devices_per_trial,
         )
 
-    laid = plan_isoflop(
+    ground = Ground(
         described.sizes,
-        sweep.budgets,
-        batch_tokens=batch,
-        sizes_per_budget=sweep.sizes_per_budget,
-        tokens_per_param=sweep.tokens_per_param,
-        size_span=sweep.size_span,
+        batch,
         seeds=range(manifest.seed, manifest.seed + sweep.replicates),
         unique_tokens=facts.unique_units,
     )
-    return Plan(laid.trials, (*described.notes, *laid.warnings))
+    laid = lay_out(sweep, ground)
+    return replace(laid, warnings=(*described.notes, *laid.warnings))
+
+
+def share_note(manifest: Manifest, total_flops: float) -> Note:
+    """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
+    target = manifest.largest_target
+    if target is None:
+        return Note(
+            "no_target",
+            "no target budget is stated, so the sweep's share of it is not known: state one in "
+            "`[report] budgets` or `[sweep] goal`",
+        )
+    return Note(
+        "share_of_target",
+        f"{format_flops(total_flops)} FLOPs are {total_flops / target:.2%} of the largest target "
+        f"budget, {format_flops(target)} FLOPs",
+    )
 
 
 def make_estimate(

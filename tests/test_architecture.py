@@ -10,8 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
     {"points", "units", "errors", "recipe"},
+    {"layout"},
     {"law", "plan", "observations", "ledger", "rundir", "contracts", "manifest"},
-    {"fitting", "estimate", "sweep", "training", "plugins", "executors"},
+    {"fitting", "estimate", "sweep", "training", "plugins", "executors", "designs"},
     {"reporting", "experiment", "display", "ranks"},
     {"result", "worker", "inquiry"},
     {"prepared"},

@@ -140,7 +140,7 @@ def test_a_broken_plugin_is_found_before_anything_trains(tmp_path, user, broken,
 def test_the_whole_way_on_a_users_own_model(tmp_path, user):
     manifest = user()
     planned = json.loads(flops_fit("plan", manifest, "--json", cwd=tmp_path).stdout)
-    assert set(planned) == {"trials", "total_flops", "warnings"}
+    assert set(planned) == {"trials", "total_flops", "has_curves", "warnings"}
     assert len(planned["trials"]) == 14  # five sizes, of which the cheapest budget affords four
     ended = flops_fit("run", manifest, cwd=tmp_path)
     assert ended.returncode in (0, 6), ended.stderr
@@ -264,6 +264,39 @@ def test_what_is_no_run_directory_is_said(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     assert_is_one_clear_error(flops_fit("run", "full", cwd=tmp_path), 4, "not a run directory")
+
+
+def test_a_plan_is_sized_to_a_total_and_says_its_share_of_the_target(tmp_path, write_manifest):
+    manifest = write_manifest(report="budgets = [1e14]")
+    ended = flops_fit("plan", manifest, "--total-flops", "5e12", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "of the largest target budget, 1e14 FLOPs" in " ".join(ended.stdout.split())
+    assert "total_flops = 5e12" in ended.stderr
+    sized = json.loads(
+        flops_fit("plan", manifest, "--total-flops", "5e12", "--json", cwd=tmp_path).stdout
+    )
+    assert 0.9 * 5e12 < sized["total_flops"] <= 5e12
+    budgets = sorted({t["budget_flops"] for t in sized["trials"]})
+    assert budgets[-1] / budgets[0] == pytest.approx(100, rel=0.02)  # as the manifest's own
+    wrong = flops_fit("plan", manifest, "--total-flops", "many", cwd=tmp_path)
+    assert_is_one_clear_error(wrong, 2, "--total-flops", "many")
+
+
+def test_a_ladder_of_the_template_is_rehearsed_end_to_end(tmp_path, write_manifest):
+    manifest = write_manifest(sweep='design = "ladder"\ntotal_flops = 2e13')
+    ended = flops_fit("run", manifest, "--simulate", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(flops_fit("report", "runs/planted", "--json", cwd=tmp_path).stdout)
+    assert {"surface", "isoflop", "extrapolation", "kaplan"} <= set(report["fits"])
+    assert "too_few_sizes" not in ended.stdout
+
+
+def test_init_writes_a_ladder_for_a_total_budget(tmp_path):
+    ended = flops_fit("init", "--total-flops", "7e13", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    text = (tmp_path / "experiment.toml").read_text()
+    assert 'design = "ladder"' in text
+    assert "total_flops = 7e13" in text
 
 
 def test_init_writes_a_manifest_once(tmp_path):

@@ -93,8 +93,8 @@ def test_the_template_is_a_manifest(tmp_path):
     # What it shows as a default is the default.
     shown = dict(re.findall(r"^# (\w+) = ([^#\n]+?) *(?:#.*)?$", text, re.M))
     assert shown["tokens_per_param"] == f"{manifest.sweep.tokens_per_param:g}"
-    assert shown["size_span"] == f"{manifest.sweep.size_span:g}"
-    assert shown["sizes_per_budget"] == str(manifest.sweep.sizes_per_budget)
+    assert shown["levels"] == str(manifest.sweep.levels)
+    assert shown["replicates"] == str(manifest.sweep.replicates)
     assert shown["schedule"] == f'"{manifest.training.schedule}"'
     assert shown["warmup_fraction"] == f"{manifest.training.warmup_fraction:g}"
     assert shown["weight_decay"] == f"{manifest.training.weight_decay:g}"

@@ -73,6 +73,12 @@ def test_a_grid_of_four_sizes_is_too_thin():
     assert codes(result) == ["too_few_sizes"]
 
 
+def test_a_taper_of_three_sizes_at_the_top_is_not_too_thin():
+    counts = [7, 6, 5, 3, 3]
+    seen = [o for c, k in zip(BUDGETS, counts, strict=True) for o in observe([c], sizes=k)]
+    assert codes(planted_result(observations=seen, targets=())) == []
+
+
 @pytest.mark.parametrize(("target", "expected"), [(1e20, []), (1.1e20, ["extrapolation"])])
 def test_extrapolation_is_warned_of_beyond_ten_times_the_largest_budget(target, expected):
     assert codes(planted_result(BUDGETS, targets=(target,))) == expected

@@ -16,7 +16,7 @@ from flops_fit.fitting.envelope import fit_envelope
 from flops_fit.fitting.general import fit_general
 from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
 from flops_fit.fitting.isoflop import fit_isoflop
-from flops_fit.fitting.kaplan import fit_kaplan
+from flops_fit.fitting.kaplan import fit_kaplan, fixed_tokens_laws
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.surface import LOSSES, SolvedSurface, describe, solve_surface
 from flops_fit.law import Fit
@@ -260,11 +260,29 @@ def _fit_envelope(study: _Study) -> tuple[Fit, Draws | None]:
     return fit_envelope(usable(study.observations)[0]), None
 
 
+def _fit_kaplan(study: _Study) -> tuple[Fit, Draws | None]:
+    """Kaplan's joint form; of runs with one number of tokens the error gives the law in params."""
+    try:
+        return fit_kaplan(study.adaptive), None
+    except FitError as error:
+        laws = fixed_tokens_laws(study.sorted_out[0]) if error.code == "one_horizon" else []
+        if not laws:
+            raise
+        law = laws[0]
+        raise FitError(
+            f"{error.message}: at these the loss falls as (N_c / N)^alpha_N with alpha_N = "
+            f"{law['alpha_N']:.4g} and N_c = {law['N_c']:.4g} params, but no size is known to be "
+            "compute-optimal",
+            code=error.code,
+            hint=error.hint,
+        ) from None
+
+
 _FITTERS: dict[str, Callable[[_Study], tuple[Fit, Draws | None]]] = {
     "surface": _fit_surface,
     "isoflop": _fit_isoflop,
     "extrapolation": _fit_extrapolation,
-    "kaplan": lambda study: (fit_kaplan(study.adaptive), None),
+    "kaplan": _fit_kaplan,
     "general": lambda study: (fit_general(study.adaptive), None),
     "envelope": _fit_envelope,
 }

@@ -307,8 +307,11 @@ def _cells(row: Mapping[str, Any], column: Column) -> list[tuple[str, Any]]:
     return list(flat_cells(row, column).items())
 
 
+_FACTS = {"basis", "share_of_target", "no_target"}  # notes that warn of nothing
+
+
 def _warning(note: Note) -> str:
-    return f"warning ({note.code}): {note.message}"
+    return note.message if note.code in _FACTS else f"warning ({note.code}): {note.message}"
 
 
 def _markdown(text: str) -> str:

@@ -28,6 +28,7 @@ Judgement = Literal["trust", "provisional", "refuse"]
 MIN_BUDGETS = 5
 MIN_DECADES = 1.5
 MIN_SIZES = 5
+MIN_BRACKET = 3  # sizes at the upper budgets of a tapered sweep
 MAX_EXTRAPOLATION = 10.0
 EXPONENT_RANGE = (0.25, 0.85)
 POWER_RANGE = (0.05, 1.0)
@@ -207,11 +208,14 @@ def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -
             "too_few_budgets",
             f"{len(minima)} budgets have a minimum; a power law wants {MIN_BUDGETS} or more",
         )
-    thin = [m for m in minima if m.get("num_sizes", MIN_SIZES) < MIN_SIZES]
+    # A tapered sweep has few sizes at the top and more below: there three bracket a minimum.
+    is_tapered = bool(minima) and minima[0].get("num_sizes", 0) >= MIN_SIZES
+    wanted = MIN_BRACKET if is_tapered and "surface" in fits else MIN_SIZES
+    thin = [m for m in minima if m.get("num_sizes", wanted) < wanted]
     if thin:
         yield Note(
             "too_few_sizes",
-            f"{len(thin)} of {len(minima)} budgets have fewer than {MIN_SIZES} sizes",
+            f"{len(thin)} of {len(minima)} budgets have fewer than {wanted} sizes",
         )
     spent = [o.budget_flops or o.flops for o in observations]
     decades = math.log10(max(spent) / min(spent)) if spent else 0.0

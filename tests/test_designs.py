@@ -1,0 +1,167 @@
+"""Every design spends what it was given, stands where it says, and feeds the fits made for it."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flops_fit.designs import Ground, lay_out
+from flops_fit.errors import FitError, ManifestError, PlanError
+from flops_fit.fitting.fit import fit
+from flops_fit.law import Surface
+from flops_fit.layout import SweepSection
+from flops_fit.manifest import parse_manifest
+from flops_fit.plan import Plan
+from flops_fit.points import Observation, Size
+
+FINE = [Size(n, n, None, 6.0 * n) for n in (round(1000 * 1.1**k) for k in range(130))]
+GROUND = Ground(FINE, batch_tokens=lambda size, tokens: 64)
+LAW = Surface(1.8, 400.0, 1500.0, 0.35, 0.37)
+
+
+def plan_of(**keys) -> Plan:
+    return lay_out(SweepSection(**keys), GROUND)
+
+
+def seen(plan: Plan) -> list[Observation]:
+    return [
+        Observation(
+            t.size.params, t.tokens, t.flops, LAW.loss(t.size.params, t.tokens),
+            budget_flops=t.budget_flops if plan.has_curves else None,
+        )
+        for t in plan.trials
+    ]  # fmt: skip
+
+
+RATIOS = [5.0, 10.0, 20.0, 40.0, 80.0]
+EVERY = {
+    "isoflop": {"design": "isoflop"},
+    "stated": {"design": "isoflop", "budgets": [1.0, 5.0, 20.0]},
+    "ladder": {"design": "ladder"},
+    "grid": {"design": "grid", "tokens_per_param": RATIOS},
+    "fixed-tokens": {"design": "fixed-tokens", "tokens": [1e5, 1e6, 1e7]},
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(total=st.floats(1e12, 1e17), name=st.sampled_from(sorted(EVERY)), seeds=st.integers(1, 3))
+def test_a_total_is_never_passed_and_well_used(total, name, seeds):
+    plan = lay_out(
+        SweepSection(**EVERY[name], total_flops=total),
+        Ground(FINE, batch_tokens=lambda size, tokens: 64, seeds=range(seeds)),
+    )
+    # Sizes a tenth apart and a fixed list of tokens leave steps in what a grid can cost.
+    floor = 0.98 if plan.has_curves else 0.6
+    largest = max(trial.size.params for trial in plan.trials)
+    assert plan.total_flops <= total
+    assert plan.total_flops >= floor * total or largest == FINE[-1].params
+
+
+def test_a_ladder_is_tapered_and_its_noise_can_be_seen():
+    plan = plan_of(design="ladder", top_flops=1e15)
+    counts, spans, seeds = [], [], []
+    for budget in plan.budgets:
+        level = [t for t in plan.trials if t.budget_flops == budget]
+        params = sorted({t.size.params for t in level})
+        counts.append(len(params))
+        spans.append(math.sqrt(params[-1] / params[0]))
+        seeds.append(len({t.seed for t in level}))
+        centre = math.sqrt(budget / 6 / 20)
+        assert params[0] < centre < params[-1]
+    assert counts == [6, 5, 4, 3, 3]
+    assert spans == pytest.approx([8, 6, 4, 4, 3], rel=0.06)
+    assert seeds == [3, 1, 1, 1, 1]
+    assert plan.total_flops / 1e15 == pytest.approx(4.73, rel=0.01)
+    top = sum(t.flops for t in plan.trials if t.budget_flops == plan.budgets[-1])
+    assert top / plan.total_flops == pytest.approx(0.635, rel=0.01)
+
+
+def test_a_ladder_costs_less_than_half_of_the_classical_sweep_with_the_same_top():
+    budgets = [1e15 / 3**k for k in range(5)]
+    classical = plan_of(design="isoflop", budgets=budgets, sizes_per_budget=7)
+    assert plan_of(design="ladder", top_flops=1e15).total_flops < 0.46 * classical.total_flops
+
+
+def test_a_grid_has_every_size_at_every_ratio():
+    plan = plan_of(design="grid", tokens_per_param=RATIOS, largest_params=1e6, num_sizes=5)
+    sizes = sorted({t.size.params for t in plan.trials})
+    assert len(sizes) == 5
+    assert sizes[-1] == pytest.approx(1e6, rel=0.06)
+    assert sizes[-1] / sizes[0] == pytest.approx(30, rel=0.1)
+    steps = [math.log(b / a) for a, b in itertools.pairwise(sizes)]
+    assert steps == pytest.approx([math.log(30) / 4] * 4, abs=0.12)
+    ratios = {(t.size.params, round(t.tokens / t.size.params)) for t in plan.trials}
+    assert ratios == {(n, r) for n in sizes for r in RATIOS}
+    flops = [t.flops for t in plan.trials]
+    assert flops == sorted(flops)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_the_fits_meant_for_a_design_find_the_planted_law_from_it(name):
+    plan = plan_of(**EVERY[name], total_flops=1e15)
+    methods = {"surface": LAW.beta / (LAW.alpha + LAW.beta)}
+    if plan.has_curves:
+        methods["isoflop"] = methods["surface"]
+    for method, exponent in methods.items():
+        found = fit(seen(plan), method=method)
+        assert found.exponents["params"] == pytest.approx(
+            exponent, abs=1e-4 if method == "surface" else 0.03
+        )
+    assert fit(seen(plan), method="kaplan").parameters["alpha_N"] > 0
+
+
+def test_one_number_of_tokens_is_said_to_show_no_optimum():
+    plan = plan_of(design="fixed-tokens", tokens=[1e6], largest_params=1e5)
+    assert [w.code for w in plan.warnings] == ["one_horizon"]
+    with pytest.raises(FitError, match=r"alpha_N = 0\.1898") as caught:
+        fit(seen(plan), method="kaplan")
+    assert caught.value.code == "one_horizon"
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_a_total_too_small_for_any_plan_is_refused(name):
+    with pytest.raises(PlanError, match=r"cheapest|as little as") as caught:
+        plan_of(**EVERY[name], total_flops=1e6)
+    assert caught.value.hint
+
+
+def test_sizes_left_out_for_want_of_steps_are_named():
+    plan = lay_out(
+        SweepSection(design="grid", tokens_per_param=[1.0, 100.0], largest_params=1e5),
+        Ground(FINE, batch_tokens=lambda size, tokens: 2048),
+    )
+    assert "sizes_missing" in [w.code for w in plan.warnings]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("budgets = [1e11]\nlevels = 4", "`levels` belongs to the design `ladder`"),
+        ('design = "ladder"', "needs `top_flops` or `total_flops`"),
+        ('design = "ladder"\ntop_flops = 1e11\ntotal_flops = 1e12', "give one"),
+        ('design = "grid"\ntotal_flops = 1e12', "as a list"),
+        ('design = "fixed-tokens"\ntotal_flops = 1e12', "needs `tokens"),
+        ('design = "ladder"\ntotal_flops = 1e12\ntokens_per_param = [5, 9]', "is one number"),
+        ('design = "ladder"\ntotal_flops = "1e12 flop"', "not a number"),
+        ('design = "lader"\ntotal_flops = 1e12', "`sweep.design`"),
+        ('design = "ladder"\ntotal_flops = 1e12\ngoal = { by = 1e13 }', "`sweep.goal.by`"),
+        ("tokens_per_param = 20", "needs `budgets` or `total_flops`"),
+    ],
+)
+def test_a_section_that_does_not_fit_its_design_is_one_error(section, said):
+    text = '[model]\nplugin = "m"\nsize_param = "d"\n[data]\nplugin = "d"\n[loss]\nplugin = "l"\n'
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(f"{text}[sweep]\n{section}\n", where="m.toml")
+    assert said in caught.value.message
+
+
+def test_the_goal_may_change_during_a_sweep():
+    text = (
+        '[model]\nplugin = "m"\nsize_param = "d"\n[data]\nplugin = "d"\n[loss]\nplugin = "l"\n'
+        '[sweep]\ndesign = "ladder"\ntotal_flops = 1e12\n'
+    )
+    with_goal = parse_manifest(f"{text}goal = {{ at = 1e14 }}\n", where="m.toml")
+    assert with_goal.identity == parse_manifest(text, where="m.toml").identity
+    assert with_goal.largest_target == 1e14
