@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.estimate import Estimate
 from flops_fit.plan import Plan
@@ -143,6 +143,8 @@ def fit(
     huber_delta: float = 1e-3,
     bootstrap: int = 0,
     seed: int = 0,
+    irreducible_loss: float | None = None,
+    interpolation: Literal["parabola", "akima"] = "parabola",
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Fit:
@@ -150,11 +152,13 @@ def fit(
 
     Args:
         table: a path (CSV, JSON or JSONL), a mapping of columns, or a data frame.
-        method: `surface`, `isoflop`, `envelope`, `kaplan`.
+        method: `surface`, `isoflop`, `envelope`, `kaplan`, `general` or `extrapolation`.
         loss: of the surface: `adaptive`, `huber`, `log-ls` or `ls`.
         huber_delta: threshold of `huber`, in log loss.
         bootstrap: resamples behind standard errors and intervals; 0 for none.
         seed: of the resamples.
+        irreducible_loss: hold the surface's E at this value, in the losses' unit.
+        interpolation: of the isoFLOP curves: `parabola` or `akima`.
         columns: our name to the table's, where they differ: {"loss": "val_loss"}.
         strict: refuse a table with bad rows.
 
@@ -173,6 +177,8 @@ def fit(
         huber_delta=huber_delta,
         bootstrap=bootstrap,
         seed=seed,
+        irreducible_loss=irreducible_loss,
+        interpolation=interpolation,
     )
     return replace(
         found,

@@ -43,6 +43,13 @@ LossOption = Annotated[
 DeltaOption = Annotated[
     float, typer.Option(min=1e-12, help="threshold of --loss huber, in log loss")
 ]
+IrreducibleOption = Annotated[
+    float | None,
+    typer.Option("--irreducible-loss", help="hold the surface's E at this loss", min=0),
+]
+InterpolationOption = Annotated[
+    Literal["parabola", "akima"], typer.Option(help="how the minimum of an isoFLOP curve is found")
+]
 BootstrapOption = Annotated[
     int | None,
     typer.Option(min=0, help="resamples behind the intervals", show_default="the manifest's"),
@@ -73,6 +80,8 @@ def report(
     strict: Annotated[bool, typer.Option(help="refuse a table with bad rows")] = False,
     loss: LossOption = "adaptive",
     huber_delta: DeltaOption = 1e-3,
+    irreducible_loss: IrreducibleOption = None,
+    interpolation: InterpolationOption = "parabola",
     bootstrap: BootstrapOption = None,
     seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
     question: QuestionOption = None,
@@ -98,6 +107,8 @@ def report(
         "seed": seed,
         "loss": loss,
         "huber_delta": huber_delta,
+        "irreducible_loss": irreducible_loss,
+        "interpolation": interpolation,
     }
     table_options: dict[str, Any] = {"columns": columns_of(columns), "strict": strict}
     results = [

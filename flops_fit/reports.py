@@ -38,7 +38,7 @@ def read_run(
         budgets: FLOPs to answer for, besides the sweep's own and the manifest's.
         methods: which fits; the manifest's if None.
         bootstrap: resamples behind the intervals; the manifest's if None.
-        **options: of `fit_all`: loss, huber_delta, seed.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed.
 
     Raises:
         RunDirError: it is no run directory.
@@ -104,7 +104,7 @@ def read_table_of_runs(
         budgets: FLOPs to answer for; ten times the largest run's too, where none is given.
         methods: which fits; all that need no more than finished runs if None.
         bootstrap: resamples behind the intervals; 1,000 if None.
-        **options: of `fit_all`: loss, huber_delta, seed.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed.
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.

@@ -343,6 +343,11 @@ def test_the_fit_of_a_table_can_be_chosen_as_in_the_literature(tmp_path):
     surface = json.loads(ended.stdout)["fits"]["surface"]
     assert surface["parameters"]["beta"] == pytest.approx(0.28, abs=1e-3)
     assert surface["objective"] < 1e-9
+    held = ["--irreducible-loss", "1.5", "--interpolation", "akima", "--bootstrap", "0", "--json"]
+    ended = flops_fit("report", "runs.csv", "--method", "surface", *held, cwd=tmp_path)
+    surface = json.loads(ended.stdout)["fits"]["surface"]
+    assert surface["parameters"]["E"] == pytest.approx(1.5)
+    assert surface["parameters"]["beta"] < 0.28
 
 
 def test_a_prediction_is_sealed_before_the_run_and_scored_after_it(rehearsed):

@@ -22,6 +22,7 @@ from flops_fit.fitting.curves import finished, group_curves
 from flops_fit.fitting.envelope import fit_envelope, lower_hull, lowest_in_bins
 from flops_fit.fitting.fit import fit
 from flops_fit.fitting.isoflop import find_minima, fit_isoflop
+from flops_fit.fitting.noise import moderate
 from flops_fit.fitting.powers import fit_line, fit_loss_law
 from flops_fit.law import FlopsPerToken, GeneralSurface, Surface
 from flops_fit.points import Observation
@@ -53,6 +54,32 @@ def test_a_minimum_is_judged_by_its_shape(losses: list[float], status: str) -> N
     (minimum,) = minima_of(losses)
     assert minimum["status"] == status
     assert bool(minimum["reason"]) == (status != "ok")
+
+
+def test_a_noisy_budget_does_not_hide_the_minima_of_quiet_ones() -> None:
+    rng = np.random.default_rng(3)
+    runs = [
+        replace(o, loss=o.loss + rng.normal(0, 0.05 if o.budget_flops < 2e18 else 0.0005))
+        for o in grid(num_budgets=6, num_sizes=7)
+    ]
+    minima = fit(runs, method="isoflop").details["minima"]
+    assert [m["status"] for m in minima][1:] == ["ok"] * 5
+    errors = [m["log_params_error"] for m in minima]
+    assert errors[0] > 5 * max(errors[1:])
+
+
+def test_budgets_of_one_noise_share_it_and_others_keep_their_own() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.chisquare(4, 200)
+    alike = moderate(list(draws), [4] * 200)
+    spread = [n.sigma for n in alike if n is not None]
+    assert max(spread) / min(spread) < 1.3
+    assert np.mean(spread) == pytest.approx(1.0, abs=0.1)
+    scales = np.repeat([1.0, 100.0], 100)
+    apart = moderate(list(draws * scales**2), [4] * 200)
+    own = [n.sigma for n in apart if n is not None]
+    assert np.mean(own[100:]) / np.mean(own[:100]) > 50
+    assert all(n is None for n in moderate([0.0, 0.0], [0, 0]))
 
 
 def test_a_parabola_gives_back_its_vertex() -> None:

@@ -84,6 +84,28 @@ def test_the_search_is_as_low_as_nelder_mead_from_its_own_optimum_and_elsewhere(
         assert found.objective[0] <= other.fun * (1 + 1e-9)
 
 
+def test_runs_that_do_not_show_e_are_fitted_as_low_as_by_many_random_starts() -> None:
+    missed = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(8, 14))
+        params, tokens = 10 ** rng.uniform(7, 9.5, n), 10 ** rng.uniform(8.5, 11, n)
+        law = 0.02 + 11 * params**-0.08 + 4e3 * tokens**-0.39
+        where = Coordinates.of(params, tokens, law * np.exp(0.004 * rng.standard_t(2, n)))
+        posed, ones = where.problem(1e-3), np.ones(n)
+        level = where.log_loss.min()
+        starts = np.stack(
+            [level - rng.exponential(2, 60), *(level - 1 + rng.normal(0, 1.5, (2, 60))),
+             *(rng.uniform(0.03, 1.5, (2, 60)) * [[where.x_scale], [where.y_scale]])], axis=1
+        )  # fmt: skip
+        for delta in (np.inf, 5e-3, 1e-3):
+            step = replace(posed, delta=delta)
+            starts = minimise(step, starts, ones, max_iterations=100).theta
+        known = minimise(posed, starts, ones, max_iterations=2000).objective.min()
+        missed += search(posed, ones).objective[0] > known * (1 + 1e-6)
+    assert missed <= 1
+
+
 def test_a_resample_is_fitted_like_a_table_of_its_rows() -> None:
     posed = problem(1e-2, prior=None)
     start = search(posed, np.ones(40)).theta[:1]

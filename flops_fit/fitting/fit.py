@@ -15,7 +15,7 @@ from flops_fit.fitting.curves import check_enough, finished, group_curves, usabl
 from flops_fit.fitting.envelope import fit_envelope
 from flops_fit.fitting.general import fit_general
 from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
-from flops_fit.fitting.isoflop import fit_isoflop
+from flops_fit.fitting.isoflop import Interpolation, fit_isoflop
 from flops_fit.fitting.kaplan import fit_kaplan, fixed_tokens_laws
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.surface import LOSSES, SolvedSurface, describe, solve_surface
@@ -57,6 +57,7 @@ class _Study:
     irreducible_loss: float | None
     rows: int
     seed: int
+    interpolation: Interpolation = "parabola"
 
     @cached_property
     def sorted_out(self) -> tuple[list[Observation], list[Excluded], list[Note]]:
@@ -116,6 +117,7 @@ def fit(
     bootstrap: int = 0,
     seed: int = 0,
     irreducible_loss: float | None = None,
+    interpolation: Interpolation = "parabola",
 ) -> Fit:
     """Fit one method's law to finished runs.
 
@@ -129,13 +131,17 @@ def fit(
         bootstrap: how many resamples the surface's intervals come from; 0: Wald's, at once.
         seed: of the resamples.
         irreducible_loss: hold the surface's E at this value, in the unit of the losses.
+        interpolation: of the isoFLOP curves: `parabola` in ln N, or `akima`, a spline through
+            ln L against ln N.
 
     Raises:
         FitError: the observations do not support the fit; `.code` says why.
         ValueError: an unknown method or loss, or a number out of its range.
     """
     _check_choices((method,), loss, huber_delta, bootstrap)
-    study = _Study(tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed)
+    study = _Study(
+        tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed, interpolation
+    )
     found, _ = _FITTERS[method](study)
     _, bad, notes = study.sorted_out
     if method == "envelope":
@@ -152,6 +158,8 @@ def fit_all(
     bootstrap: int = 0,
     seed: int = 0,
     targets: Sequence[float] = (),
+    irreducible_loss: float | None = None,
+    interpolation: Interpolation = "parabola",
 ) -> FitSet:
     """Fit every method to the same runs; what one cannot do is a failure of that one only.
 
@@ -163,12 +171,16 @@ def fit_all(
         bootstrap: as for `fit`.
         seed: as for `fit`.
         targets: budgets, in FLOPs, to predict for.
+        irreducible_loss: as for `fit`.
+        interpolation: as for `fit`.
     """
     if methods is None:
         has_curves = any(o.step is not None for o in observations)
         methods = METHODS if has_curves else METHODS[:-1]
     _check_choices(methods, loss, huber_delta, bootstrap)
-    study = _Study(tuple(observations), loss, huber_delta, None, bootstrap, seed)
+    study = _Study(
+        tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed, interpolation
+    )
     fits: dict[str, Fit] = {}
     failures: dict[str, FitError] = {}
     predictions: dict[str, list[Optimum]] = {}
@@ -219,7 +231,11 @@ def _fit_surface(study: _Study) -> tuple[Fit, Draws | None]:
     found = describe(solved, loss=study.loss)
     if solved.outliers:
         everything = solve_surface(
-            study.checked, loss=study.loss, huber_delta=study.huber_delta, drop_outliers=False
+            study.checked,
+            loss=study.loss,
+            huber_delta=study.huber_delta,
+            drop_outliers=False,
+            irreducible_loss=study.irreducible_loss,
         )
         both = describe(everything, loss=study.loss)
         beside = {"parameters": dict(both.parameters), "exponents": dict(both.exponents)}
@@ -251,7 +267,9 @@ def _fit_extrapolation(study: _Study) -> tuple[Fit, Draws | None]:
 def _fit_isoflop(study: _Study) -> tuple[Fit, Draws | None]:
     """Power laws through the minima of the runs that are no outliers."""
     solved = study.adaptive
-    found = fit_isoflop(group_curves(solved.observations), solved.observations)
+    found = fit_isoflop(
+        group_curves(solved.observations), solved.observations, interpolation=study.interpolation
+    )
     return replace(found, excluded=(*solved.outliers, *found.excluded)), None
 
 

@@ -26,6 +26,7 @@ from scipy.special import stdtrit
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.curves import Curve
+from flops_fit.fitting.noise import Noise, moderate
 from flops_fit.fitting.powers import (
     LogLogLine,
     fit_line,
@@ -41,7 +42,6 @@ Interpolation = Literal["parabola", "akima"]
 MIN_MINIMA = 3
 WINDOW = 8.0
 _MIN_IN_WINDOW = 5
-_MIN_SIGMA = 1e-7  # noise of the loss below which vertices are equally certain
 
 
 @dataclass(frozen=True)
@@ -229,14 +229,15 @@ def find_minima(
     interpolation: Interpolation = "parabola",
     window: float = WINDOW,
 ) -> list[Minimum]:
-    """The minimum of every budget, each judged; the noise is pooled over the budgets."""
+    """The minimum of every budget, each judged by its noise as `moderate` finds it."""
     parabolas = [_fit_parabola(curve, window) for curve in curves]
-    freedom = sum(p.degrees_of_freedom for p in parabolas if p is not None)
-    total = sum(p.residual_sum for p in parabolas if p is not None)
-    sigma = math.sqrt(total / freedom) if freedom else None
+    noises = moderate(
+        [0.0 if p is None else p.residual_sum for p in parabolas],
+        [0 if p is None else p.degrees_of_freedom for p in parabolas],
+    )
     minima = []
-    for curve, parabola in zip(curves, parabolas, strict=True):
-        found = _judge(curve, parabola, sigma, freedom, flops_per_token)
+    for curve, parabola, noise in zip(curves, parabolas, noises, strict=True):
+        found = _judge(curve, parabola, noise, flops_per_token)
         if interpolation == "akima" and found.status != "too_few":
             found = _akima(curve, found, flops_per_token)
         minima.append(found)
@@ -260,10 +261,13 @@ def vertex_weights(minima: Sequence[Minimum]) -> Array:
 
 
 def _fit_parabola(curve: Curve, window: float) -> _Parabola | None:
-    """Least squares of the losses near the best size; None with fewer than 3 sizes."""
+    """Least squares of the losses near the best size; None with fewer than 3 sizes.
+
+    A run that stands there twice, to the last digit, says nothing more about the noise.
+    """
     if curve.num_sizes < 3:
         return None
-    log_params, losses = np.log(curve.params), curve.losses
+    log_params, losses = np.unique(np.stack([np.log(curve.params), curve.losses]), axis=1)
     near = np.abs(log_params - log_params[np.argmin(losses)]) <= math.log(window)
     if len(np.unique(log_params[near])) >= _MIN_IN_WINDOW:
         log_params, losses = log_params[near], losses[near]
@@ -282,8 +286,7 @@ def _fit_parabola(curve: Curve, window: float) -> _Parabola | None:
 def _judge(
     curve: Curve,
     parabola: _Parabola | None,
-    sigma: float | None,
-    freedom: int,
+    noise: Noise | None,
     flops_per_token: FlopsPerToken,
 ) -> Minimum:
     """The vertex of a parabola and whether it can be believed."""
@@ -294,7 +297,6 @@ def _judge(
             float(np.log(curve.params).mean()), (float(curve.losses.mean()), 0.0, 0.0),
         )  # fmt: skip
     c0, c1, c2 = parabola.coefficients
-    spread = sigma * math.sqrt(parabola.inverse_normal[2, 2]) if sigma is not None else None
     status, reason, error = "ok", "", None
     params = tokens = loss = None
     level = float(np.abs(curve.losses).max())
@@ -303,11 +305,11 @@ def _judge(
     else:
         vertex = -c1 / (2 * c2)
         log_params = parabola.centre + vertex
-        if spread is not None:
+        if noise is not None:
             slope = np.array([0.0, -1 / (2 * c2), c1 / (2 * c2 * c2)])
-            sigma = max(sigma or 0.0, _MIN_SIGMA)
-            error = sigma * math.sqrt(float(slope @ parabola.inverse_normal @ slope))
-        if spread is not None and freedom and c2 < float(stdtrit(freedom, 0.975)) * spread:
+            error = noise.sigma * math.sqrt(float(slope @ parabola.inverse_normal @ slope))
+            spread = noise.sigma * math.sqrt(parabola.inverse_normal[2, 2])
+        if noise is not None and c2 < float(stdtrit(noise.freedom, 0.975)) * spread:
             status, reason = "flat", "the curvature is not larger than its noise"
         elif not parabola.low < log_params < parabola.high:
             side = "smaller" if log_params <= parabola.low else "larger"

@@ -20,7 +20,7 @@ from flops_fit.law import Surface
 
 MIN_EXPONENT, MAX_EXPONENT = 1e-3, 3.0
 _GRID = np.geomspace(0.04, 1.4, 12)
-_NUM_STARTS = 8
+_NUM_STARTS = 16
 _LARGE = 20_000  # observations above which the starts are sought on a sample
 _DELTAS = (5e-3,)  # thresholds passed through on the way to a small one
 
@@ -115,7 +115,8 @@ def search(problem: Problem, weights: Array) -> Minima:
     for delta in (np.inf, *passed, problem.delta):
         step = replace(problem, delta=delta)
         found = minimise(step, theta, weights, max_iterations=7, tolerance=1e-5)
-        theta = _distinct(found, within=0.05 if delta == problem.delta else 0.2)
+        theta = _distinct(found, within=0.1 if delta == problem.delta else 0.4)
+    theta = np.vstack([theta, _without_irreducible(theta[0], problem)])
     found = minimise(problem, theta, weights, is_race=True)
     order = np.argsort(found.objective)
     return replace(
@@ -126,8 +127,19 @@ def search(problem: Problem, weights: Array) -> Minima:
     )
 
 
+def _without_irreducible(theta: Array, problem: Problem) -> Array:
+    """Theta, shape (5,), with E at its lower bound.
+
+    Where the runs do not show E, the way there is a valley along the kinks of Huber's loss that
+    Newton's method follows by tiny steps.
+    """
+    start = theta.copy()
+    start[0] = problem.lower[0]
+    return start
+
+
 def _distinct(found: Minima, *, within: float) -> Array:
-    """The rows worth following: theta, shape (<= 3, 5).
+    """The rows worth following: theta, shape (<= 6, 5).
 
     Those `within` this share of the best objective, and of those that agree to 0.1 % (one basin,
     not quite at its bottom) the best.
@@ -141,12 +153,12 @@ def _distinct(found: Minima, *, within: float) -> Array:
         if value > last + 1e-3 * abs(last):
             chosen.append(row)
             last = value
-    kept: Array = found.theta[chosen[:3]]
+    kept: Array = found.theta[chosen[:6]]
     return kept
 
 
 def grid_starts(problem: Problem, weights: Array) -> Array:
-    """Theta at the best points of an (alpha, beta) grid, shape (8, 5).
+    """Theta at the best points of an (alpha, beta) grid, shape (16, 5).
 
     E, A and B minimise the squared relative residual at fixed exponents, which is the squared log
     residual to first order; a coefficient that comes out negative is raised to a small share of
