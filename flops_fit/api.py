@@ -117,8 +117,8 @@ def find_optimal(
         FlopsFitError: as the stages raise.
     """
     from flops_fit.experiment import fingerprint
-    from flops_fit.reports import read_run
-    from flops_fit.stages import carry_out, failure_of, make_plan, start_run
+    from flops_fit.reports import read_run, write_report
+    from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
 
     prepared = _prepared(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
@@ -132,7 +132,11 @@ def find_optimal(
         raise KeyboardInterrupt
     if summary.failed and not summary.finished:
         raise failure_of(run, summary)
-    return read_run(directory)
+    result = read_run(directory)
+    if manifest.training.log_with:
+        write_report(result, run.report)
+        publish_report(run)
+    return result
 
 
 def fit(

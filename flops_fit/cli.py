@@ -151,7 +151,7 @@ def run(
     from flops_fit.prepared import prepare, resume
     from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
-    from flops_fit.stages import carry_out, failure_of, make_plan, start_run
+    from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
 
     if manifest.is_dir():
         prepared, started = resume(manifest), RunDir(manifest)
@@ -177,6 +177,8 @@ def run(
         raise failure
     result = read_run(started.path)
     show(result, "terminal", started.report)
+    for name, reason in publish_report(started).items():
+        say(f"the report is not in {name}: {reason}")
     refuse_without_law(result)
 
 
@@ -188,6 +190,7 @@ def worker(
     run_dir: Path,
     trial_ids: Annotated[list[str] | None, typer.Argument()] = None,
     serve: Annotated[bool, typer.Option(help="take tasks from standard input")] = False,
+    publish: Annotated[bool, typer.Option(help="hand the report to the trackers")] = False,
 ) -> None:
     """Train trials of a run directory: those named, or whatever is pending."""
     from flops_fit import worker as work
@@ -196,6 +199,10 @@ def worker(
     opened = RunDir(run_dir)
     if serve:
         work.serve(opened)
+    elif publish:
+        from flops_fit.publishing import publish_report
+
+        print_json(publish_report(opened))
     elif trial_ids:
         work.train_listed(opened, trial_ids)
     else:
@@ -225,13 +232,14 @@ def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, 
     from flops_fit.manifest import read_manifest
     from flops_fit.prepared import resume
     from flops_fit.rundir import RunDir
-    from flops_fit.stages import check_same
+    from flops_fit.stages import adopt, check_same
 
     read = read_manifest(manifest)
     run = RunDir(run_dir or Path("runs") / read.name)
     if not run.is_run():
         return None, run
     check_same(run, read, simulated=simulated)
+    adopt(run, manifest.read_text(encoding="utf-8"))
     return resume(run.path), run
 
 

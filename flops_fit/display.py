@@ -39,6 +39,7 @@ class _Lines:
     def __init__(self, plan: Plan, run: RunDir, console: Console) -> None:
         self.console = console
         self.total = len(plan.trials)
+        self.trackers_told: set[str] = set()
         state = replay(read_ledger(run.ledger)) if run.ledger.exists() else replay([])
         self.ended = {trial.trial_id for trial in plan.trials if not state.is_pending(trial)}
         if self.ended:
@@ -60,6 +61,10 @@ class _Lines:
             return
         self.ended.add(entry.trial_id or "")
         self.print(f"[{len(self.ended)}/{self.total}] {describe_ended(entry, trial)}")
+        for name, reason in (entry.fields.get("tracker_failures") or {}).items():
+            if name not in self.trackers_told:
+                self.trackers_told.add(name)
+                self.print(f"tracker {name}, at {describe(trial)}: {reason}; training goes on")
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:
         """A log needs no steps."""

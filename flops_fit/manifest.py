@@ -155,13 +155,15 @@ class Manifest(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a trial's numbers depend on: all but name, execution, report and the sweep's goal.
+        """What a trial's numbers depend on: all but name, execution, report, goal, trackers.
 
         Keys without a value are left out, so that a sweep goes on under a version that knows more.
         """
         left_out: dict[str, Any] = {"name": True, "execution": True, "report": True}
         return self.model_dump(
-            mode="json", exclude={**left_out, "sweep": {"goal"}}, exclude_none=True
+            mode="json",
+            exclude={**left_out, "sweep": {"goal"}, "training": {"log_with"}},
+            exclude_none=True,
         )
 
     @property

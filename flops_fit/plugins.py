@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from flops_fit.errors import PluginError
+from flops_fit.recipe import TRACKERS
 
 Kind = Literal["model", "dataset", "loss", "executor"]
 GROUPS: Mapping[Kind, str] = {
@@ -70,6 +72,21 @@ def find_plugin(kind: Kind, name: str) -> EntryPoint:
             else f"known: {known}; or write `module:attribute` for your own code",
         )
     return found[name]
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Check that the packages of these trackers are installed; imports none of them.
+
+    Raises:
+        PluginError: one is not.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise PluginError(
+                f"`training.log_with` names `{name}`, but its package is not installed",
+                hint=f"`pip install {TRACKERS[name]}`, or leave the name out: a tracker changes no "
+                "result",
+            )
 
 
 def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:

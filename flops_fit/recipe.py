@@ -16,6 +16,13 @@ Schedule = Literal["linear", "cosine", "wsd", "constant"]
 BatchRule = Literal["sqrt", "fixed"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+# Names that Accelerate knows, and the package that each needs.
+TRACKERS = {
+    "aim": "aim", "clearml": "clearml", "comet_ml": "comet-ml", "dvclive": "dvclive",
+    "mlflow": "mlflow", "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio",
+    "wandb": "wandb",
+}  # fmt: skip
+
 _FRACTIONS = (
     "warmup_fraction",
     "cooldown_fraction",
@@ -68,6 +75,8 @@ class Recipe:
         curve_points: log-spaced evaluations before the last; they make the training curve.
         curve_share: the largest share of a trial's compute that these evaluations may take; they
             use an evenly spaced part of the held-out set where all of it would cost more.
+        log_with: trackers that mirror each trial: names of `TRACKERS`. They change no number, so
+            they are no part of what a trial is.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -99,6 +108,7 @@ class Recipe:
     heldout_examples: int | None = None
     curve_points: int = 8
     curve_share: float = 0.02
+    log_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what no trial could be trained with.
@@ -129,6 +139,8 @@ class Recipe:
         _check("curve_points", points, _is_count(points) and points >= 0, "a count of 0 or more")
         good = len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, good, "two numbers from 0 to just under 1")
+        for name in self.log_with:
+            _check_choice("log_with", name, tuple(TRACKERS))
         if self.learning_rate_rule == "width" and self.reference_size is None:
             raise ValueError(
                 "`reference_size` is missing: expected the size value at which "
@@ -141,8 +153,9 @@ class Recipe:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, as it is recorded with a trial."""
+        """The recipe as plain data, as it is recorded with a trial; trackers are no part of it."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["log_with"]
         return values | {"betas": list(self.betas)}
 
 

@@ -140,17 +140,16 @@ def report(
 
 def show(result: Result, layout: Format, folder: Path | None) -> None:
     """Print a result; write it, with its page of all tables and its figures, into `folder`."""
+    from flops_fit.reports import write_report
+
     print_verdict(result, layout)
     # On a terminal the long tables would scroll the answer away; the page has them.
     left_out = {"checklist", "observations"} if layout == "terminal" else set()
     tables = [table for name, table in result.tables().items() if name not in left_out]
     print_tables(tables, layout)
     if folder is not None:
-        result.save(folder)
-        figures = [p for p in result.write_figures(folder) if p.suffix == ".png"]
-        page = folder / "report.html"
-        write_atomic(page, result.to_html())
-        say(f"written: {', '.join(str(path) for path in [page, *figures])}")
+        written = write_report(result, folder)
+        say(f"written: {', '.join(str(path) for path in written if path.suffix != '.svg')}")
 
 
 def refuse_without_law(result: Result) -> None:

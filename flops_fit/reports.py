@@ -14,7 +14,7 @@ from flops_fit.points import Excluded, Note
 from flops_fit.prepared import resume
 from flops_fit.reporting.answers import Answer
 from flops_fit.result import Result
-from flops_fit.rundir import RunDir, read_json
+from flops_fit.rundir import RunDir, read_json, write_atomic
 from flops_fit.units import parse_number
 
 _HARMLESS = {"heldout_split", "data_seen_again"}  # worth saying, no reason to doubt a law
@@ -132,6 +132,15 @@ def read_table_of_runs(
         predictions=fitted.predictions,
         wastes=fitted.wastes,
     )
+
+
+def write_report(result: Result, folder: Path) -> list[Path]:
+    """Write a result, its page of all tables and its figures; gives the paths, the page first."""
+    page = folder / "report.html"
+    result.save(folder)
+    figures = result.write_figures(folder)
+    write_atomic(page, result.to_html())
+    return [page, *figures]
 
 
 def _known_methods(methods: Sequence[str] | None) -> Sequence[str] | None:

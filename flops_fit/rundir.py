@@ -7,6 +7,7 @@
     lock               held by the one process that conducts the sweep
     trials/<id>/       outcome.json, curve.jsonl, progress.json, checkpoint/, log.txt
     report/            tables and figures
+    trackers/          what trackers without a server keep
 
 A file is written under a temporary name, flushed to the disk, and renamed; a reader finds the old
 content or the new, and a crash leaves at most a file that begins with `.tmp-`.
@@ -56,6 +57,11 @@ class RunDir:
     def report(self) -> Path:
         """Tables and figures."""
         return self.path / "report"
+
+    @property
+    def trackers(self) -> Path:
+        """Files of trackers that keep them here."""
+        return self.path / "trackers"
 
     def trial(self, trial_id: str) -> Path:
         """The directory of one trial."""

@@ -6,7 +6,10 @@ prepare (a manifest, or live objects) -> plan -> estimate -> run -> report. The 
 
 from __future__ import annotations
 
+import json
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -23,9 +26,9 @@ from flops_fit.experiment import (
 )
 from flops_fit.inquiry import ask_timings, time_sizes
 from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
-from flops_fit.manifest import Manifest
+from flops_fit.manifest import Manifest, read_manifest
 from flops_fit.plan import Plan
-from flops_fit.plugins import load_plugin
+from flops_fit.plugins import load_plugin, require_trackers
 from flops_fit.points import Note, Size
 from flops_fit.prepared import Prepared
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
@@ -138,8 +141,11 @@ def start_run(
             are not a run.
     """
     run = RunDir(directory)
+    if not simulated:
+        require_trackers(prepared.manifest.training.log_with)
     if run.is_run():
         check_same(run, prepared.manifest, simulated=simulated)
+        adopt(run, prepared.text)
         return run
     if directory.exists() and any(each.name != "lock" for each in directory.iterdir()):
         raise RunDirError(
@@ -167,6 +173,16 @@ def start_run(
             hint="name another directory with --run-dir",
         ) from None
     return run
+
+
+def adopt(run: RunDir, text: str) -> None:
+    """Let a changed manifest of the same sweep take effect.
+
+    What makes no trial another trial may change on the way: execution, report, trackers.
+    """
+    if text != run.manifest.read_text(encoding="utf-8"):
+        with run.lock():
+            write_atomic(run.manifest, text)
 
 
 def check_same(run: RunDir, manifest: Manifest, *, simulated: bool) -> None:
@@ -197,6 +213,8 @@ def carry_out(
     with run.lock():
         plan = Plan.from_dict(read_json(run.plan))
         is_simulated = read_json(run.provenance)["planted"] is not None
+        if not is_simulated:
+            require_trackers(prepared.manifest.training.log_with)
         workers = workers or num_workers(prepared)
 
         def make_executor() -> Executor:
@@ -237,6 +255,25 @@ def carry_out(
             )
         finally:
             ledger.close()
+
+
+def publish_report(run: RunDir) -> dict[str, str]:
+    """Hand a trained sweep's report to its trackers; gives what failed, by tracker.
+
+    A child process does it, since trackers load torch.
+    """
+    manifest = read_manifest(run.manifest)
+    if not manifest.training.log_with or read_json(run.provenance)["planted"] is not None:
+        return {}
+    command = [sys.executable, "-m", "flops_fit", "worker", str(run.path), "--publish"]
+    run.trackers.mkdir(exist_ok=True)
+    with (run.trackers / "publish.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+    answer = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not answer:
+        return dict.fromkeys(manifest.training.log_with, f"see `{log.name}`")
+    failures: dict[str, str] = json.loads(done.stdout)
+    return failures
 
 
 def failure_of(run: RunDir, summary: SweepSummary) -> TrialsFailedError:

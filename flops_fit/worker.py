@@ -27,7 +27,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError, RunDirError
 from flops_fit.experiment import Experiment, load_experiment
@@ -36,6 +36,9 @@ from flops_fit.manifest import read_manifest
 from flops_fit.points import Outcome, Trial
 from flops_fit.ranks import Ranks, record_failure, this_rank
 from flops_fit.rundir import RunDir, read_json, read_outcome, write_json, write_outcome
+
+if TYPE_CHECKING:
+    from flops_fit.training.trackers import Trackers
 
 PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed noise
 _LEASE_SECONDS = 60.0
@@ -53,6 +56,8 @@ class Bench:
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
         self._provenance = read_json(run.provenance)
         planted = self._provenance["planted"]
+        self._trackers: Trackers | None = None
+        self._unusable: set[str] = set()
         self._law = None if planted is None else Surface(**planted)
         plan = read_json(run.plan)
         self._trials = {data["trial_id"]: Trial.from_dict(data) for data in plan["trials"]}
@@ -70,6 +75,12 @@ class Bench:
             outcome = self._outcome_of(trial)
             if outcome is not None and not this_rank():
                 write_outcome(self.run, outcome)
+            # Closing a tracker may wait for its server: the outcome must not.
+            if self._trackers is not None:
+                self._trackers.finish("interrupted" if outcome is None else outcome.status)
+                # One that does not start may take minutes to say so: once is enough.
+                self._unusable |= self._trackers.unusable
+                self._trackers = None
 
     @property
     def pending(self) -> list[str]:
@@ -105,6 +116,7 @@ class Bench:
         try:
             experiment = self._load()
             execution = experiment.manifest.execution
+            self._trackers = self.make_trackers()
             return train(
                 trial,
                 build=experiment.build,
@@ -118,6 +130,7 @@ class Bench:
                 progress=lambda said: write_json(
                     self.run.progress(trial.trial_id), said, durable=False
                 ),
+                trackers=self._trackers,
             )
         except Interrupted:
             return None
@@ -131,6 +144,21 @@ class Bench:
                 sys.exit(1)  # The launcher ends the other ranks.
             seconds = time.monotonic() - started
             return Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
+
+    def make_trackers(self) -> Trackers | None:
+        """The manifest's trackers for one trial; None where none is named or usable."""
+        from flops_fit.training.trackers import Trackers
+
+        manifest = self._manifest
+        names = tuple(n for n in manifest.training.log_with if n not in self._unusable)
+        if not names:
+            return None
+        return Trackers(
+            names,
+            self.run.trackers,
+            manifest.name,
+            self._provenance["fingerprint"],
+        )
 
     def _load(self) -> Experiment:
         """The experiment, loaded from the run directory's manifest, with the data it began with."""

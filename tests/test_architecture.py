@@ -15,7 +15,7 @@ FLOORS = [
     {"fitting", "estimate", "sweep", "training", "plugins", "executors", "designs"},
     {"reporting", "experiment", "display", "ranks"},
     {"result", "worker", "inquiry"},
-    {"prepared"},
+    {"prepared", "publishing"},
     {"stages", "reports", "sealing", "printing"},
     {"report_command"},
     {"api"},

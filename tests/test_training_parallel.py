@@ -11,11 +11,12 @@ from flops_fit.recipe import Recipe
 from flops_fit.training.loop import train
 
 SCRIPT = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from training_toys import *
 from flops_fit.recipe import Recipe
 from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.trackers import Trackers
 
 out = Path(sys.argv[1])
 sources = {"map-style": lambda: pairs(100), "iterable": lambda: Endless(100)}
@@ -27,13 +28,15 @@ def run(kind, **more):
     )
 
 losses = {}
+trackers = Trackers(("tensorboard",), out / f"told-by-{os.environ['RANK']}", "shared", "0")
 for kind in sources:
     asked = []
     try:
         run(kind, should_stop=lambda: asked.append(1) or len(asked) > 12)
     except Interrupted:
         pass
-    outcome = run(kind)
+    outcome = run(kind, trackers=trackers)
+    trackers.finish("finished")
     losses[kind] = (outcome.loss, outcome.tokens, outcome.details["processes"])
 import torch.distributed
 if torch.distributed.get_rank() == 0:
@@ -60,7 +63,8 @@ def parallel(tmp_path_factory):
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    return json.loads((folder / "losses.json").read_text())
+    found = json.loads((folder / "losses.json").read_text())
+    return {**found, "trackers": sorted(path.name for path in folder.glob("told-by-*"))}
 
 
 @pytest.mark.parametrize("kind", ["map-style", "iterable"])
@@ -74,3 +78,7 @@ def test_two_processes_train_the_trial_that_one_does(parallel, kind, tmp_path):
     assert processes == 2
     assert tokens == alone.tokens == 240
     assert loss == pytest.approx(alone.loss, abs=1e-5)
+
+
+def test_only_the_first_process_of_a_trial_tracks(parallel):
+    assert parallel["trackers"] == ["told-by-0"]

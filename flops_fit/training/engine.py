@@ -105,7 +105,7 @@ class Training:
         self.curve_part = self.heldout.spread(affordable / self.units)
         self.losses = torch.zeros(trial.steps, device=device)
         self.step = self.tokens = 0
-        self.untrained_loss = math.nan
+        self.untrained_loss = self.window_loss = math.nan
 
     def begin(self) -> None:
         """Restore the newest checkpoint, or measure the untrained model."""
@@ -183,15 +183,17 @@ class Training:
         window = self.losses[begin : self.step]
         if self.session.world > 1:
             window = self.session.accelerator.reduce(window, reduction="mean")
-        return self.watch.see(end=self.step, losses=window.tolist())
+        losses = window.tolist()
+        self.window_loss = math.fsum(losses) / len(losses)
+        return self.watch.see(end=self.step, losses=losses)
 
     def recent_loss(self) -> float | None:
         """Mean training loss of the last window, for the eye."""
         loss = float(self.losses[max(0, self.step - self.window) : self.step].mean())
         return loss if math.isfinite(loss) else None
 
-    def add_curve_point(self) -> None:
-        """Evaluate a point of the training curve."""
+    def add_curve_point(self) -> float:
+        """Evaluate a point of the training curve; gives its loss."""
         loss = self._part_loss()
         if math.isfinite(loss) and self.session.rank == 0:
             self.curve.add(
@@ -201,6 +203,7 @@ class Training:
                 loss=loss,
                 examples=sum(self.heldout.counts[number] for number in self.curve_part),
             )
+        return loss
 
     def _part_loss(self) -> float:
         """Held-out loss on the part that curve points use."""

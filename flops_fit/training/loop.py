@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.engine import Build, Training
 from flops_fit.training.heldout import Loss
 from flops_fit.training.session import open_session
+from flops_fit.training.trackers import Run, Trackers
 
 _PROGRESS_SECONDS = 0.5
 
@@ -42,6 +44,7 @@ def train(
     progress: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_seconds: float = 300.0,
     keep_checkpoints: bool = False,
+    trackers: Trackers | None = None,
 ) -> Outcome:
     """Train one trial to its end, going on from its checkpoint if there is one.
 
@@ -58,6 +61,8 @@ def train(
         progress: told of {trial_id, step, steps, loss} at most twice a second.
         checkpoint_seconds: time between two checkpoints.
         keep_checkpoints: leave them when the trial has ended.
+        trackers: told of the same numbers; whoever made them closes them. Only the first process
+            of a trial uses its own.
 
     Raises:
         Interrupted: `should_stop` said so.
@@ -71,10 +76,17 @@ def train(
         session=session, threads=threads,
     )  # fmt: skip
     training.begin()
+    tracked = trackers if session.rank == 0 else None
+    if tracked is not None:
+        place = {**trial.to_dict(), **recipe.to_dict()}
+        tracked.start(Run.of(trial, step=training.step), place)
     reason = _run(
-        training, should_stop=should_stop, progress=progress, checkpoint_seconds=checkpoint_seconds
-    )
+        training, should_stop=should_stop, progress=progress,
+        checkpoint_seconds=checkpoint_seconds, trackers=tracked,
+    )  # fmt: skip
     outcome = training.outcome(reason)
+    if tracked is not None:
+        outcome = _track_end(tracked, outcome, step=training.step)
     if not keep_checkpoints and session.rank == 0:
         drop_checkpoints(directory)
     return outcome
@@ -86,6 +98,7 @@ def _run(
     should_stop: Callable[[], bool],
     progress: Callable[[dict[str, Any]], None] | None,
     checkpoint_seconds: float,
+    trackers: Trackers | None,
 ) -> str | None:
     """Step to the end; the reason if the trial diverged before it."""
     trial, steps = training.trial, training.trial.steps
@@ -100,13 +113,17 @@ def _run(
         training.take_step()
         if training.at_window_end:
             reason = training.look()
+            if trackers is not None:
+                trackers.log(_so_far(training), step=training.step)
             if reason is not None:
                 return reason
             if training.agree(time.monotonic() - saved >= checkpoint_seconds):
                 training.save()
                 saved = time.monotonic()
         if training.step in training.curve_steps:
-            training.add_curve_point()
+            loss = training.add_curve_point()
+            if trackers is not None:
+                trackers.log({"heldout_loss": loss}, step=training.step)
         now = time.monotonic()
         if progress is not None and now - reported >= _PROGRESS_SECONDS:
             reported = now
@@ -115,3 +132,25 @@ def _run(
                  "loss": training.recent_loss()}
             )  # fmt: skip
     return None
+
+
+def _so_far(training: Training) -> dict[str, float]:
+    """What trackers are told at the end of a window of steps."""
+    return {
+        "training_loss": training.window_loss,
+        "learning_rate": float(training.optimizer.param_groups[0]["lr"]),
+        "tokens": training.tokens,
+        "flops": training.tokens * training.trial.size.flops_per_token,
+    }
+
+
+def _track_end(trackers: Trackers, outcome: Outcome, *, step: int) -> Outcome:
+    """Tell trackers how a trial ended; the outcome says which of them failed on the way."""
+    measured = ("tokens_per_second", "flops_per_second", "memory_bytes")
+    known = {key: outcome.details.get(key) for key in measured}
+    trackers.log({"heldout_loss": outcome.loss, **known}, step=step)
+    if not trackers.failures:
+        return outcome
+    return replace(
+        outcome, details={**outcome.details, "tracker_failures": dict(trackers.failures)}
+    )
