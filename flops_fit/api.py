@@ -89,6 +89,10 @@ def find_optimal(
     *,
     run_dir: str | Path | None = None,
     watcher: Watcher | None = None,
+    max_flops: float | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
+    price_per_hour: float | None = None,
     **options: Any,
 ) -> Result:
     """Train a sweep of a model's sizes and fit its scaling law.
@@ -105,6 +109,10 @@ def find_optimal(
         run_dir: where the sweep keeps its state; called again with the same arguments, it resumes.
             `runs/<model>-<fingerprint>` if None.
         watcher: told of the ledger's entries and of progress.
+        max_flops: the sweep stops before the trial that would pass this many FLOPs in all.
+        max_hours: the same for device hours, all trials added up.
+        max_cost: the same for money, at `price_per_hour`.
+        price_per_hour: of one device.
         **options: `heldout_dataset`, `sizes` (as in the manifest), `design` and the keys of its
             `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`, `num_sizes`,
             `size_range`, `largest_params`, `tokens`, `sizes_per_budget`, `tokens_per_param`,
@@ -114,10 +122,12 @@ def find_optimal(
 
     Raises:
         TypeError: an unknown option, or a missing argument.
+        CapReachedError: a cap was reached; the run directory holds what was trained.
         FlopsFitError: as the stages raise.
     """
     from flops_fit.experiment import fingerprint
     from flops_fit.reports import read_run, write_report
+    from flops_fit.spending import make_caps, stopped_at
     from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
 
     prepared = _prepared(
@@ -127,9 +137,18 @@ def find_optimal(
     name = f"{manifest.name}-{fingerprint(manifest)}"
     directory = Path("runs") / name if run_dir is None else Path(run_dir)
     run = start_run(prepared, make_plan(prepared), directory)
-    summary = carry_out(prepared, run, watcher=watcher)
+    caps = make_caps(
+        manifest,
+        max_flops=max_flops,
+        max_hours=max_hours,
+        max_cost=max_cost,
+        price_per_hour=price_per_hour,
+    )
+    summary = carry_out(prepared, run, watcher=watcher, caps=caps)
     if summary.is_interrupted:
         raise KeyboardInterrupt
+    if summary.cap is not None:
+        raise stopped_at(run, summary)
     if summary.failed and not summary.finished:
         raise failure_of(run, summary)
     result = read_run(directory)

@@ -98,7 +98,7 @@ def plan(
 ) -> None:
     """Count each size and lay out the trials; trains and writes nothing."""
     from flops_fit.reporting.tables import plan_table
-    from flops_fit.stages import share_note
+    from flops_fit.spending import share_note
 
     prepared, made = _planned(manifest, number_of(total_flops, "--total-flops"))
     if as_json:
@@ -146,13 +146,25 @@ def run(
     simulate: Annotated[
         bool, typer.Option(help="rehearse: draw losses from a planted law, train nothing")
     ] = False,
+    max_flops: Annotated[
+        str | None, typer.Option(help="stop before the trial that would pass this many FLOPs")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0, help="the same for device hours, all trials added up")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="the same for money, at the price per device hour")
+    ] = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="of one device")] = None,
 ) -> None:
     """Train the sweep, or go on with it; then report."""
     from flops_fit.prepared import prepare, resume
     from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
+    from flops_fit.spending import make_caps, share_of_target, stopped_at
     from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
 
+    flops_cap = number_of(max_flops, "--max-flops")
     if manifest.is_dir():
         prepared, started = resume(manifest), RunDir(manifest)
     else:
@@ -162,8 +174,16 @@ def run(
             started = start_run(prepared, make_plan(prepared), started.path, simulated=simulate)
     from flops_fit.display import watching
 
+    caps = make_caps(
+        prepared.manifest,
+        max_flops=flops_cap,
+        max_hours=max_hours,
+        max_cost=max_cost,
+        price_per_hour=price_per_hour,
+    )
     with watching(started) as watcher:
-        summary = carry_out(prepared, started, workers=workers, watcher=watcher)
+        summary = carry_out(prepared, started, workers=workers, watcher=watcher, caps=caps)
+    say(share_of_target(prepared.manifest, summary.spent_flops))
     if summary.is_interrupted:
         say(
             f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
@@ -179,6 +199,8 @@ def run(
     show(result, "terminal", started.report)
     for name, reason in publish_report(started).items():
         say(f"the report is not in {name}: {reason}")
+    if summary.cap is not None:
+        raise stopped_at(started, summary)
     refuse_without_law(result)
 
 
@@ -247,7 +269,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
     """The estimate with its totals."""
     from flops_fit.points import Note
     from flops_fit.reporting.tables import estimate_table
-    from flops_fit.stages import share_note
+    from flops_fit.spending import share_note
 
     totals = {
         "flops": costed.total_flops,

@@ -22,6 +22,8 @@ from flops_fit.sweep import Progress as TrialProgress
 from flops_fit.sweep import Watcher
 from flops_fit.units import format_count, format_duration, format_flops
 
+_NO_END = ("trial_started", "trial_stopped")  # entries after which a trial is still to be trained
+
 
 @contextmanager
 def watching(run: RunDir) -> Iterator[Watcher]:
@@ -57,7 +59,7 @@ class _Lines:
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
         """Say how a trial ended."""
-        if trial is None or entry.event == "trial_started":
+        if trial is None or entry.event in _NO_END:
             return
         self.ended.add(entry.trial_id or "")
         self.print(f"[{len(self.ended)}/{self.total}] {describe_ended(entry, trial)}")
@@ -100,7 +102,7 @@ class _Bars(_Lines):
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
         """Say how a trial ended, and move the sweep's bar."""
         super().on_entry(entry, trial)
-        if trial is None or entry.event == "trial_started":
+        if trial is None or entry.event in _NO_END:
             return
         self.done_flops += trial.flops
         bar = self.bars.pop(trial.trial_id, None)

@@ -3,7 +3,7 @@
 An error says what is wrong, where, what was found and what was expected (`message`), and how to go
 on (`hint`). The command line prints both without a traceback and leaves with `exit_code`:
 1 our bug; 2 manifest or usage; 3 plugin missing or contract broken; 4 run directory or ledger;
-5 some trials failed; 6 not enough observations to fit.
+5 some trials failed; 6 not enough observations to fit; 7 the sweep stopped at a cap.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class TrialsFailedError(FlopsFitError):
     """The sweep ended, but some trials failed."""
 
     exit_code = 5
+
+
+class CapReachedError(FlopsFitError):
+    """The sweep stopped before the trial that would have passed a cap."""
+
+    exit_code = 7
 
 
 class FitError(FlopsFitError):

@@ -9,7 +9,9 @@ Format. UTF-8, one JSON object a line, each line ended by a newline. Every entry
     trial_finished     loss, params, tokens, flops, wall_seconds, and the outcome's details
     trial_diverged     error, tokens, flops, wall_seconds; final: it is no observation
     trial_failed       error; tried again on resume
+    trial_stopped      wall_seconds of this attempt; it goes on from its checkpoint on resume
     sweep_interrupted  pending
+    sweep_capped       cap, unit, limit, would_be, missing (trial ids)
     sweep_finished     finished, diverged, failed
     prediction_sealed  prediction, observations_digest, sha256
     prediction_scored  budget_flops, sealed_at, predicted, loss, error, error_percent, is_inside
@@ -26,6 +28,7 @@ append is atomic for one writer only, which is why there is one.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +61,7 @@ class LedgerState:
         is_simulated: whether the losses were drawn from a planted law.
         finished, diverged, failed: the last entry of each trial in that state, by trial id.
         attempts: how often each trial was started.
+        flops, wall_seconds: spent on each trial so far, by trial id, whatever came of it.
         is_complete: whether the last word was `sweep_finished`.
     """
 
@@ -67,7 +71,19 @@ class LedgerState:
     diverged: dict[str, Entry] = field(default_factory=dict)
     failed: dict[str, Entry] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)
+    wall_seconds: dict[str, float] = field(default_factory=dict)
     is_complete: bool = False
+
+    @property
+    def spent_flops(self) -> float:
+        """FLOPs of all trials so far, failed and diverged ones too."""
+        return math.fsum(self.flops.values())
+
+    @property
+    def spent_seconds(self) -> float:
+        """Wall-clock of all trials so far, added up."""
+        return math.fsum(self.wall_seconds.values())
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry into account."""
@@ -78,6 +94,7 @@ class LedgerState:
             self.is_simulated = entry.fields.get("simulated", False)
         if entry.trial_id is None:
             return
+        self._count(entry, entry.trial_id)
         if entry.event == "trial_started":
             self.attempts[entry.trial_id] = self.attempts.get(entry.trial_id, 0) + 1
             self.failed.pop(entry.trial_id, None)
@@ -87,6 +104,18 @@ class LedgerState:
             self.diverged.setdefault(entry.trial_id, entry)
         elif entry.event == "trial_failed":
             self.failed[entry.trial_id] = entry
+
+    def _count(self, entry: Entry, trial_id: str) -> None:
+        """Add what a trial spent. Later entries of one trial count what went before them.
+
+        A trial that goes on from its checkpoint reports all of its FLOPs and time at its end; what
+        it spent after its last checkpoint before it was stopped is the difference.
+        """
+        spent = entry.fields.get("flops", 0.0)
+        self.flops[trial_id] = max(self.flops.get(trial_id, 0.0), spent)
+        seconds, before = entry.fields.get("wall_seconds", 0.0), self.wall_seconds.get(trial_id, 0)
+        is_part = entry.event == "trial_stopped"
+        self.wall_seconds[trial_id] = before + seconds if is_part else max(before, seconds)
 
     def is_pending(self, trial: Trial) -> bool:
         """Whether the trial has still to be trained (a failed one has)."""

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from flops_fit.caps import Caps
 from flops_fit.contracts import Executor, Resources
 from flops_fit.designs import Ground, lay_out
 from flops_fit.errors import RunDirError, TrialsFailedError
@@ -29,12 +30,11 @@ from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.manifest import Manifest, read_manifest
 from flops_fit.plan import Plan
 from flops_fit.plugins import load_plugin, require_trackers
-from flops_fit.points import Note, Size
+from flops_fit.points import Size
 from flops_fit.prepared import Prepared
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.training.steps import batch_tokens
-from flops_fit.units import format_flops
 from flops_fit.worker import Bench, planted_law
 
 
@@ -64,22 +64,6 @@ def make_plan(prepared: Prepared) -> Plan:
     )
     laid = lay_out(sweep, ground)
     return replace(laid, warnings=(*described.notes, *laid.warnings))
-
-
-def share_note(manifest: Manifest, total_flops: float) -> Note:
-    """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
-    target = manifest.largest_target
-    if target is None:
-        return Note(
-            "no_target",
-            "no target budget is stated, so the sweep's share of it is not known: state one in "
-            "`[report] budgets` or `[sweep] goal`",
-        )
-    return Note(
-        "share_of_target",
-        f"{format_flops(total_flops)} FLOPs are {total_flops / target:.2%} of the largest target "
-        f"budget, {format_flops(target)} FLOPs",
-    )
 
 
 def make_estimate(
@@ -203,9 +187,14 @@ def check_same(run: RunDir, manifest: Manifest, *, simulated: bool) -> None:
 
 
 def carry_out(
-    prepared: Prepared, run: RunDir, *, workers: int | None = None, watcher: Watcher | None = None
+    prepared: Prepared,
+    run: RunDir,
+    *,
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+    caps: Caps | None = None,
 ) -> SweepSummary:
-    """Train what the ledger says is still to be trained.
+    """Train what the ledger says is still to be trained, as far as the caps allow.
 
     Raises:
         RunDirError: another process conducts this sweep, or the ledger cannot be read.
@@ -252,6 +241,7 @@ def carry_out(
                 max_running=workers,
                 resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
                 watcher=watcher,
+                caps=caps,
             )
         finally:
             ledger.close()

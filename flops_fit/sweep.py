@@ -3,16 +3,19 @@
 The conductor is the ledger's one writer. Workers leave outcome files; on start, outcomes that the
 ledger lacks are harvested first, so a conductor that died between a worker's outcome and its own
 entry loses nothing, and a finished trial never runs again. Failed trials are tried again, once each
-time the sweep is started.
+time the sweep is started. A sweep stops before the trial that would pass one of its caps.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+from flops_fit.caps import CapReached, Caps
 from flops_fit.contracts import Executor, Resources
 from flops_fit.errors import FlopsFitError
 from flops_fit.ledger import Entry, Ledger
@@ -34,13 +37,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """How a sweep ended: how many trials in which state, and whether it was stopped."""
+    """How a sweep ended: how many trials in which state, and whether and why it was stopped.
+
+    Attributes:
+        finished, diverged, failed, pending: trials in each state.
+        is_interrupted: by Ctrl-C.
+        cap: what was reached, where a cap stopped it.
+        spent_flops: of all trials in all sessions.
+    """
 
     finished: int
     diverged: int
     failed: int
     pending: int
     is_interrupted: bool
+    cap: CapReached | None = None
+    spent_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ def conduct(
     max_running: int,
     resources: Resources | None = None,
     watcher: Watcher | None = None,
+    caps: Caps | None = None,
+    is_last: bool = True,
 ) -> SweepSummary:
     """Carry out what the ledger says is still to be done.
 
@@ -71,15 +85,18 @@ def conduct(
         max_running: how many trials to have running at a time.
         resources: what each task asks for.
         watcher: told of entries and progress.
+        caps: what the sweep may spend in all.
+        is_last: whether the sweep ends with this plan; an adaptive one goes on with more trials.
 
     Returns:
         How it ended. An interrupt (Ctrl-C) stops the workers, is recorded, and is no exception.
     """
-    sweep = _Sweep(plan, run, ledger, watcher or Watcher())
+    sweep = _Sweep(plan, run, ledger, watcher or Watcher(), caps or Caps())
     sweep.harvest()
     pending = [trial for trial in plan.trials if ledger.state.is_pending(trial)]
     is_interrupted = False
-    if pending:
+    sweep.check_caps(pending)
+    if pending and sweep.cap is None:
         for trial in pending:
             clear_outcome(run, trial.trial_id)
         executor = make_executor()
@@ -89,11 +106,15 @@ def conduct(
             is_interrupted = True
         finally:
             executor.shutdown()
+        sweep.harvest()
+        sweep.record_stopped()
         if is_interrupted:
-            sweep.harvest()
             sweep.append("sweep_interrupted", pending=sweep.summary(True).pending)
+    if sweep.cap is not None and not is_interrupted:
+        sweep.append("sweep_capped", **sweep.cap.to_dict())
     summary = sweep.summary(is_interrupted)
-    if not is_interrupted and not ledger.state.is_complete:
+    is_over = is_last and not is_interrupted and sweep.cap is None
+    if is_over and not ledger.state.is_complete:
         sweep.append(
             "sweep_finished",
             finished=summary.finished,
@@ -106,11 +127,16 @@ def conduct(
 class _Sweep:
     """One carrying-out of a plan."""
 
-    def __init__(self, plan: Plan, run: RunDir, ledger: Ledger, watcher: Watcher) -> None:
+    def __init__(
+        self, plan: Plan, run: RunDir, ledger: Ledger, watcher: Watcher, caps: Caps
+    ) -> None:
         self.plan = plan
         self.run = run
         self.ledger = ledger
         self.watcher = watcher
+        self.caps = caps
+        self.cap: CapReached | None = None
+        self.began: dict[str, float] = {}  # of the running trials, by id: monotonic seconds
 
     def append(self, event: str, trial: Trial | None = None, **fields: Any) -> None:
         """Record an event, and tell who watches."""
@@ -125,7 +151,63 @@ class _Sweep:
         diverged = sum(i in state.diverged for i in ids)
         failed = sum(i in state.failed for i in ids)
         pending = len(ids) - finished - diverged - failed
-        return SweepSummary(finished, diverged, failed, pending, is_interrupted)
+        return SweepSummary(
+            finished, diverged, failed, pending, is_interrupted, self.cap, state.spent_flops
+        )
+
+    def check_caps(self, waiting: Sequence[Trial]) -> None:
+        """Set `cap` if the first waiting trial would pass one, beside those that run."""
+        if not waiting:
+            return
+        state, by_id = self.ledger.state, {t.trial_id: t for t in self.plan.trials}
+        at_work = [*(by_id[i] for i in self.began), waiting[0]]
+        flops = state.spent_flops + math.fsum(
+            max(0.0, t.flops - state.flops.get(t.trial_id, 0.0)) for t in at_work
+        )
+        seconds = self._spent_seconds() + math.fsum(self._seconds_to_go(t) for t in at_work)
+        self.cap = self.caps.reached(
+            flops=flops,
+            device_seconds=seconds * self.caps.devices_per_trial,
+            waiting=waiting,
+        )
+
+    def seconds_left(self) -> float | None:
+        """How long the running trials may go on until the cap; None without one."""
+        left = self.caps.seconds_left(self._spent_seconds() * self.caps.devices_per_trial)
+        if left is None:
+            return None
+        return left / self.caps.devices_per_trial / max(1, len(self.began))
+
+    def record_stopped(self) -> None:
+        """Say of each trial that was stopped how long it ran, so that its time counts."""
+        now = time.monotonic()
+        for trial_id, began in list(self.began.items()):
+            self.append("trial_stopped", self._by_id(trial_id), wall_seconds=round(now - began, 3))
+        self.began.clear()
+
+    def _spent_seconds(self) -> float:
+        """Wall-clock of all trials until now, the running ones too."""
+        now = time.monotonic()
+        running = math.fsum(now - began for began in self.began.values())
+        return self.ledger.state.spent_seconds + running
+
+    def _seconds_to_go(self, trial: Trial) -> float:
+        """How long a trial will still run, at the pace of the finished one nearest in size."""
+        state = self.ledger.state
+        known = [t for t in self.plan.trials if t.trial_id in state.finished and t.flops > 0]
+        if not known:
+            return 0.0
+        size = math.log(trial.size.flops_per_token)
+        gaps = [abs(math.log(t.size.flops_per_token) - size) for t in known]
+        near = [t for t, gap in zip(known, gaps, strict=True) if gap <= min(gaps) + 1e-9]
+        pace = max(state.wall_seconds[t.trial_id] / t.flops for t in near)
+        began = self.began.get(trial.trial_id)
+        so_far = 0.0 if began is None else time.monotonic() - began
+        return max(0.0, pace * trial.flops - so_far)
+
+    def _by_id(self, trial_id: str) -> Trial:
+        """A trial of the plan."""
+        return next(trial for trial in self.plan.trials if trial.trial_id == trial_id)
 
     def harvest(self) -> None:
         """Record the outcomes that the ledger lacks."""
@@ -134,27 +216,44 @@ class _Sweep:
                 continue
             outcome = read_outcome(self.run, trial.trial_id)
             if outcome is not None and outcome.status != "failed":
+                self.began.pop(trial.trial_id, None)
                 self._record(trial, outcome)
 
     def carry_out(
         self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
     ) -> None:
-        """Keep `max_running` trials running until all have ended."""
+        """Keep `max_running` trials running until all have ended, or a cap is reached."""
         waiting = list(reversed(pending))
         running: dict[Future[None], Trial] = {}
         while waiting or running:
-            while waiting and len(running) < max_running:
+            while waiting and len(running) < max_running and self.cap is None:
+                self.check_caps(waiting[::-1])
+                if self.cap is not None:
+                    break
                 trial = waiting.pop()
                 attempt = self.ledger.state.attempts.get(trial.trial_id, 0) + 1
                 self.append("trial_started", trial, attempt=attempt)
+                self.began[trial.trial_id] = time.monotonic()
                 running[executor.submit((trial.trial_id,), resources)] = trial
-            ended, _ = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            if not running:
+                return
+            left = self.seconds_left()
+            poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left, 0.0))
+            ended, _ = wait(running, timeout=poll, return_when=FIRST_COMPLETED)
             for future in ended:
                 self._end(running.pop(future), future)
+            if running and left is not None and left <= _POLL_SECONDS / 10:
+                self.cap = self.caps.out_of_time(
+                    (self._spent_seconds() + math.fsum(map(self._seconds_to_go, running.values())))
+                    * self.caps.devices_per_trial,
+                    [*running.values(), *reversed(waiting)],
+                )
+                return
             self.watcher.on_progress([self._progress(trial) for trial in running.values()])
 
     def _end(self, trial: Trial, future: Future[None]) -> None:
         """Record what a trial left when its future ended, whichever way it did."""
+        self.began.pop(trial.trial_id, None)
         outcome = read_outcome(self.run, trial.trial_id)
         if outcome is None:
             error = future.exception()
@@ -166,9 +265,13 @@ class _Sweep:
 
     def _record(self, trial: Trial, outcome: Outcome) -> None:
         """Append a trial's outcome to the ledger."""
+        flops = outcome.flops
+        if outcome.status == "failed":
+            # A trial that died told nobody what it had spent, but for its last sign of life.
+            flops = max(flops, trial.flops * self._progress(trial).step / trial.steps)
         spent: dict[str, Any] = {
             "tokens": outcome.tokens,
-            "flops": outcome.flops,
+            "flops": flops,
             "wall_seconds": round(outcome.wall_seconds, 3),
         }
         if outcome.status == "finished":

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
     {"points", "units", "errors", "recipe"},
     {"layout"},
-    {"law", "plan", "observations", "ledger", "rundir", "contracts", "manifest"},
+    {"law", "plan", "observations", "ledger", "rundir", "contracts", "manifest", "caps"},
     {"fitting", "estimate", "sweep", "training", "plugins", "executors", "designs"},
-    {"reporting", "experiment", "display", "ranks"},
+    {"reporting", "experiment", "display", "ranks", "spending"},
     {"result", "worker", "inquiry"},
     {"prepared", "publishing"},
     {"stages", "reports", "sealing", "printing"},

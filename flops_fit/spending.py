@@ -1,0 +1,84 @@
+"""What a sweep may spend, what it has spent, and what share of the target that is."""
+
+from __future__ import annotations
+
+from flops_fit.caps import Caps
+from flops_fit.errors import CapReachedError, ManifestError
+from flops_fit.manifest import Manifest
+from flops_fit.points import Note
+from flops_fit.rundir import RunDir
+from flops_fit.sweep import SweepSummary
+from flops_fit.units import format_flops
+
+MAX_NAMED = 12  # trials named one by one in an error
+
+
+def make_caps(
+    manifest: Manifest,
+    *,
+    max_flops: float | None = None,
+    max_hours: float | None = None,
+    max_cost: float | None = None,
+    price_per_hour: float | None = None,
+) -> Caps:
+    """What a sweep may spend in all.
+
+    Args:
+        manifest: says how many devices a trial occupies, and their price.
+        max_flops: of all trials.
+        max_hours: of devices, all trials added up.
+        max_cost: in the currency of the price.
+        price_per_hour: of one device; the manifest's if None.
+
+    Raises:
+        ManifestError: a cost without a price.
+    """
+    execution = manifest.execution
+    price = execution.price_per_hour if price_per_hour is None else price_per_hour
+    limits: list[tuple[float, str]] = []
+    if max_hours is not None:
+        limits.append((3600.0 * max_hours, f"--max-hours {max_hours:g}"))
+    if max_cost is not None:
+        if not price:
+            raise ManifestError(
+                "`--max-cost` needs the price of a device hour, and none is stated",
+                hint="write `price_per_hour` in [execution], or give --price-per-hour",
+            )
+        limits.append((3600.0 * max_cost / price, f"--max-cost {max_cost:g}"))
+    seconds, said = min(limits, default=(None, ""))
+    return Caps(max_flops, seconds, said, execution.devices_per_trial)
+
+
+def share_note(manifest: Manifest, total_flops: float) -> Note:
+    """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
+    code = "no_target" if manifest.largest_target is None else "share_of_target"
+    return Note(code, share_of_target(manifest, total_flops))
+
+
+def share_of_target(manifest: Manifest, flops: float) -> str:
+    """The share of the largest budget to be answered for that these FLOPs are, in a sentence."""
+    target = manifest.largest_target
+    if target is None:
+        return (
+            f"{format_flops(flops)} FLOPs; no target budget is stated, so the sweep's share of it "
+            "is not known: state one in `[report] budgets` or `[sweep] goal`"
+        )
+    return (
+        f"{format_flops(flops)} FLOPs are {flops / target:.2%} of the largest target budget, "
+        f"{format_flops(target)} FLOPs"
+    )
+
+
+def stopped_at(run: RunDir, summary: SweepSummary) -> CapReachedError:
+    """The error that names the cap and the trials that are missing."""
+    cap = summary.cap
+    assert cap is not None
+    shown = ", ".join(cap.missing[:MAX_NAMED])
+    if len(cap.missing) > MAX_NAMED:
+        shown += f" and {len(cap.missing) - MAX_NAMED} more"
+    return CapReachedError(
+        f"stopped at `{cap.cap}`: with the next trial the sweep would come to {cap.would_be:.4g} "
+        f"{cap.unit}, and {cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: "
+        f"{shown}",
+        hint=f"raise the cap to go on: flops-fit run {run.path}",
+    )
