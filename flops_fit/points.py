@@ -45,6 +45,8 @@ class Trial:
         tokens: units of data to train on, a whole number of optimiser steps.
         batch_tokens: units of data in one optimiser step.
         seed: seeds initialisation, data order and everything else that draws.
+        learning_rate_factor: peak learning rates are the recipe's times this; 1 except in a study
+            of learning rates.
     """
 
     trial_id: str
@@ -53,6 +55,7 @@ class Trial:
     tokens: int
     batch_tokens: int
     seed: int
+    learning_rate_factor: float = 1.0
 
     @property
     def flops(self) -> float:
@@ -66,18 +69,29 @@ class Trial:
 
     @classmethod
     def of(
-        cls, *, budget_flops: float, size: Size, tokens: int, batch_tokens: int, seed: int
+        cls,
+        *,
+        budget_flops: float,
+        size: Size,
+        tokens: int,
+        batch_tokens: int,
+        seed: int,
+        learning_rate_factor: float = 1.0,
     ) -> Trial:
         """Make a trial and derive its `trial_id` from what it consists of."""
         content = [
             float(budget_flops), float(size.size_value), size.params, tokens, batch_tokens, seed,
         ]  # fmt: skip
+        if learning_rate_factor != 1.0:
+            content.append(learning_rate_factor)
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
-        return cls(digest, float(budget_flops), size, tokens, batch_tokens, seed)
+        return cls(
+            digest, float(budget_flops), size, tokens, batch_tokens, seed, learning_rate_factor
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as plain data, as `plan --json` prints it."""
-        return {
+        data = {
             "trial_id": self.trial_id,
             "budget_flops": self.budget_flops,
             "size_value": self.size.size_value,
@@ -89,6 +103,9 @@ class Trial:
             "flops": self.flops,
             "seed": self.seed,
         }
+        if self.learning_rate_factor != 1.0:
+            data["learning_rate_factor"] = self.learning_rate_factor
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
@@ -106,6 +123,7 @@ class Trial:
             data["tokens"],
             data["batch_tokens"],
             data["seed"],
+            data.get("learning_rate_factor", 1.0),
         )
 
 

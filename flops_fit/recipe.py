@@ -1,7 +1,7 @@
 """The recipe: how every trial of a sweep is trained (the manifest's [training] section).
 
 Every field has a default that suits a model of any kind and size; a manifest states what differs.
-What a rule gives at one size is computed in `training/steps.py`; nothing here needs torch.
+What a rule gives to a trial is computed in `training/recipes.py`; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
 Optimizer = Literal["adamw", "sgd"]
-LearningRateRule = Literal["params", "width", "constant"]
+LearningRateRule = Literal[
+    "constant", "width", "mup", "params", "porian", "steplaw", "deepseek", "powerlines"
+]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
-BatchRule = Literal["sqrt", "fixed"]
+BatchRule = Literal["sqrt", "fixed", "porian", "steplaw", "deepseek", "powerlines"]
+WeightDecayRule = Literal["constant", "timescale", "powerlines"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # Names that Accelerate knows, and the package that each needs.
@@ -29,7 +32,22 @@ _FRACTIONS = (
     "final_learning_rate_fraction",
     "curve_share",
 )
-_POSITIVE = ("learning_rate", "reference_size", "reference_params", "batch_reference_tokens", "eps")
+_POSITIVE = ("learning_rate", "reference_size", "reference_params", "reference_flops",
+             "batch_reference_tokens", "eps")  # fmt: skip
+_PUBLISHED = ("porian", "steplaw", "deepseek")
+"""Rules, of rate and batch alike, that stand on published constants where no value is stated."""
+
+_RATE = 3e-3
+_BATCH_TOKENS = 512
+
+_NEEDS = {
+    "learning_rate_rule": {
+        "width": "reference_size", "mup": "reference_size",
+        "porian": "reference_params", "steplaw": "reference_params", "deepseek": "reference_flops",
+    },
+    "batch_rule": {"porian": "reference_params", "deepseek": "reference_flops"},
+}  # fmt: skip
+"""Which reference a rule needs: `width` and `mup` always, others if the value there is stated."""
 _NOT_NEGATIVE = ("weight_decay", "clip_norm", "warmup_tokens_per_param", "momentum")
 _COUNTS = ("batch_tokens", "batch_min_examples", "micro_batch_examples", "heldout_batch",
            "heldout_examples")  # fmt: skip
@@ -41,17 +59,23 @@ class Recipe:
 
     Attributes:
         optimizer: `adamw`, or `sgd` with `momentum`. A model's own `configure_optimizers` wins.
-        learning_rate: peak rate, at the reference that the rule names.
-        learning_rate_rule: `params`: for every parameter, rate * (params / reference_params)^(-1/3)
-            (exponent: Porian et al. 2024, arXiv:2406.19146, appendix on tuned hyperparameters; the
-            default pair passes near the rates of GPT-3, Brown et al. 2020, table 2.1);
-            `width`: rate * reference_size / size_value for weight matrices, the bare rate for
-            embeddings, norms and biases (the hidden-layer scaling of Adam in Yang et al. 2022,
-            arXiv:2203.03466, table 8), for models whose size parameter is a width;
-            `constant`: the bare rate at every size.
-        reference_size: size value at which rule `width` gives the bare rate.
-        reference_params: parameter count at which rule `params` gives the bare rate.
+        learning_rate: peak rate, at the reference that the rule names. None: what the rule's
+            source published (`porian`, `steplaw`, `deepseek`, each measured on language models),
+            and 3e-3 under every other rule.
+        learning_rate_rule: how it depends on the trial; formulas and sources are those of
+            `training/recipes.py`. `constant`: not at all; `width`: 1 / size, of weight matrices;
+            `mup`: 1 / fan-in, of each matrix whose fan-in grows with the size; `params` and
+            `porian`: params^(-1/3); `steplaw`: params^-0.713 tokens^0.307; `deepseek`:
+            flops^-0.125; `powerlines`: the square root of the batch.
+        reference_size: size value at which `width` and `mup` give the bare rate.
+        reference_params: parameter count at which a rule by params gives the stated rate or batch;
+            None: 1e6 under `params`.
+        reference_flops: FLOPs of a trial at which `deepseek` gives the stated rate or batch.
         weight_decay: decoupled decay, on weight matrices only (no embedding, norm or bias).
+        weight_decay_rule: `constant`; `timescale`: so that the share of a trial over which AdamW
+            averages is that of `weight_decay` at the reference (`batch_tokens`,
+            `batch_reference_tokens`); `powerlines`: so that it follows the published power of
+            tokens per parameter, whatever `weight_decay` is.
         betas, eps: AdamW's; `momentum`: SGD's.
         clip_norm: largest norm of the whole gradient; 0 does not clip.
         schedule: from the peak to `final_learning_rate_fraction` at the trial's own end. `linear`
@@ -60,10 +84,14 @@ class Recipe:
         warmup_fraction: share of the steps over which the rate rises linearly from zero.
         warmup_tokens_per_param: warm-up lasts no longer than this many units of data per
             parameter (Porian et al. 2024: one); 0 sets no such limit.
-        batch_rule: `sqrt`: a step holds batch_tokens * sqrt(tokens / batch_reference_tokens) units
-            of data; `fixed`: it holds `batch_tokens`.
-        batch_tokens, batch_reference_tokens: the figures of that rule, in units of data.
-        batch_min_examples: a step holds at least this many examples under rule `sqrt`.
+        batch_rule: units of data that a step holds: `fixed`: `batch_tokens`; `sqrt`: batch_tokens *
+            sqrt(tokens / batch_reference_tokens); `powerlines` and `steplaw`: by powers 0.383 and
+            0.571 instead; `porian`: params^(2/3); `deepseek`: flops^0.3271.
+        batch_tokens: the step at the reference, in units of data. None: what the rule's source
+            published (`porian`, `steplaw`, `deepseek`), and 512 under every other rule.
+        batch_reference_tokens: units of data of a trial at which rules by tokens give the stated
+            rate, batch or decay.
+        batch_min_examples: a step holds at least this many examples, except under rule `fixed`.
         micro_batch_examples: examples that one device passes through the model at once; a larger
             step accumulates gradients. None: the whole step.
         precision: `auto` is bf16 (fp16 where bf16 is missing) on CUDA and fp32 elsewhere.
@@ -82,11 +110,13 @@ class Recipe:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     optimizer: Optimizer = "adamw"
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     learning_rate_rule: LearningRateRule = "params"
     reference_size: float | None = None
-    reference_params: float = 1e6
+    reference_params: float | None = None
+    reference_flops: float | None = None
     weight_decay: float = 0.1
+    weight_decay_rule: WeightDecayRule = "constant"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     momentum: float = 0.9
@@ -97,7 +127,7 @@ class Recipe:
     final_learning_rate_fraction: float = 0.0
     warmup_tokens_per_param: float = 0.0
     batch_rule: BatchRule = "sqrt"
-    batch_tokens: int = 512
+    batch_tokens: int | None = None
     batch_reference_tokens: float = 1e6
     batch_min_examples: int = 4
     micro_batch_examples: int | None = None
@@ -120,6 +150,7 @@ class Recipe:
         _check_choice("learning_rate_rule", self.learning_rate_rule, get_args(LearningRateRule))
         _check_choice("schedule", self.schedule, get_args(Schedule))
         _check_choice("batch_rule", self.batch_rule, get_args(BatchRule))
+        _check_choice("weight_decay_rule", self.weight_decay_rule, get_args(WeightDecayRule))
         _check_choice("precision", self.precision, get_args(Precision))
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -141,15 +172,54 @@ class Recipe:
         _check("betas", self.betas, good, "two numbers from 0 to just under 1")
         for name in self.log_with:
             _check_choice("log_with", name, tuple(TRACKERS))
-        if self.learning_rate_rule == "width" and self.reference_size is None:
+        self._check_reference("learning_rate_rule", "learning_rate")
+        self._check_reference("batch_rule", "batch_tokens")
+        if self.weight_decay_rule == "timescale" and self.bare_learning_rate is None:
             raise ValueError(
-                "`reference_size` is missing: expected the size value at which "
-                f"`learning_rate` = {self.learning_rate:g} holds, as `learning_rate_rule` asks"
+                "`learning_rate` is missing: expected the rate at the reference, as "
+                '`weight_decay_rule` = "timescale" asks'
+            )
+        asks = [name for name, rule in (("learning_rate_rule", "powerlines"),
+                                        ("weight_decay_rule", "timescale"))
+                if getattr(self, name) == rule]  # fmt: skip
+        if asks and self.bare_batch_tokens is None:
+            raise ValueError(
+                "`batch_tokens` is missing: expected the step at the reference, as "
+                f'`{asks[0]}` = "{getattr(self, asks[0])}" asks'
             )
         if self.schedule == "wsd" and self.warmup_fraction + self.cooldown_fraction > 1:
             raise ValueError(
                 "`cooldown_fraction` is too large: expected warm-up and cool-down to share the "
                 f"trial, got {self.warmup_fraction:g} and {self.cooldown_fraction:g}"
+            )
+
+    @property
+    def bare_learning_rate(self) -> float | None:
+        """The peak rate at the rule's reference; None where the published constants hold."""
+        if self.learning_rate is None and self.learning_rate_rule not in _PUBLISHED:
+            return _RATE
+        return self.learning_rate
+
+    @property
+    def bare_batch_tokens(self) -> int | None:
+        """The step at the rule's reference; None where the published constants hold."""
+        if self.batch_tokens is None and self.batch_rule not in _PUBLISHED:
+            return _BATCH_TOKENS
+        return self.batch_tokens
+
+    def _check_reference(self, rule_field: str, value_field: str) -> None:
+        """A stated value needs the place at which it holds."""
+        rule, value = getattr(self, rule_field), getattr(self, value_field)
+        missing = _NEEDS[rule_field].get(rule)
+        if missing is None or getattr(self, missing) is not None:
+            return
+        if value is not None or missing == "reference_size":
+            held = "the rate" if value is None else f"`{value_field}` = {value:g}"
+            place = {"reference_size": "size value", "reference_params": "parameter count",
+                     "reference_flops": "FLOPs of a trial"}[missing]  # fmt: skip
+            raise ValueError(
+                f"`{missing}` is missing: expected the {place} at which {held} holds, as "
+                f'`{rule_field}` = "{rule}" asks'
             )
 
     def to_dict(self) -> dict[str, Any]:

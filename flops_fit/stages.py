@@ -34,7 +34,7 @@ from flops_fit.points import Size
 from flops_fit.prepared import Prepared
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
-from flops_fit.training.steps import batch_tokens
+from flops_fit.training.recipes import batch_tokens
 from flops_fit.worker import Bench, planted_law
 
 

@@ -47,6 +47,23 @@ def test_an_epoch_draws_each_example_once_and_the_next_has_another_order():
     assert flat[:10] != flat[10:]
 
 
+@pytest.mark.parametrize("size", [170, 165])
+def test_a_set_too_large_for_one_permutation_is_shuffled_in_blocks_each_example_once(
+    monkeypatch, size
+):
+    monkeypatch.setattr("flops_fit.training.streams._BLOCK", 10)
+    stream = MapStream(numbers(size), seed=1)
+    flat = [number for batch in drawn(stream, *[7] * (2 * size // 7 + 1)) for number in batch]
+    first, second = flat[:size], flat[size : 2 * size]
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert first != second
+    assert first[:10] != sorted(first[:10])
+    assert [number // 10 for number in first] != sorted(number // 10 for number in first)
+    later = MapStream(numbers(size), seed=1)
+    later.restore({"drawn": size + 33})
+    assert drawn(later, 40)[0] == flat[size + 33 : size + 73]
+
+
 def test_order_depends_on_the_seed_and_not_on_the_batch():
     one = [n for batch in drawn(MapStream(numbers(50), seed=1), *[5] * 10) for n in batch]
     other = [n for batch in drawn(MapStream(numbers(50), seed=1), *[10] * 5) for n in batch]

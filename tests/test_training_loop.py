@@ -203,7 +203,8 @@ def test_decay_and_the_width_rule_touch_weight_matrices_alone(tmp_path):
 
         model = GPT(32)
         size = Size(32, model.num_params(), None, 1.0)
-        make_optimizer(model, recipe=recipe, size=size, device=torch.device("cpu"))
+        trial = Trial.of(budget_flops=1e3, size=size, tokens=1000, batch_tokens=10, seed=0)
+        make_optimizer(model, recipe=recipe, trial=trial, device=torch.device("cpu"))
     matrices, others = groups
     assert (matrices["lr"], matrices["weight_decay"]) == (0.02, 0.1)
     assert (others["lr"], others["weight_decay"]) == (0.01, 0.0)

@@ -142,7 +142,8 @@ def _of_training(record: Record) -> Iterator[Check]:
     yield Check(
         "the learning rate follows a stated rule, bracketed at two sizes or more",
         None,
-        f"rule `{recipe.learning_rate_rule}` from {recipe.learning_rate:g}; no bracketing recorded",
+        f"rule `{recipe.learning_rate_rule}` from "
+        f"{recipe.bare_learning_rate or 'its published constants'}; no bracketing recorded",
         "warned",
         "arXiv:2406.19146; arXiv:2503.04715",
     )

@@ -79,8 +79,9 @@ class Training:
             model = convert(model)
         model = model.to(device)
         model.train()
-        optimizer = make_optimizer(model, recipe=recipe, size=trial.size, device=device)
+        optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
         self.bare_model = model
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         compiled: Any = torch.compile(model) if recipe.compile else model
@@ -263,6 +264,7 @@ class Training:
         details: dict[str, Any] = {
             "recipe": self.recipe.to_dict(),
             "learning_rates": self.peaks,
+            "weight_decays": self.decays,
             "steps": self.step,
             "batch_tokens": self.trial.batch_tokens,
             "warmup_steps": self.warmup,

@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.points import Size
+from flops_fit.points import Trial
 from flops_fit.recipe import Recipe
-from flops_fit.training.steps import peak_learning_rates
+from flops_fit.training.counting import build_on
+from flops_fit.training.recipes import Settings, settings
 
 
 def make_optimizer(
-    model: nn.Module, *, recipe: Recipe, size: Size, device: torch.device
+    model: nn.Module,
+    *,
+    recipe: Recipe,
+    trial: Trial,
+    device: torch.device,
+    build: Callable[[Any], nn.Module] | None = None,
 ) -> torch.optim.Optimizer:
     """The model's own optimizer, or the recipe's.
 
     The learning rates that its groups hold are peaks: the loop multiplies them by the schedule.
 
+    Args:
+        model: whose parameters move.
+        recipe: the rules.
+        trial: its size, tokens and batch are what the rules go by.
+        device: where the model lies.
+        build: makes the model of a size; rule `mup` compares with the one at the reference.
+
     Raises:
         PluginError: the model's `configure_optimizers` gives no single optimizer.
     """
-    matrix_rate, other_rate = peak_learning_rates(recipe, size=size)
+    given = settings(recipe, size=trial.size, tokens=trial.tokens, batch_tokens=trial.batch_tokens)
+    factor = trial.learning_rate_factor
     if hasattr(model, "configure_optimizers"):
-        return _own_optimizer(model, recipe=recipe, rate=matrix_rate, device=device)
+        return _own_optimizer(model, recipe=recipe, given=given, factor=factor, device=device)
     matrices, others = split_parameters(model)
-    groups: list[dict[str, Any]] = []
-    if matrices:
-        groups.append({"params": matrices, "lr": matrix_rate, "weight_decay": recipe.weight_decay})
+    rates = dict.fromkeys(matrices, given.matrix_rate)
+    if recipe.learning_rate_rule == "mup":
+        assert build is not None, "rule `mup` compares with the model at the reference"
+        shrink = _fan_in_ratios(model, _without_weights(build, recipe.reference_size))
+        rates = {p: rate / shrink.get(p, 1.0) for p, rate in rates.items()}
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in matrices if rates[p] == rate],
+            "lr": rate * factor,
+            "weight_decay": given.weight_decay,
+        }
+        for rate in dict.fromkeys(rates.values())
+    ]
     if others:
-        groups.append({"params": others, "lr": other_rate, "weight_decay": 0.0})
+        groups.append({"params": others, "lr": given.other_rate * factor, "weight_decay": 0.0})
+    matrix_rate = given.matrix_rate * factor
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=matrix_rate, momentum=recipe.momentum)
     fused = device.type in ("cpu", "cuda") and all(
@@ -66,14 +92,43 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, others
 
 
+def _fan_in_ratios(model: nn.Module, reference: nn.Module) -> dict[nn.Parameter, float]:
+    """How many times each matrix's fan-in is that of the same matrix of the reference model.
+
+    The fan-in is the product of all dimensions but the first, as torch's layers hold weights. The
+    same matrix is the one of the same name, or, where the reference has fewer blocks, of the same
+    name but for its numbers; one without a counterpart is not in the result.
+    """
+    shapes: dict[str, torch.Size] = {}
+    for name, parameter in reference.named_parameters():
+        shapes.setdefault(re.sub(r"\d+", "#", name), parameter.shape)
+        shapes[name] = parameter.shape
+    ratios = {}
+    for name, parameter in model.named_parameters():
+        shape = shapes.get(name) or shapes.get(re.sub(r"\d+", "#", name))
+        if shape is not None and parameter.ndim >= 2:
+            ratios[parameter] = parameter.shape[1:].numel() / shape[1:].numel()
+    return ratios
+
+
+def _without_weights(build: Callable[[Any], nn.Module], value: Any) -> nn.Module:
+    """The model of a size, for its shapes: on the meta device if it can be built there."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return build_on(build, value, "meta")
+        except PluginError:
+            return build_on(build, value, "cpu")
+
+
 def _own_optimizer(
-    model: nn.Module, *, recipe: Recipe, rate: float, device: torch.device
+    model: nn.Module, *, recipe: Recipe, given: Settings, factor: float, device: torch.device
 ) -> torch.optim.Optimizer:
     """What the model's `configure_optimizers` returns, called with what it asks for by name."""
+    rate = given.matrix_rate * factor
     offered = {
         "learning_rate": rate,
         "lr": rate,
-        "weight_decay": recipe.weight_decay,
+        "weight_decay": given.weight_decay,
         "betas": recipe.betas,
         "eps": recipe.eps,
         "device_type": device.type,
@@ -104,6 +159,9 @@ def _own_optimizer(
             hint="return the optimizer alone: warm-up and decay follow the recipe's schedule, "
             "which ends at each trial's own horizon",
         )
+    if not taken.keys() & {"learning_rate", "lr"}:
+        for group in made.param_groups:
+            group["lr"] *= factor
     return made
 
 

@@ -1,59 +1,10 @@
-"""Tokens -> optimiser steps, batch, warm-up, decay; pure."""
+"""Steps -> warm-up, decay, points of the training curve; pure."""
 
 from __future__ import annotations
 
 import math
 
-from flops_fit.points import Size
 from flops_fit.recipe import Recipe, Schedule
-
-_FEWEST_STEPS = 50
-"""Rounding to whole steps moves tokens by at most half a step: 1 % of 50 steps."""
-
-
-def batch_tokens(
-    recipe: Recipe,
-    *,
-    size: Size,
-    tokens: float,
-    units_per_example: int,
-    multiple_of_examples: int = 1,
-) -> int:
-    """Units of data in one optimiser step: a whole number of examples.
-
-    Rule `sqrt` keeps batches small where a trial is short and lets them grow with the square root
-    of its length, as the critical batch does to a first approximation; it never leaves fewer than
-    50 steps while the batch can still shrink, so that whole steps hit `tokens` within 1 %.
-
-    Args:
-        recipe: batch_rule, batch_tokens, batch_reference_tokens, batch_min_examples.
-        size: the size that is trained; no rule here uses it yet, a rule by params would.
-        tokens: units of data that the trial is to see.
-        units_per_example: units of data in one example.
-        multiple_of_examples: the batch holds a multiple of this many examples (devices times
-            accumulation), so that it divides without padding.
-
-    Raises:
-        ValueError: a count is not positive.
-    """
-    del size
-    if tokens <= 0 or units_per_example < 1 or multiple_of_examples < 1:
-        raise ValueError(
-            "expected positive counts, got "
-            f"tokens={tokens:g}, units_per_example={units_per_example}, "
-            f"multiple_of_examples={multiple_of_examples}"
-        )
-    if recipe.batch_rule == "fixed":
-        examples = recipe.batch_tokens / units_per_example
-    else:
-        wanted = recipe.batch_tokens * math.sqrt(tokens / recipe.batch_reference_tokens)
-        examples = max(wanted / units_per_example, recipe.batch_min_examples)
-        examples = min(examples, tokens / _FEWEST_STEPS / units_per_example)
-    multiples = max(1, round(examples / multiple_of_examples))
-    if recipe.batch_rule != "fixed" and multiples > 1:
-        most = tokens / _FEWEST_STEPS / (units_per_example * multiple_of_examples)
-        multiples = max(1, min(multiples, math.floor(most)))
-    return multiples * multiple_of_examples * units_per_example
 
 
 def warmup_steps(recipe: Recipe, *, steps: int, batch_tokens: int, params: int) -> int:
@@ -104,20 +55,6 @@ def learning_rate_factor(
     progress = (step - start + 1) / (steps - start + 1)
     shape = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
     return final_fraction + (1 - final_fraction) * shape
-
-
-def peak_learning_rates(recipe: Recipe, *, size: Size) -> tuple[float, float]:
-    """Peak learning rates of (weight matrices, every other parameter) at one size.
-
-    The rules and their sources: `Recipe.learning_rate_rule`.
-    """
-    if recipe.learning_rate_rule == "width":
-        assert recipe.reference_size is not None, "checked by Recipe"
-        return recipe.learning_rate * recipe.reference_size / size.size_value, recipe.learning_rate
-    if recipe.learning_rate_rule == "params":
-        rate = recipe.learning_rate * (size.params / recipe.reference_params) ** (-1 / 3)
-        return rate, rate
-    return recipe.learning_rate, recipe.learning_rate
 
 
 def curve_steps(*, steps: int, points: int) -> list[int]:

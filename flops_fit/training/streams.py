@@ -128,8 +128,17 @@ def fetcher(dataset: Any, collate: Collate = default_collate) -> Callable[[torch
     return lambda indices: collate([dataset[i] for i in indices.tolist()])
 
 
+_BLOCK = 2**20
+"""A set of more examples than 16 times this many is shuffled in blocks of this many."""
+
+
 class MapStream:
-    """The endless, seeded stream of a map-style set."""
+    """The endless, seeded stream of a map-style set.
+
+    Each epoch's order is a permutation of the whole set. One of a set that is too large to be held
+    as such (a billion windows, an endless generator's 2^40 examples) is a permutation of blocks,
+    each permuted in itself, so that memory stays small and every example still comes once.
+    """
 
     def __init__(self, dataset: Any, *, seed: int, collate: Collate = default_collate) -> None:
         self.size = len(dataset)
@@ -138,23 +147,40 @@ class MapStream:
         self.seed = seed
         self.drawn = 0
         self._fetch = fetcher(dataset, collate)
-        self._epoch = -1
-        self._order = torch.empty(0, dtype=torch.int64)
+        self._block = self.size if self.size <= 16 * _BLOCK else _BLOCK
+        self._at = (-1, -1)
+        self._order = self._blocks = torch.empty(0, dtype=torch.int64)
 
     def indices(self, count: int) -> torch.Tensor:
         """The numbers of the next `count` examples: int64, shape (count,)."""
         parts = []
         while count:
-            epoch, offset = divmod(self.drawn, self.size)
-            if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", epoch))
-                self._order = torch.randperm(self.size, generator=generator)
-                self._epoch = epoch
+            epoch, in_epoch = divmod(self.drawn, self.size)
+            turn, offset = divmod(in_epoch, self._block)
+            self._permute(epoch, turn)
             part = self._order[offset : offset + count]
             parts.append(part)
             self.drawn += len(part)
             count -= len(part)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _permute(self, epoch: int, turn: int) -> None:
+        """Draw the order of the block whose turn it is; a block that is not full comes last."""
+        if (epoch, turn) == self._at:
+            return
+        full, rest = divmod(self.size, self._block)
+        if self._at[0] != epoch:
+            self._blocks = torch.randperm(full, generator=self._seeded("epoch", epoch, "blocks"))
+        is_whole = self._block == self.size
+        purpose = ("epoch", epoch) if is_whole else ("epoch", epoch, "block", turn)
+        start = int(self._blocks[turn]) if turn < full else full
+        length = self._block if turn < full else rest
+        order = torch.randperm(length, generator=self._seeded(*purpose))
+        self._order = start * self._block + order
+        self._at = (epoch, turn)
+
+    def _seeded(self, *purpose: object) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, *purpose))
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
         """The next `count` examples as a batch, or only the `part` of them that is asked for."""

@@ -1,11 +1,14 @@
-"""A small byte-level GPT: the model of the quickstart.
+"""A GPT: the language model of the quickstart, and of larger experiments by its arguments.
 
-Pre-norm decoder; rotary positions, LayerNorm without bias, GELU, a four times wider MLP, head tied
-to the embedding, causal attention. Each block's two output projections start at zero, so that the
-untrained model passes its embedding through and every size starts from the same loss.
+Pre-norm decoder with causal attention, GELU and a four times wider MLP; rotary or learned
+positions, LayerNorm or RMSNorm without bias, a head that is tied to the embedding or not. Each
+block's two output projections start at zero, so that the untrained model passes its embedding
+through and every size starts from the same loss.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import nn
@@ -22,9 +25,14 @@ class GPT(nn.Module):
         vocab_size: how many different tokens there are.
         num_heads: attention heads, the same at every width: a number that jumps from one width to
             the next makes the loss jump with it.
+        positions: `rotary` turns queries and keys by their positions; `learned` adds a trained
+            vector for each position to the embedding.
+        norm: `layer` (LayerNorm without bias) or `rms` (RMSNorm).
+        tie_head: whether the output head is the embedding's own weight.
 
     Raises:
-        ValueError: the heads do not divide the width into even parts, or a count is not positive.
+        ValueError: the heads do not divide the width into even parts, a count is not positive, or
+            a choice is none of those above.
     """
 
     angles: torch.Tensor
@@ -36,8 +44,13 @@ class GPT(nn.Module):
         context: int = 64,
         vocab_size: int = 256,
         num_heads: int = 2,
+        positions: Literal["rotary", "learned"] = "rotary",
+        norm: Literal["layer", "rms"] = "layer",
+        tie_head: bool = True,
     ) -> None:
         super().__init__()
+        _check_choice("positions", positions, ("rotary", "learned"))
+        _check_choice("norm", norm, ("layer", "rms"))
         if min(d_model, num_layers, context, vocab_size, num_heads) < 1:
             raise ValueError(
                 "`d_model`, `num_layers`, `context`, `vocab_size` and `num_heads` start at 1"
@@ -51,12 +64,19 @@ class GPT(nn.Module):
         self.num_layers = num_layers
         self.d_model = d_model
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.blocks = nn.ModuleList(Block(d_model, num_heads) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(d_model, bias=False)
+        self.blocks = nn.ModuleList(Block(d_model, num_heads, norm) for _ in range(num_layers))
+        self.norm = make_norm(norm, d_model)
         self.head = nn.Linear(d_model, vocab_size, bias=False)
-        self.head.weight = self.embedding.weight
+        if tie_head:
+            self.head.weight = self.embedding.weight
+        else:
+            nn.init.normal_(self.head.weight, std=0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        angles = _rotary_angles(context, d_model // num_heads)
+        self.position: nn.Embedding | None = None
+        if positions == "learned":
+            self.position = nn.Embedding(context, d_model)
+            nn.init.normal_(self.position.weight, std=0.02)
+        angles = rotary_angles(context, d_model // num_heads)
         self.register_buffer("angles", angles, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -68,17 +88,24 @@ class GPT(nn.Module):
         Returns:
             float, shape (batch, time, vocab_size).
         """
-        turns = _rotary_turns(self.angles[: tokens.shape[1]])
         x = self.embedding(tokens)
+        turns = None
+        if self.position is None:
+            turns = rotary_turns(self.angles[: tokens.shape[1]])
+        else:
+            x = x + self.position.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x, turns)
         logits: torch.Tensor = self.head(self.norm(x))
         return logits
 
     def num_params(self, non_embedding: bool = False) -> int:
-        """Trainable parameters, the tied embedding once; without it if `non_embedding`."""
+        """Trainable parameters, a tied embedding once; without embeddings if `non_embedding`."""
         count = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return count - self.embedding.weight.numel() if non_embedding else count
+        if not non_embedding:
+            return count
+        tables = [self.embedding] if self.position is None else [self.embedding, self.position]
+        return count - sum(table.weight.numel() for table in tables)
 
     def flops_per_token(self) -> float:
         """Forward and backward FLOPs of one token in a full context, matrix products only.
@@ -88,20 +115,21 @@ class GPT(nn.Module):
         half not subtracted. Source: Kaplan et al. 2020 (arXiv:2001.08361), table 1, with the
         forward pass of attention 4 * layers * context * d_model as matrix products are computed.
         """
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim == 2)
+        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        matrices = sum(module.weight.numel() for module in linear)
         return 6.0 * matrices + 12.0 * self.num_layers * self.context * self.d_model
 
 
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, d_model: int, num_heads: int) -> None:
+    def __init__(self, d_model: int, num_heads: int, norm: str = "layer") -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.attention_norm = nn.LayerNorm(d_model, bias=False)
+        self.attention_norm = make_norm(norm, d_model)
         self.query_key_value = nn.Linear(d_model, 3 * d_model, bias=False)
         self.attention_out = nn.Linear(d_model, d_model, bias=False)
-        self.mlp_norm = nn.LayerNorm(d_model, bias=False)
+        self.mlp_norm = make_norm(norm, d_model)
         self.mlp_in = nn.Linear(d_model, 4 * d_model, bias=False)
         self.mlp_out = nn.Linear(4 * d_model, d_model, bias=False)
         for layer in (self.query_key_value, self.mlp_in):
@@ -109,12 +137,16 @@ class Block(nn.Module):
         nn.init.zeros_(self.attention_out.weight)
         nn.init.zeros_(self.mlp_out.weight)
 
-    def forward(self, x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-        """The stream after this block; x: float, shape (batch, time, d_model)."""
+    def forward(self, x: torch.Tensor, turns: torch.Tensor | None) -> torch.Tensor:
+        """The stream after this block; x: float, shape (batch, time, d_model).
+
+        `turns` are those of `rotary_turns`; None where the stream itself knows positions.
+        """
         batch, time, width = x.shape
         split = self.query_key_value(self.attention_norm(x))
         split = split.view(batch, time, 3, self.num_heads, width // self.num_heads)
-        turned = _rotate(split[:, :, :2], turns).transpose(1, 3)
+        turned = split[:, :, :2] if turns is None else rotate(split[:, :, :2], turns)
+        turned = turned.transpose(1, 3)
         query, key = turned[:, :, 0], turned[:, :, 1]
         value = split[:, :, 2].transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -124,7 +156,17 @@ class Block(nn.Module):
         return out
 
 
-def _rotary_angles(context: int, head_size: int) -> torch.Tensor:
+def make_norm(norm: str, width: int) -> nn.Module:
+    """The norm of that name, with a gain and without bias."""
+    return nn.RMSNorm(width, eps=1e-5) if norm == "rms" else nn.LayerNorm(width, bias=False)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` is {value!r}: expected {' or '.join(map(repr, choices))}")
+
+
+def rotary_angles(context: int, head_size: int) -> torch.Tensor:
     """Angle of each position and pair of channels: float32, shape (context, head_size / 2).
 
     Source: Su et al. 2021 (arXiv:2104.09864), section 3.2.2, base 10000.
@@ -133,8 +175,8 @@ def _rotary_angles(context: int, head_size: int) -> torch.Tensor:
     return torch.arange(context)[:, None] * frequencies[None, :]
 
 
-def _rotary_turns(angles: torch.Tensor) -> torch.Tensor:
-    """What `_rotate` multiplies by.
+def rotary_turns(angles: torch.Tensor) -> torch.Tensor:
+    """What `rotate` multiplies by.
 
     One complex product is the cheapest form on a CPU in eager mode; elsewhere cosines and sines
     are fused.
@@ -148,12 +190,12 @@ def _rotary_turns(angles: torch.Tensor) -> torch.Tensor:
     return torch.stack((angles.cos(), angles.sin()))
 
 
-def _rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Turn each pair of channels by its position's angle.
 
     Args:
         x: float, shape (batch, time, 2, heads, head_size).
-        turns: from `_rotary_turns`.
+        turns: from `rotary_turns`.
     """
     pairs = x.float().view(*x.shape[:-1], -1, 2)
     if turns.is_complex():

@@ -15,54 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+
+from flops_fit.zoo.windows import Windows, spaced_windows
 
 _SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 )
 _HELDOUT_OF = 10
 """One file in this many is held out."""
-
-
-class Windows(Dataset[dict[str, torch.Tensor]]):
-    """Windows of `context` bytes, side by side, with the byte after each as its target.
-
-    Args:
-        text: uint8, shape (bytes,).
-        context: bytes in a window.
-        starts: int64, shape (windows,): where each window begins; None: one after the other.
-    """
-
-    def __init__(
-        self, text: torch.Tensor, *, context: int, starts: torch.Tensor | None = None
-    ) -> None:
-        self.text = text
-        self.context = context
-        self.starts = torch.arange(0, len(text) - context, context) if starts is None else starts
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        start = int(self.starts[index])
-        window = self.text[start : start + self.context + 1].long()
-        return {"inputs": window[:-1], "targets": window[1:]}
-
-    def batch_of(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Many windows at once, straight out of memory; indices: int64, shape (batch,)."""
-        reach = torch.arange(self.context + 1, device=self.text.device)
-        starts = self.starts[indices.to(self.starts.device)]
-        windows = self.text[starts.unsqueeze(1) + reach].long()
-        return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the windows take."""
-        return self.text.numel() + self.starts.numel() * self.starts.element_size()
-
-    def to(self, device: torch.device | str) -> Windows:
-        """The same windows with their bytes on a device."""
-        return Windows(self.text.to(device), context=self.context, starts=self.starts.to(device))
 
 
 @dataclass(frozen=True)
@@ -108,9 +68,7 @@ def stdlib_text(
     if min(len(text) for text in texts.values()) <= context:
         raise ValueError(f"`{root}` holds too little Python source for windows of {context} bytes")
     train = Windows(_as_tensor(texts[False]), context=context)
-    heldout_text = _as_tensor(texts[True])
-    places = (len(heldout_text) - 1) // context
-    spaced = torch.arange(min(heldout_windows, places)) * places // min(heldout_windows, places)
+    heldout = spaced_windows(_as_tensor(texts[True]), context=context, count=heldout_windows)
     provenance = {
         "name": "stdlib-text",
         "python": platform.python_version(),
@@ -121,7 +79,7 @@ def stdlib_text(
     }
     return StdlibText(
         train=train,
-        heldout=Windows(heldout_text, context=context, starts=spaced * context),
+        heldout=heldout,
         units_per_example=context,
         unique_units=len(train) * context,
         provenance=provenance,
