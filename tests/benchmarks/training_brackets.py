@@ -60,23 +60,22 @@ def main() -> None:
             for seed in range(asked.seeds):
                 with tempfile.TemporaryDirectory() as folder:
                     outcome = train(
-                        replace(trial, seed=seed),
+                        replace(trial, seed=seed, learning_rate_factor=factor),
                         build=experiment.build,
                         data=experiment.data,
                         loss=experiment.loss,
-                        recipe=replace(recipe, learning_rate=recipe.learning_rate * factor),
+                        recipe=recipe,
                         directory=Path(folder),
                         device="cpu",
                     )
                 losses.append(outcome.loss if outcome.loss is not None else float("inf"))
             means[factor] = mean(losses)
             spread = f" (sd {stdev(losses):.4f})" if len(losses) > 1 else ""
-            print(f"  rate {recipe.learning_rate * factor:.3g}: {means[factor]:.4f}{spread}",
-                  flush=True)  # fmt: skip
+            print(f"  rate x {factor:.3g}: {means[factor]:.4f}{spread}", flush=True)
         best = min(means, key=lambda factor: means[factor])
         where = "inside" if factors[0] < best < factors[-1] else "at an END of"
         print(
-            f"  best {recipe.learning_rate * best:.3g}, {where} the bracket; the recipe's own lies "
+            f"  best x {best:.3g}, {where} the bracket; the recipe's own lies "
             f"{means[1.0] / means[best] - 1:.2%} above it",
             flush=True,
         )
