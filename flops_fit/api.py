@@ -98,8 +98,8 @@ def find_optimal(
     """Train a sweep of a model's sizes and fit its scaling law.
 
     Args:
-        model_cls: a class or factory of torch modules with `num_params()`; or, alone, the path of
-            a manifest, which then says all the rest.
+        model_cls: a class or factory of torch modules with `num_params()` (see `counted`); or,
+            alone, the path of a manifest, which then says all the rest.
         model_size_param: the name of its argument that sets the size.
         model_kwargs: its other arguments.
         dataset: a Dataset, a pair (training, held-out), or an object with `train` and `heldout`.
@@ -113,12 +113,13 @@ def find_optimal(
         max_hours: the same for device hours, all trials added up.
         max_cost: the same for money, at `price_per_hour`.
         price_per_hour: of one device.
-        **options: `heldout_dataset`, `sizes` (as in the manifest), `design` and the keys of its
-            `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`, `num_sizes`,
-            `size_range`, `largest_params`, `tokens`, `sizes_per_budget`, `tokens_per_param`,
-            `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs),
-            `unit`, `units_per_example`, `unique_units`, `loss_unit`, `training` (a mapping, as the
-            manifest's section), `device`, `target_budgets`, `methods`, `bootstrap`.
+        **options: `heldout_dataset`, `sizes` and `derive` (as in the manifest), `design` and the
+            keys of its `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`,
+            `num_sizes`, `size_range`, `largest_params`, `tokens`, `sizes_per_budget`,
+            `tokens_per_param`, `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs; or a
+            function (model, batch) -> FLOPs), `unit`, `units_per_example`, `unique_units`,
+            `loss_unit`, `causal`, `training` (a mapping, as the manifest's section), `device`,
+            `target_budgets`, `methods`, `bootstrap`.
 
     Raises:
         TypeError: an unknown option, or a missing argument.

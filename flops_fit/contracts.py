@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Model(Protocol):
-    """A torch.nn.Module, built by `factory(**{size_param: value}, **kwargs)`.
+    """A torch.nn.Module, built by `factory(**{size_param: value}, **derived, **kwargs)`.
 
     Optional methods: `configure_optimizers(...) -> torch.optim.Optimizer` replaces the recipe's
     optimizer; `flops_per_token() -> float` serves `[flops] count = "model"`;
-    `num_params(non_embedding=True)` gives the count without embeddings.
+    `num_params(non_embedding=True)` gives the count without embeddings, `num_params(active=True)`
+    that of a mixture of experts which one unit of data passes through. The factory, or the module
+    that it is defined in, may offer `count_flops(model, batch)`: the forward and backward FLOPs of
+    a batch, for `[flops] count = "plugin"`.
     """
 
     def forward(self, inputs: Any) -> Any:
@@ -52,6 +55,8 @@ class DataFacts:
         unique_units: how many different units the training set holds; None for an endless stream.
         loss_unit: what the loss is measured in (`nats per byte`).
         provenance: what identifies the data (names, sizes, sha256); recorded with the run.
+        causal: whether each target must be predicted from what comes before it: examples are
+            sequences along their first dimension, and an output may not see later inputs.
     """
 
     unit: str = "example"
@@ -59,6 +64,7 @@ class DataFacts:
     unique_units: int | None = None
     loss_unit: str = "nats"
     provenance: Mapping[str, Any] | None = None
+    causal: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,27 @@
 """Manifest + plugins, or live objects -> Experiment; its sizes, its fingerprint.
 
 An Experiment holds what a trial is made from. What the planner needs of it (sizes with their
-counts, what one unit of data is) is its Description, plain data that crosses processes, so that a
-command which only plans or conducts never imports torch or the user's code.
+counts, what one unit of data is) is its Description.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.contracts import DataFacts
+from flops_fit.description import Description, SizeValue, size_values, stated_sizes
 from flops_fit.errors import ManifestError, PluginError
-from flops_fit.manifest import Manifest, SizeRange, StatedSize, manifest_from
-from flops_fit.plugins import check_takes, guard, load_plugin
-from flops_fit.points import Note, Size
+from flops_fit.manifest import Manifest, manifest_from
+from flops_fit.plugins import check_takes, find_plugin, guard, load_plugin
 
 if TYPE_CHECKING:
     from flops_fit.training.batches import LoadedData
 
-SizeValue = int | float
 LIVE = "live:"  # begins the plugin's name in the manifest of an experiment made of live objects
 
 
@@ -36,46 +34,14 @@ class Experiment:
         build: makes the model of a size on torch's current default device.
         data: training and held-out set, and the facts of the data.
         loss: (outputs, targets) -> scalar tensor.
+        count: how FLOPs are found: the manifest's word, or the plugin's function.
     """
 
     manifest: Manifest
     build: Callable[[SizeValue], Any]
     data: LoadedData
     loss: Callable[[Any, Any], Any]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What planning needs to know of an experiment; JSON-ready.
-
-    Attributes:
-        sizes: every size that may be planned, with its counts.
-        facts: what one unit of data is.
-        notes: what the user should know (a held-out share that was cut, for instance).
-        device: `cpu`, `cuda` or `mps`: where trials will train.
-        num_devices: how many of them there are; 0 for a CPU.
-    """
-
-    sizes: tuple[Size, ...]
-    facts: DataFacts
-    notes: tuple[Note, ...] = ()
-    device: str = "cpu"
-    num_devices: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The description as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Description:
-        """The inverse of `to_dict`."""
-        return cls(
-            sizes=tuple(Size(**size) for size in data["sizes"]),
-            facts=DataFacts(**data["facts"]),
-            notes=tuple(Note(**note) for note in data["notes"]),
-            device=data["device"],
-            num_devices=data["num_devices"],
-        )
+    count: Any = "counted"
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -90,8 +56,6 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
     Raises:
         PluginError: a plugin is missing, does not load, or does not take what the manifest gives.
     """
-    from flops_fit.training.batches import load_data
-
     if manifest.model.plugin.startswith(LIVE):
         raise PluginError(
             f"this experiment was made of live objects ({manifest.model.plugin}), which another "
@@ -99,11 +63,48 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
             hint="call `find_optimal` again with the same objects and `run_dir`, or write a "
             "manifest that names them by import path",
         )
-    model, data, loss = manifest.model, manifest.data, manifest.loss
+    factory = load_factory(manifest, search_path=search_path)
+    loss = load_loss(manifest, search_path=search_path)
+    data = load_dataset(manifest, search_path=search_path)
+    count = load_count(manifest, factory, search_path=search_path)
+    return Experiment(manifest, _builder(manifest, factory), data, loss, count)
+
+
+def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
+    """The model plugin, which takes the arguments that the manifest gives."""
+    model = manifest.model
     factory = load_plugin("model", model.plugin, search_path=search_path)
-    check_takes("model", model.plugin, factory, model.size_param, model.kwargs)
-    make_data = load_plugin("dataset", data.plugin, search_path=search_path)
-    check_takes("dataset", data.plugin, make_data, "", data.kwargs)
+    check_takes("model", model.plugin, factory, model.size_param, model.kwargs, model.derive)
+    return factory
+
+
+def load_count(manifest: Manifest, factory: Any, *, search_path: Sequence[Path]) -> Any:
+    """How FLOPs are found: the manifest's word, or a plugin's `count_flops(model, batch)`.
+
+    Raises:
+        PluginError: the function is not there.
+    """
+    count = manifest.flops.count
+    if ":" in count:
+        return load_plugin("FLOP count", count, search_path=search_path)
+    if count != "plugin":
+        return count
+    name = manifest.model.plugin.removeprefix(LIVE)
+    named = name if ":" in name else find_plugin("model", name).value
+    modules = (named.partition(":")[0], getattr(factory, "__module__", ""))
+    for owner in (factory, *(sys.modules.get(module) for module in modules)):
+        if callable(own := getattr(owner, "count_flops", None)):
+            return own
+    raise PluginError(
+        f'model plugin `{name}` has no `count_flops`, which [flops] count = "plugin" asks for',
+        hint="define `count_flops(model, batch)` beside the factory or as a method of the class, "
+        'or name it: count = "my_module:my_count"',
+    )
+
+
+def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
+    """The loss plugin; a class is called first."""
+    loss = manifest.loss
     loss_fn = load_plugin("loss", loss.plugin, search_path=search_path)
     if isinstance(loss_fn, type) or loss.kwargs:
         check_takes("loss", loss.plugin, loss_fn, "", loss.kwargs)
@@ -114,20 +115,37 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
             f"loss plugin `{loss.plugin}` is a {type(loss_fn).__name__}, not something to call",
             hint="a loss is called with (outputs, targets)",
         )
+    return loss_fn
+
+
+def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedData:
+    """The data plugin's training and held-out set."""
+    from flops_fit.training.batches import load_data
+
+    data = manifest.data
+    make_data = load_plugin("dataset", data.plugin, search_path=search_path)
+    check_takes("dataset", data.plugin, make_data, "", data.kwargs)
     made = guard("dataset", data.plugin, lambda: make_data(**data.kwargs))
     overrides = data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
-    loaded = guard(
+    loaded: LoadedData = guard(
         "dataset",
         data.plugin,
         lambda: load_data(made, seed=manifest.seed, overrides=overrides),
     )
-    return Experiment(manifest, _builder(manifest, factory), loaded, loss_fn)
+    return loaded
 
 
 def live_experiment(
-    manifest: Manifest, factory: Callable[..., Any], kwargs: Mapping[str, Any], made: Any, loss: Any
+    manifest: Manifest,
+    factory: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    made: Any,
+    loss: Any,
+    count: Any = None,
 ) -> Experiment:
     """An experiment of live objects; `manifest` names them for the record only.
+
+    `count` is a function (model, batch) -> FLOPs, in place of the manifest's `[flops] count`.
 
     Raises:
         PluginError: the factory does not take the size parameter or `kwargs`, or the data is not
@@ -136,13 +154,14 @@ def live_experiment(
     from flops_fit.training.batches import load_data
 
     name = manifest.model.plugin.removeprefix(LIVE)
-    check_takes("model", name, factory, manifest.model.size_param, kwargs)
+    check_takes("model", name, factory, manifest.model.size_param, kwargs, manifest.model.derive)
     overrides = manifest.data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
     data_name = manifest.data.plugin.removeprefix(LIVE)
     loaded = guard(
         "dataset", data_name, lambda: load_data(made, seed=manifest.seed, overrides=overrides)
     )
-    return Experiment(manifest, _builder(manifest, factory, kwargs), loaded, loss)
+    how = count or load_count(manifest, factory, search_path=())
+    return Experiment(manifest, _builder(manifest, factory, kwargs), loaded, loss, how)
 
 
 def describe(experiment: Experiment) -> Description:
@@ -163,62 +182,17 @@ def describe(experiment: Experiment) -> Description:
         names=(manifest.model.plugin, manifest.data.plugin, manifest.loss.plugin),
     )
     stated = manifest.model.stated
-    facts = experiment.data.facts
-    if stated is not None and (known := _stated_sizes(manifest, stated)) is not None:
+    facts, notes = experiment.data.facts, list(experiment.data.notes)
+    if stated is not None and (known := stated_sizes(manifest, stated)) is not None:
         sizes = known
     else:
-        sizes = tuple(
-            describe_sizes(
-                experiment.build,
-                values,
-                experiment.data,
-                count=manifest.flops.count,
-                loss=experiment.loss,
-            )
+        counted, left_out = describe_sizes(
+            experiment.build, values, experiment.data, count=experiment.count, loss=experiment.loss
         )
+        sizes = tuple(counted)
+        notes += left_out
     device, num_devices = find_device(manifest.execution.device)
-    return Description(sizes, facts, tuple(experiment.data.notes), device, num_devices)
-
-
-def stated_description(manifest: Manifest) -> Description | None:
-    """The description, if the manifest states all that it holds; None where plugins must be asked.
-
-    All is stated if every size has `params` and, unless FLOPs are counted as 6 N D,
-    `flops_per_token`, and [data] has `units_per_example`.
-    """
-    stated, data = manifest.model.stated, manifest.data
-    if stated is None or data.units_per_example is None:
-        return None
-    sizes = _stated_sizes(manifest, stated)
-    if sizes is None:
-        return None
-    facts = DataFacts(
-        unit=data.unit or DataFacts.unit,
-        units_per_example=data.units_per_example,
-        unique_units=data.unique_units,
-        loss_unit=data.loss_unit or DataFacts.loss_unit,
-    )
-    return Description(sizes, facts)
-
-
-def size_values(manifest: Manifest) -> list[SizeValue]:
-    """The values of the size parameter that may be planned, ascending.
-
-    A range becomes a ladder of steps of 2^(1/4), near the square root of 2 in params where params
-    grow with the square of the size, rounded to the multiple asked for. Empty for `auto`.
-    """
-    sizes = manifest.model.sizes
-    if sizes == "auto":
-        return []
-    if isinstance(sizes, SizeRange):
-        low = -(-sizes.min // sizes.multiple_of) * sizes.multiple_of
-        values, at = [], float(low)
-        while at <= sizes.max:
-            values.append(round(at / sizes.multiple_of) * sizes.multiple_of)
-            at *= 2**0.25
-        return sorted({value for value in values if sizes.min <= value <= sizes.max})
-    plain = {size.size_value if isinstance(size, StatedSize) else size for size in sizes}
-    return sorted(plain)
+    return Description(sizes, facts, tuple(notes), device, num_devices)
 
 
 def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
@@ -259,19 +233,6 @@ def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
     return values
 
 
-def _stated_sizes(manifest: Manifest, stated: Sequence[StatedSize]) -> tuple[Size, ...] | None:
-    """Sizes from what the manifest states; None if the FLOPs of one are neither stated nor 6 N."""
-    sizes = []
-    for size in stated:
-        flops = size.flops_per_token
-        if flops is None:
-            if manifest.flops.count != "6nd":
-                return None
-            flops = 6.0 * size.params
-        sizes.append(Size(size.size_value, size.params, size.params_non_embedding, flops))
-    return tuple(sizes)
-
-
 def live_manifest(
     *,
     factory: Any,
@@ -287,7 +248,7 @@ def live_manifest(
         ManifestError: a section breaks a rule of the manifest.
     """
     model = {
-        "plugin": LIVE + _name_of(factory),
+        "plugin": LIVE + name_of(factory),
         "size_param": size_param,
         "kwargs": {key: _plain(value) for key, value in kwargs.items()},
     }
@@ -296,14 +257,14 @@ def live_manifest(
         {
             **given,
             "model": {**model, **given.get("model", {})},
-            "data": {"plugin": LIVE + _name_of(made), **given.get("data", {})},
-            "loss": {"plugin": LIVE + _name_of(loss)},
+            "data": {"plugin": LIVE + name_of(made), **given.get("data", {})},
+            "loss": {"plugin": LIVE + name_of(loss)},
         },
         where="the call",
     )
 
 
-def _name_of(thing: Any) -> str:
+def name_of(thing: Any) -> str:
     """`module:qualified.name` of a class or function, or of an object's class."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}:{named.__qualname__}"
@@ -317,7 +278,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    return "None" if value is None else _name_of(value)
+    return "None" if value is None else name_of(value)
 
 
 def _builder(
@@ -328,10 +289,18 @@ def _builder(
     given = model.kwargs if kwargs is None else kwargs
 
     def build(value: SizeValue) -> Any:
+        try:
+            arguments = model.arguments(value)
+        except ValueError as error:
+            raise PluginError(
+                f"`[model.derive]` at `{model.size_param} = {value}`: {error}",
+                hint="mend the formula, or leave the size out of `sizes`",
+            ) from None
+        shown = ", ".join(f"{name} = {each}" for name, each in arguments.items())
         return guard(
             "model",
-            f"{model.plugin.removeprefix(LIVE)}` at `{model.size_param} = {value}",
-            lambda: factory(**{model.size_param: value}, **given),
+            f"{model.plugin.removeprefix(LIVE)}` at `{shown}",
+            lambda: factory(**arguments, **given),
         )
 
     return build

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit import errors
+from flops_fit.description import Description
 from flops_fit.errors import FlopsFitError, PluginError
 from flops_fit.estimate import Timing
-from flops_fit.experiment import Description, Experiment, describe, load_experiment
+from flops_fit.experiment import Experiment, describe, load_experiment
 from flops_fit.manifest import read_manifest
 from flops_fit.points import Trial
 

@@ -240,6 +240,7 @@ def observations_of(
                 seed=trial.seed,
                 size_value=trial.size.size_value,
                 params_non_embedding=trial.size.params_non_embedding,
+                params_active=trial.size.params_active,
             )
         )
     return points

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from flops_fit.arithmetic import Number, evaluate, names_in
 from flops_fit.errors import ManifestError
 from flops_fit.layout import SweepSection
 from flops_fit.recipe import Recipe
@@ -29,6 +30,7 @@ from flops_fit.units import parse_number
 
 Flops = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, Field(gt=0)]
+COUNTS = ("counted", "6nd", "model", "plugin")
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 
 
@@ -58,6 +60,7 @@ class StatedSize(_Section):
     size_value: Annotated[int | float, Field(gt=0)]
     params: Annotated[int, BeforeValidator(lambda value: _whole(value))]
     params_non_embedding: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
+    params_active: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
     flops_per_token: Flops | None = None
 
 
@@ -68,6 +71,7 @@ class ModelSection(_Section):
     size_param: str
     sizes: list[int | float | StatedSize] | SizeRange | Literal["auto"] = "auto"
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    derive: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("sizes", mode="before")
     @classmethod
@@ -79,6 +83,40 @@ class ModelSection(_Section):
         if not isinstance(value, list) or not value:
             raise ValueError('expected a list of sizes, `{ min, max, multiple_of }` or "auto"')
         return [_read_size(size) for size in value]
+
+    @model_validator(mode="after")
+    def _derives(self) -> ModelSection:
+        known = set(self._numbers(1))
+        for name, formula in self.derive.items():
+            if name in (self.size_param, *self.kwargs):
+                where = "size_param" if name == self.size_param else "kwargs"
+                raise ValueError(f"`derive.{name}` is already set by `{where}`")
+            missing = sorted(names_in(formula) - known)
+            if missing:
+                have = ", ".join(f"`{each}`" for each in sorted(known))
+                raise ValueError(
+                    f"`derive.{name}` needs `{missing[0]}`; known there are {have} (derived ones "
+                    "from the lines above)"
+                )
+            known.add(name)
+        return self
+
+    def _numbers(self, value: Number) -> dict[str, Number]:
+        """The names that `derive` may use: the size under both its names, and numeric kwargs."""
+        numbers = {k: v for k, v in self.kwargs.items() if type(v) in (int, float)}
+        return {**numbers, "size": value, self.size_param: value}
+
+    def arguments(self, value: Number) -> dict[str, Number]:
+        """What follows from a size: the size parameter itself, and the derived arguments.
+
+        Raises:
+            ValueError: a formula has no value at this size.
+        """
+        names = self._numbers(value)
+        derived: dict[str, Number] = {}
+        for name, formula in self.derive.items():
+            derived[name] = names[name] = evaluate(formula, names)
+        return {self.size_param: value, **derived}
 
     @property
     def stated(self) -> list[StatedSize] | None:
@@ -98,6 +136,7 @@ class DataSection(_Section):
     units_per_example: Count | None = None
     unique_units: Count | None = None
     loss_unit: str | None = None
+    causal: bool | None = None
 
 
 class LossSection(_Section):
@@ -110,7 +149,15 @@ class LossSection(_Section):
 class FlopsSection(_Section):
     """[flops]: how the FLOPs of one unit of data are found."""
 
-    count: Literal["counted", "6nd", "model"] = "counted"
+    count: str = "counted"
+
+    @field_validator("count")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in COUNTS and ":" not in value:
+            known = ", ".join(f'"{each}"' for each in COUNTS)
+            raise ValueError(f'expected {known} or "module:function", got {_shown(value)}')
+        return value
 
 
 class ExecutionSection(_Section):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from flops_fit.errors import PluginError
 from flops_fit.recipe import TRACKERS
 
-Kind = Literal["model", "dataset", "loss", "executor"]
+Kind = Literal["model", "dataset", "loss", "executor", "FLOP count"]
 GROUPS: Mapping[Kind, str] = {
     "model": "flops_fit.models",
     "dataset": "flops_fit.datasets",
@@ -103,9 +103,14 @@ def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
 
 
 def check_takes(
-    kind: Kind, name: str, factory: Any, argument: str, given: Mapping[str, Any]
+    kind: Kind,
+    name: str,
+    factory: Any,
+    argument: str,
+    given: Mapping[str, Any],
+    derived: Mapping[str, Any] | None = None,
 ) -> None:
-    """Check that a factory is callable and takes `argument` and all of `given`.
+    """Check that a factory is callable and takes `argument`, all of `given` and all of `derived`.
 
     Raises:
         PluginError: it is not callable, or lacks one of them.
@@ -122,7 +127,9 @@ def check_takes(
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     takes = ", ".join(parameters) or "no arguments"
-    for wanted, where in ((argument, "model.size_param"), *((key, "kwargs") for key in given)):
+    asked = [(argument, "model.size_param"), *((key, "kwargs") for key in given)]
+    asked += [(key, "model.derive") for key in derived or ()]
+    for wanted, where in asked:
         if wanted and wanted not in parameters:
             raise PluginError(
                 f"{kind} plugin `{name}` takes no argument `{wanted}`, which `{where}` names; "

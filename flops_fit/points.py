@@ -27,12 +27,15 @@ class Size:
         params: every trainable parameter, shared ones counted once.
         params_non_embedding: `params` without embedding tables; None where it is not known.
         flops_per_token: forward and backward FLOPs spent on one unit of data.
+        params_active: those that one unit of data passes through, in a mixture of experts; None
+            where the model does not tell them apart.
     """
 
     size_value: int | float
     params: int
     params_non_embedding: int | None
     flops_per_token: float
+    params_active: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class Trial:
             "size_value": self.size.size_value,
             "params": self.size.params,
             "params_non_embedding": self.size.params_non_embedding,
+            "params_active": self.size.params_active,
             "flops_per_token": self.size.flops_per_token,
             "tokens": self.tokens,
             "batch_tokens": self.batch_tokens,
@@ -115,6 +119,7 @@ class Trial:
             data["params"],
             data["params_non_embedding"],
             data["flops_per_token"],
+            data.get("params_active"),
         )
         return cls(
             data["trial_id"],
@@ -160,8 +165,8 @@ class Observation:
         params, tokens, flops, loss: counts, and nats per unit of data; all positive and finite.
         budget_flops: the isoFLOP curve it lies on; None where runs were not planned on curves.
         name: what to call it when it is excluded: a trial id, or `row 12` of a table.
-        seed, size_value, params_non_embedding, step: known or None. `step` marks a point of a
-            training curve; points that share `run` come from one training.
+        seed, size_value, params_non_embedding, params_active, step: known or None. `step` marks a
+            point of a training curve; points that share `run` come from one training.
         run: which training the point belongs to; None: one of its own.
     """
 
@@ -176,6 +181,7 @@ class Observation:
     params_non_embedding: float | None = None
     step: float | None = None
     run: str | None = None
+    params_active: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flops_fit.description import Description, stated_description
 from flops_fit.errors import RunDirError
 from flops_fit.experiment import (
-    Description,
+    LIVE,
     Experiment,
     describe,
     live_experiment,
     live_manifest,
-    stated_description,
+    name_of,
 )
 from flops_fit.inquiry import ask_description
 from flops_fit.manifest import Manifest, parse_manifest, read_manifest
@@ -116,7 +117,8 @@ def prepare_live(
         loss=loss,
         sections=_sections(compute_budgets, options),
     )
-    experiment = live_experiment(manifest, model_cls, model_kwargs or {}, made, loss)
+    count = options.get("count") if callable(options.get("count")) else None
+    experiment = live_experiment(manifest, model_cls, model_kwargs or {}, made, loss, count)
     return Prepared(manifest, written(manifest), describe(experiment), experiment=experiment)
 
 
@@ -147,6 +149,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "name": ("name",),
     "seed": ("seed",),
     "sizes": ("model", "sizes"),
+    "derive": ("model", "derive"),
     "count": ("flops", "count"),
     "design": ("sweep", "design"),
     "total_flops": ("sweep", "total_flops"),
@@ -165,6 +168,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "units_per_example": ("data", "units_per_example"),
     "unique_units": ("data", "unique_units"),
     "loss_unit": ("data", "loss_unit"),
+    "causal": ("data", "causal"),
     "training": ("training",),
     "device": ("execution", "device"),
     "target_budgets": ("report", "budgets"),
@@ -186,5 +190,6 @@ def _sections(budgets: Sequence[float | str] | None, options: Mapping[str, Any])
         at = sections
         for section in sections_of:
             at = at.setdefault(section, {})
-        at[key] = dict(value) if isinstance(value, Mapping) else value
+        named = LIVE + name_of(value) if callable(value) else value
+        at[key] = dict(value) if isinstance(value, Mapping) else named
     return sections

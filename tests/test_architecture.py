@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
-    {"points", "units", "errors", "recipe"},
+    {"points", "units", "errors", "recipe", "arithmetic"},
     {"layout"},
-    {"law", "plan", "observations", "ledger", "rundir", "contracts", "manifest", "caps"},
-    {"fitting", "estimate", "sweep", "training", "plugins", "executors", "designs"},
+    {"law", "plan", "observations", "ledger", "rundir", "contracts", "manifest", "caps", "params"},
+    {"fitting", "estimate", "sweep", "training", "plugins", "executors", "designs", "description"},
     {"reporting", "experiment", "display", "ranks", "spending"},
     {"result", "worker", "inquiry"},
     {"prepared", "publishing"},

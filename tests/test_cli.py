@@ -48,7 +48,7 @@ class Uncounted(torch.nn.Module):
 
 class Fragile(Net):
     def forward(self, x):
-        if self.training and self.inner.out_features == 8:
+        if self.training and len(x) > 1 and self.inner.out_features == 8:
             raise RuntimeError("eight is too much for me")
         return super().forward(x)
 

@@ -58,7 +58,7 @@ def test_sizes_can_be_a_range_a_list_or_stated():
         (("[16, 24, 32]", "[16, \"x\"]"), "`model.sizes` in `m.toml`: expected numbers, got `'x'`", "sizes ="),
         (("[16, 24, 32]", "[16, 0]"), "expected positive sizes, got `0`", "sizes ="),
         (("[16, 24, 32]", "{ min = 64, max = 32 }"), "`max` (32) is below `min` (64)", None),
-        (("[sweep]", "[flops]\ncount = \"guess\"\n[sweep]"), "`flops.count` in `m.toml`: expected 'counted', '6nd' or 'model', got `'guess'`", None),
+        (("[sweep]", "[flops]\ncount = \"guess\"\n[sweep]"), "`flops.count` in `m.toml`: expected \"counted\", \"6nd\", \"model\", \"plugin\" or \"module:function\", got `'guess'`", None),
         (("[sweep]", "[training]\nschedule = \"step\"\n[sweep]"), "schedule", None),
         (("[sweep]", "[training]\nlearning_rate = -1.0\n[sweep]"), "learning_rate", None),
         (("[loss]\nplugin = \"cross-entropy\"", ""), "`loss` is missing in `m.toml`", "section"),
@@ -121,3 +121,31 @@ def test_the_reference_names_every_key_with_its_default():
                 assert row == f'`"{field.default}"`'
             elif isinstance(field.default, int | float):
                 assert row == f"{field.default:g}"
+
+
+DERIVED = GOOD.replace(
+    "[data]",
+    '[model.derive]\nnum_heads = "size // 64"\nhead_size = "d_model // num_heads"\n\n[data]',
+    1,
+)
+
+
+def test_arguments_follow_from_the_size_and_from_those_above():
+    model = parse(DERIVED).model
+    assert model.arguments(256) == {"d_model": 256, "num_heads": 4, "head_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("size // 64", "size // heads"), "`derive.num_heads` needs `heads`; known there are"),
+        (("size // 64", "head_size"), "`derive.num_heads` needs `head_size`"),
+        (("size // 64", "exit(0)"), "`exit(0)` calls `exit`"),
+        (("num_heads =", "d_model ="), "`derive.d_model` is already set by `size_param`"),
+        (('"size // 64"', "64"), "`model.derive.num_heads` in `m.toml`: expected a valid string"),
+    ],
+)
+def test_a_formula_that_cannot_be_is_refused_with_the_manifest(change, message):
+    with pytest.raises(ManifestError) as caught:
+        parse(DERIVED.replace(*change, 1))
+    assert message in caught.value.message

@@ -50,26 +50,26 @@ class Cnn(nn.Module):
 
 @pytest.mark.parametrize("width", [8, 24, 96])
 def test_a_gpt_is_counted_as_its_matrix_products(width):
-    [size] = describe_sizes(GPT, [width], tokens(), count="counted")
+    [size], _ = describe_sizes(GPT, [width], tokens(), count="counted")
     layers, vocab, context = 2, 256, 64
     forward = 2 * (12 * layers * width**2 + vocab * width) + 4 * layers * context * width
     assert size.flops_per_token == 3 * forward
     assert size.params == 12 * layers * width**2 + vocab * width + (2 * layers + 1) * width
     assert size.params_non_embedding == size.params - vocab * width
-    [own] = describe_sizes(GPT, [width], tokens(), count="model")
+    [own], _ = describe_sizes(GPT, [width], tokens(), count="model")
     assert own == size
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
 def test_a_cnn_is_counted_exactly_with_grouped_convolutions_too(groups):
-    [size] = describe_sizes(lambda w: Cnn(w, groups), [16], images(), count="counted")
+    [size], _ = describe_sizes(lambda w: Cnn(w, groups), [16], images(), count="counted")
     forward = 2 * 256 * 9 * (3 * 16 + 16 * 16 // groups) + 2 * 16 * 10
     assert size.flops_per_token == 3 * forward
     assert size.params_non_embedding == size.params
 
 
 def test_six_n_counts_six_for_each_parameter():
-    [size] = describe_sizes(Mlp, [8], toy_data(), count="6nd")
+    [size], _ = describe_sizes(Mlp, [8], toy_data(), count="6nd")
     assert size.flops_per_token == 6 * Mlp(8).num_params()
 
 
@@ -88,12 +88,12 @@ def test_a_model_that_the_meta_device_cannot_run_is_counted_on_the_cpu():
         def num_params(self):
             return sum(p.numel() for p in self.parameters())
 
-    [size] = describe_sizes(Asking, [16], tokens(), count="counted")
+    [size], _ = describe_sizes(Asking, [16], tokens(), count="counted")
     assert size.flops_per_token == 3 * (2 * 4 * 16**2 + 4 * 64 * 16)
 
 
 def test_no_weights_are_allocated_to_count_a_large_model():
-    [size] = describe_sizes(
+    [size], _ = describe_sizes(
         lambda width: GPT(width, num_layers=48, num_heads=16), [12_288], tokens(1), count="counted"
     )
     assert size.params > 80e9

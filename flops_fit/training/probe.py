@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +15,21 @@ import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.points import Size, Trial
+from flops_fit.params import params_of
+from flops_fit.points import Note, Size, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData, first_examples
-from flops_fit.training.counting import build_on, count_of, training_flops
+from flops_fit.training.counting import Counted, build_on, count_flops, own_flops
 from flops_fit.training.engine import Training
+from flops_fit.training.gaps import check_counted, gaps
 from flops_fit.training.heldout import Loss, check_loss
 from flops_fit.training.session import open_session, seed_everything
 from flops_fit.training.streams import split_batch
 from flops_fit.training.telemetry import peak_memory
 
 Build = Callable[[Any], nn.Module]
-Count = Literal["counted", "6nd", "model"]
+CountFlops = Callable[[Any, Any], Any]
+Count = Literal["counted", "6nd", "model"] | CountFlops
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def count_params(build: Build, value: int | float) -> int:
     Raises:
         PluginError: the model cannot be built at that size, or does not count.
     """
-    return count_of(_build_light(build, value))[0]
+    return params_of(_build_light(build, value)).params
 
 
 def describe_sizes(
@@ -76,34 +80,40 @@ def describe_sizes(
     *,
     count: Count,
     loss: Loss | None = None,
-) -> list[Size]:
+) -> tuple[list[Size], list[Note]]:
     """Every size with its params and FLOPs; no weights are allocated where that can be.
 
     Args:
         build: makes the model of a size value on torch's current default device.
         size_values: which sizes.
         data: one of its examples is what FLOPs are counted on.
-        count: `counted` (forward pass times three), `6nd` (6 params), `model` (its own
-            `flops_per_token()`).
-        loss: not counted; an element-wise loss holds no matrix product.
+        count: `counted` (op by op), `6nd` (6 params), `model` (its own `flops_per_token()`), or a
+            function (model, batch) -> forward and backward FLOPs of the batch.
+        loss: counted with the model; None: the model alone.
+
+    Returns:
+        The sizes, and notes of what the count leaves out.
 
     Raises:
         PluginError: a size cannot be built, counted or run.
     """
-    del loss
-    example = first_examples(data.train, 1) if count == "counted" else None
-    sizes = []
+    sizes, counts = [], []
+    example = first_examples(data.train, 1) if count == "counted" or callable(count) else None
     for value in size_values:
         model = _build_light(build, value)
-        params, non_embedding = count_of(model)
+        has = params_of(model)
         if count == "6nd":
-            flops = 6.0 * params
+            flops = 6.0 * has.params
         elif count == "model":
-            flops = _own_flops(model)
+            flops = _own_flops(model, data.facts.units_per_example)
+        elif callable(count):
+            flops = own_flops(count, build, value, example) / data.facts.units_per_example
         else:
-            flops = training_flops(build, value, example) / data.facts.units_per_example
-        sizes.append(Size(value, params, non_embedding, flops))
-    return sizes
+            counted: Counted = count_flops(build, value, example, loss)
+            counts.append((value, counted))
+            flops = check_counted(value, counted) / data.facts.units_per_example
+        sizes.append(Size(value, has.params, has.non_embedding, flops, has.active))
+    return sizes, gaps(counts)
 
 
 def check_contract(
@@ -135,7 +145,7 @@ def check_contract(
             inputs, targets = split_batch(batch)
         with _naming("model", model_name):
             model = build_on(build, smallest, "cpu")
-            count_of(model)
+            params_of(model)
             model.train()
             outputs = _call(model, inputs)
         with _naming("loss", loss_name):
@@ -216,8 +226,11 @@ def _build_light(build: Build, value: int | float) -> nn.Module:
         return build_on(build, value, "cpu")
 
 
-def _own_flops(model: nn.Module) -> float:
-    """What the model says of its FLOPs per unit of data."""
+def _own_flops(model: nn.Module, units_per_example: int) -> float:
+    """What the model says of its FLOPs per unit of data.
+
+    A method that needs an argument is given how many units an example holds: a context's length.
+    """
     name = type(model).__name__
     own: Any = getattr(model, "flops_per_token", None)
     if own is None:
@@ -225,7 +238,11 @@ def _own_flops(model: nn.Module) -> float:
             f'`{name}` has no method `flops_per_token()`, which [flops] count = "model" asks for',
             hint='add it, or set count = "counted"',
         )
-    flops = own() if callable(own) else own
+    flops = own
+    if callable(own):
+        needed = [p for p in inspect.signature(own).parameters.values() if p.default is p.empty]
+        needed = [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        flops = own(units_per_example) if needed else own()
     if isinstance(flops, bool) or not isinstance(flops, int | float) or not flops > 0:
         raise PluginError(
             f"`{name}.flops_per_token()` returned {flops!r}: expected a positive number",

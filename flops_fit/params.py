@@ -1,0 +1,158 @@
+"""How many parameters a model has: all, those outside embedding tables, those active for a token.
+
+Which of them is called N moves the exponents of a law, so each is kept. A model counts its own
+parameters (`num_params`); `counted` adds that method to what any factory builds.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+from flops_fit.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Params:
+    """The parameters of a model.
+
+    Attributes:
+        params: all that are trained, shared ones once.
+        non_embedding: those outside embedding tables.
+        active: those that one unit of data passes through; None where the model does not say.
+    """
+
+    params: int
+    non_embedding: int
+    active: int | None = None
+
+
+def counted(
+    build: Callable[..., Any], *, active: Callable[[Any], int] | None = None
+) -> Callable[..., Any]:
+    """The same factory, whose models have `num_params()`: what they train, shared weights once.
+
+    Args:
+        build: a class or a function that returns a `torch.nn.Module`.
+        active: for a mixture of experts, how many of a model's parameters one token passes
+            through. Without it the count is worked out for `transformers` models whose
+            configuration says how many experts there are and how many a token visits.
+
+    Returns:
+        A function with the factory's own arguments, to be named in a manifest
+        (`plugin = "my_module:build"`) or handed to `find_optimal`.
+    """
+
+    @functools.wraps(build, updated=())
+    def built(*args: Any, **kwargs: Any) -> Any:
+        model = build(*args, **kwargs)
+        if active is not None or not callable(getattr(model, "num_params", None)):
+            model.num_params = MethodType(_counter(model, active), model)
+        return model
+
+    if hasattr(build, "count_flops"):
+        built.count_flops = build.count_flops  # type: ignore[attr-defined]
+    return built
+
+
+def params_of(model: Any) -> Params:
+    """A model's parameters, by its own `num_params`.
+
+    `num_params(non_embedding=True)` and `num_params(active=True)` are asked for where the method
+    takes these arguments. Without the first, the weights of `nn.Embedding`s are subtracted.
+
+    Raises:
+        PluginError: there is no `num_params`, or it gives no positive whole number.
+    """
+    own: Any = getattr(model, "num_params", None)
+    if not callable(own):
+        raise PluginError(
+            f"`{type(model).__name__}` has no method `num_params()`",
+            hint="wrap the factory in one line, `build = flops_fit.counted(build)`, or add to the "
+            "model `def num_params(self): return sum(p.numel() for p in self.parameters())`",
+        )
+    taken = inspect.signature(own).parameters
+    params = _whole(model, own(), "")
+    if "non_embedding" in taken:
+        non_embedding = _whole(model, own(non_embedding=True), "non_embedding=True")
+    else:
+        non_embedding = params - _embedded(model)
+    active = None
+    if "active" in taken:
+        active = _whole(model, own(active=True), "active=True")
+    return Params(params, non_embedding, active)
+
+
+def _whole(model: Any, count: Any, asked: str) -> int:
+    """A count, checked."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise PluginError(
+            f"`{type(model).__name__}.num_params({asked})` returned {count!r}: expected a whole "
+            "number of 1 or more",
+            hint="return how many trainable parameters the model has",
+        )
+    return count
+
+
+def _embedded(model: Any) -> int:
+    """Trainable parameters in embedding tables."""
+    from torch import nn
+
+    tables = {
+        id(p): p.numel()
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        for p in module.parameters(recurse=False)
+        if p.requires_grad
+    }
+    return sum(tables.values())
+
+
+def _counter(model: Any, active: Callable[[Any], int] | None) -> Callable[..., int]:
+    """The method that `counted` adds; it takes `active` only where that can be told."""
+    if active is None:
+        share = _routed_share(model)
+        if share is None:
+            return _trainable
+
+        def active(model: Any) -> int:
+            return _trainable(model) - round(_routed(model) * (1 - share))
+
+    tell = active
+
+    def num_params(model: Any, active: bool = False) -> int:
+        return tell(model) if active else _trainable(model)
+
+    return num_params
+
+
+def _trainable(model: Any) -> int:
+    """Every trained parameter, shared ones once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _routed(model: Any) -> int:
+    """Trained parameters of the experts among which a router chooses."""
+    return sum(
+        p.numel()
+        for name, p in model.named_parameters()
+        if p.requires_grad and "experts" in name.split(".")
+    )
+
+
+def _routed_share(model: Any) -> float | None:
+    """Which share of the routed experts one token visits, as a `transformers` configuration says.
+
+    The names are those of Mixtral, Qwen and OLMoE, and DeepSeek.
+    """
+    config = getattr(model, "config", None)
+    visited = getattr(config, "num_experts_per_tok", None)
+    for name in ("num_local_experts", "num_experts", "n_routed_experts"):
+        experts = getattr(config, name, None)
+        if experts and visited and _routed(model):
+            return float(visited / experts)
+    return None
