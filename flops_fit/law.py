@@ -22,6 +22,8 @@ from flops_fit.points import Excluded, Interval, Note, Observation, Optimum
 FADE = 2.0
 """In ln N: how far beyond the measured sizes the slope of k(N) / N falls to 1/e of itself."""
 
+_ROUNDING = 1e-6  # FLOPs that differ from 6 N D by less are 6 N D
+
 
 @dataclass(frozen=True)
 class FlopsPerToken:
@@ -44,12 +46,14 @@ class FlopsPerToken:
         Where the given FLOPs are no function of params (nominal budgets, rounded counts), the
         points zigzag by more than 2 %, and one typical ratio of FLOPs to params serves for all.
         """
+        if all(abs(o.flops / (6 * o.params * o.tokens) - 1) < _ROUNDING for o in observations):
+            return cls()  # as below, at a tenth of the time for a table of 100,000
         by_params: dict[float, list[float]] = {}
         for seen in observations:
             by_params.setdefault(seen.params, []).append(math.log(seen.flops / seen.tokens))
         params = tuple(sorted(by_params))
         flops = tuple(math.exp(sum(by_params[n]) / len(by_params[n])) for n in params)
-        if all(abs(k / (6 * n) - 1) < 1e-6 for n, k in zip(params, flops, strict=True)):
+        if all(abs(k / (6 * n) - 1) < _ROUNDING for n, k in zip(params, flops, strict=True)):
             return cls()
         if _is_ragged(params, flops):
             ratios = sorted(k / n for n, k in zip(params, flops, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from flops_fit.errors import ManifestError
 from flops_fit.ledger import observations_of, read_ledger, replay
-from flops_fit.observations import read_table
+from flops_fit.observations import own_budgets, read_table
 from flops_fit.plan import Plan
 from flops_fit.points import Excluded, Note
 from flops_fit.prepared import resume
@@ -18,6 +18,11 @@ from flops_fit.rundir import RunDir, read_json, write_atomic
 from flops_fit.units import parse_number
 
 _HARMLESS = {"heldout_split", "data_seen_again"}  # worth saying, no reason to doubt a law
+_WALD = Note(
+    "no_resampling",
+    "a large table: intervals are Wald's, and the back-test uses a part of the runs; `--bootstrap "
+    "1000` resamples",
+)
 _SIMULATED = Note(
     "simulated", "a rehearsal: the losses are drawn from a planted law, nothing was trained"
 )
@@ -103,22 +108,27 @@ def read_table_of_runs(
         strict: refuse a table with bad rows.
         budgets: FLOPs to answer for; ten times the largest run's too, where none is given.
         methods: which fits; all that need no more than finished runs if None.
-        bootstrap: resamples behind the intervals; 1,000 if None.
+        bootstrap: resamples behind the intervals; if None, 1,000, and Wald's intervals in their
+            place for more than 20,000 runs, where the two agree and resampling takes minutes.
         **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed.
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.
     """
     from flops_fit.fitting.fit import fit_all
+    from flops_fit.fitting.search import LARGE
 
     table = read_table(source, columns=columns, strict=strict)
     largest = max(seen.flops for seen in table.observations)
     targets = tuple(sorted(budgets)) or (largest, 10 * largest)
+    rows = sorted({*own_budgets(table.observations), *targets})
+    is_large = len(table.observations) > LARGE
+    resampled = None if bootstrap is not None or not is_large else _WALD
     fitted = fit_all(
         table.observations,
         methods=_known_methods(methods),
-        bootstrap=1000 if bootstrap is None else bootstrap,
-        targets=targets,
+        bootstrap=bootstrap if bootstrap is not None else 0 if is_large else 1000,
+        targets=rows,
         **options,
     )
     return Result(
@@ -127,7 +137,7 @@ def read_table_of_runs(
         observations=table.observations,
         excluded=(*table.rejected, *fitted.excluded),
         targets=targets,
-        notes=(*table.notes, *fitted.notes),
+        notes=(*table.notes, *fitted.notes, *([] if resampled is None else [resampled])),
         name=Path(source).stem if isinstance(source, str | Path) else "table",
         predictions=fitted.predictions,
         wastes=fitted.wastes,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FitError, RunDirError
 from flops_fit.law import Fit
+from flops_fit.observations import own_budgets
 from flops_fit.points import Excluded, Note, Observation, Optimum
 from flops_fit.reporting.archive import fields_from_dict, fields_to_dict, plain
 from flops_fit.reporting.document import describe_excluded, describe_failure, describe_fit
@@ -309,12 +310,7 @@ class Result(Questions):
 
     def _budgets(self) -> list[float]:
         """The sweep's budgets, or round ones inside the data; then the targets."""
-        own = {o.budget_flops for o in self.used if o.budget_flops is not None}
-        spent = [o.flops for o in self.used]
-        if not own and spent:
-            low, high = math.ceil(math.log10(min(spent))), math.floor(math.log10(max(spent)))
-            own = {10.0**power for power in range(low, high + 1)} or {max(spent)}
-        return sorted(own | {float(target) for target in self.targets})
+        return sorted({*own_budgets(self.used), *map(float, self.targets)})
 
     def _row(self, budget: float, method: str) -> dict[str, Any]:
         optimum = self._optimum(budget, self.fits[method])

@@ -1,6 +1,8 @@
 """The command line: what it prints where, with which exit code, and what it never does."""
 
 import json
+import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +257,26 @@ def test_a_table_of_finished_runs_is_reported_and_its_bad_rows_are_named(tmp_pat
         each.get("row") for each in told["observations"]["excluded"]
     ] == [17]
     assert "flops_assumed" in {note["code"] for note in told["notes"]}
+
+
+def test_a_large_table_is_reported_without_resampling_and_says_so(tmp_path):
+    law, draw = (1.8172, 482.01, 2085.43, 0.3478, 0.3658), random.Random(0)
+    rows = ["params,tokens,loss"]
+    for _ in range(21_000):
+        n, d = 10 ** draw.uniform(7, 9), 10 ** draw.uniform(9, 11)
+        loss = law[0] + law[1] * n ** -law[3] + law[2] * d ** -law[4]
+        rows.append(f"{n},{d},{loss * math.exp(draw.gauss(0, 0.01))}")
+    (tmp_path / "runs.csv").write_text("\n".join(rows))
+    told = json.loads(flops_fit("report", "runs.csv", "--json", cwd=tmp_path).stdout)
+    assert "no_resampling" in {note["code"] for note in told["notes"]}
+    surface = told["fits"]["surface"]
+    assert surface["details"]["resampled"] == "none"
+    low, high = surface["intervals"]["alpha"]
+    assert low < 0.3478 < high
+    assert high - low < 0.02
+    rows = [row for row in told["predictions"] if row["method"] == "surface"]
+    assert all(row["loss_interval"] for row in rows)
+    assert all(row["loss_interval"][1] < 1.7 * row["loss_interval"][0] for row in rows)
 
 
 def test_what_is_no_run_directory_is_said(tmp_path):

@@ -14,14 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 
 from planted import CHINCHILLA, COVERAGE, TARGET, Scenario, draw, gauss
 
+from flops_fit.fitting import backtest
 from flops_fit.fitting.backtest import back_test, levels_of
 from flops_fit.fitting.compare import disagreements, wasted_share
 from flops_fit.fitting.fit import fit, fit_all
 from flops_fit.fitting.intervals import bootstrap, clusters_of, preview, t_interval, wald_errors
 from flops_fit.fitting.robust import find_outliers, mad_sigma, resample_weights
 from flops_fit.fitting.surface import solve_surface
-from flops_fit.law import FlopsPerToken, GeneralSurface
-from flops_fit.points import Optimum
+from flops_fit.law import FlopsPerToken, GeneralSurface, Surface
+from flops_fit.points import Observation, Optimum
 
 RUNS, _ = draw(Scenario(num_budgets=9, num_sizes=9), 4)
 SOLVED = solve_surface(RUNS)
@@ -107,6 +108,34 @@ def test_levels_are_the_budgets_where_there_are_some_and_bins_elsewhere() -> Non
     assert 4 <= len(levels) <= 8
     tops = [max(loose[k].flops for k in level) for level in levels]
     assert tops == sorted(tops)
+
+
+def test_compute_that_varies_freely_has_bins_however_many_runs_fill_it() -> None:
+    law, draw = Surface(1.8, 400.0, 2000.0, 0.35, 0.37), np.random.default_rng(0)
+    flops = 10 ** draw.uniform(18, 20, 3000)
+    params = np.sqrt(flops / 120) * 10 ** draw.uniform(-0.5, 0.5, 3000)
+    loose = [
+        Observation(n, c / 6 / n, c, law.loss(n, c / 6 / n) * math.exp(0.01 * noise))
+        for n, c, noise in zip(
+            params.tolist(), flops.tolist(), draw.standard_normal(3000).tolist(), strict=True
+        )
+    ]
+    assert len(levels_of(loose)) == 8
+    test = back_test(solve_surface(loose))
+    # Noise of 1 %, one decade on: a step of a few percent would be grown to hundreds of percent.
+    assert test is not None
+    assert test.loss_error(0, math.log(10)) < 0.12
+
+
+def test_very_many_runs_are_tested_by_a_part_of_them_and_weighted_by_all(monkeypatch) -> None:
+    whole = back_test(SOLVED)
+    monkeypatch.setattr(backtest, "LARGE", 60)
+    monkeypatch.setattr(backtest, "_MOST_TESTED", 41)
+    part = back_test(SOLVED)
+    assert len(part.weighted.weights) == len(whole.weighted.weights) == len(RUNS)
+    assert sum(f.num_test for f in part.folds[0] if f.is_next) < 41
+    monkeypatch.setattr(backtest, "POWERS", (part.power,))
+    assert back_test(SOLVED).weighted.law.alpha == pytest.approx(part.weighted.law.alpha, rel=1e-6)
 
 
 def test_each_fold_sees_nothing_of_the_level_it_predicts() -> None:

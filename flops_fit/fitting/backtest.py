@@ -14,19 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flops_fit.fitting.curves import group_curves
+from flops_fit.fitting.curves import BUDGET_WIDTH, group_curves
 from flops_fit.fitting.newton import minimise
 from flops_fit.fitting.objective import Array, ExponentPrior
 from flops_fit.fitting.robust import mad_sigma
+from flops_fit.fitting.search import LARGE, log_residuals
 from flops_fit.fitting.surface import SolvedSurface, summed_loss
 from flops_fit.fitting.targets import optima
 from flops_fit.law import FlopsPerToken
 from flops_fit.points import Observation
 
+Places = NDArray[np.int64]
 POWERS = (0, 1, 2)
+_MOST_TESTED = 10_000  # runs in the folds of a table of more than 20,000
 PRIOR_MEAN = math.log(0.35)  # of the log exponents: the middle of published laws
 PRIOR_SD = 0.5
 _MIN_TRAIN = 8
@@ -124,60 +129,94 @@ class BackTest:
         return mean if abs(mean) > 0.01 else None
 
 
-def levels_of(observations: Sequence[Observation]) -> list[list[int]]:
-    """Positions by rising compute: isoFLOP curves where they hold nearly all runs, else bins."""
+def levels_of(observations: Sequence[Observation]) -> list[Places]:
+    """Positions by rising compute: isoFLOP curves where they hold nearly all runs, else bins.
+
+    Curves that lie side by side are none: where compute varies freely, windows of 10 % fill it, and
+    an error over a step of a few percent says nothing of one over decades. Each level is int64,
+    shape (its runs,).
+    """
     flops = np.array([o.flops for o in observations])
     curves = [c for c in group_curves(observations) if len(c.members) >= 3]
-    if len(curves) > _MIN_LEVELS and sum(len(c.members) for c in curves) >= 0.9 * len(flops):
+    steps = [high.budget_flops / low.budget_flops for low, high in pairwise(curves)]
+    are_apart = len(curves) > _MIN_LEVELS and min(steps) > BUDGET_WIDTH**2
+    if are_apart and sum(len(c.members) for c in curves) >= 0.9 * len(flops):
         edges = [float(flops[list(c.members)].min()) for c in curves[1:]]
         places = np.searchsorted(edges, flops, side="right")
     else:
         bins = min(_MAX_BINS, len(flops) // _PER_BIN)
         places = np.argsort(np.argsort(flops, kind="stable"), kind="stable") * bins // len(flops)
-    return [np.flatnonzero(places == k).tolist() for k in np.unique(places)]
+    return [np.flatnonzero(places == k) for k in np.unique(places)]
 
 
 def back_test(solved: SolvedSurface) -> BackTest | None:
     """Run the rolling back-test of a solved surface; None where there are too few levels.
 
     Every fold at every power is one row of a single problem: runs beyond the fold have weight 0.
+    Of more than 20,000 runs, 10,000 make the folds; the weighted fit takes them all.
     """
-    seen = solved.observations
+    part = _thinned(solved)
+    seen = part.observations
     levels = levels_of(seen)
     flops = np.array([o.flops for o in seen])
-    cuts = [k for k in range(_MIN_LEVELS, len(levels)) if _is_enough(seen, levels[:k])]
+    cuts = [k for k in range(_MIN_LEVELS, len(levels)) if _is_enough(part, levels[:k])]
     if not cuts:
         return None
     train = np.zeros((len(cuts) + 1, len(seen)))
     for row, cut in enumerate(cuts):
-        train[row, [i for level in levels[:cut] for i in level]] = 1.0
+        train[row, np.concatenate(levels[:cut])] = 1.0
     train[-1] = 1.0
-    top = np.array([_top_flops(flops[row > 0]) for row in train])
-    relative = np.minimum(flops[None, :] / top[:, None], 1.0)
+    relative = np.stack([_relative(flops, row > 0) for row in train])
     weights = np.concatenate([train * relative**p for p in POWERS])
-    problem = replace(
-        solved.problem,
-        prior=ExponentPrior(PRIOR_MEAN, PRIOR_SD, mad_sigma(solved.residuals) ** 2),
-    )
+    prior = ExponentPrior(PRIOR_MEAN, PRIOR_SD, mad_sigma(solved.residuals) ** 2)
+    problem = replace(part.problem, prior=prior)
     found = minimise(problem, np.repeat(solved.theta, len(weights), axis=0), weights)
     theta = found.theta.reshape(len(POWERS), len(train), 5)
     folds = {
-        p: tuple(_folds_of(solved, theta[place], cuts, levels, flops))
+        p: tuple(_folds_of(part, theta[place], cuts, levels, flops))
         for place, p in enumerate(POWERS)
     }
     scores = {p: np.mean([f.absolute for f in folds[p] if f.is_next]) for p in POWERS}
     power = min(POWERS, key=lambda p: scores[p])
-    place = POWERS.index(power)
-    row = len(train) * (place + 1) - 1
+    row = len(train) * (POWERS.index(power) + 1) - 1
+    last = weights[row]
+    if part is not solved:
+        problem = replace(solved.problem, prior=prior)
+        everything = np.array([o.flops for o in solved.observations])
+        last = _relative(everything, np.ones(len(everything), dtype=bool)) ** power
+        found, row = minimise(problem, found.theta[row : row + 1], last[None, :]), 0
     weighted = replace(
         solved,
         problem=problem,
-        theta=theta[place, -1:],
-        weights=weights[row],
-        objective=summed_loss(replace(problem, prior=None), theta[place, -1:]),
+        theta=found.theta[row : row + 1],
+        weights=last,
+        objective=summed_loss(replace(problem, prior=None), found.theta[row : row + 1]),
         has_converged=bool(found.has_converged[row]),
     )
     return BackTest(folds, power, weighted)
+
+
+def _thinned(solved: SolvedSurface) -> SolvedSurface:
+    """The same surface, where it has very many runs on some of them, evenly spaced by compute."""
+    n = len(solved.observations)
+    if n <= LARGE:
+        return solved
+    flops = np.array([o.flops for o in solved.observations])
+    chosen = np.sort(np.argsort(flops, kind="stable")[:: -(-n // _MOST_TESTED)])
+    where = solved.coordinates.rows(chosen)
+    return replace(
+        solved,
+        observations=tuple(solved.observations[k] for k in chosen),
+        coordinates=where,
+        problem=replace(solved.problem, x=where.x, y=where.y, log_loss=where.log_loss),
+        weights=solved.weights[chosen],
+    )
+
+
+def _relative(flops: Array, is_used: NDArray[np.bool_]) -> Array:
+    """Compute over that from which on runs have full weight, at most 1."""
+    relative: Array = np.minimum(flops / _top_flops(flops[is_used]), 1.0)
+    return relative
 
 
 def _top_flops(flops: Array) -> float:
@@ -188,37 +227,34 @@ def _top_flops(flops: Array) -> float:
     return float(np.sort(flops)[-min(_MIN_TOP, len(flops))])
 
 
-def _is_enough(seen: Sequence[Observation], levels: Sequence[Sequence[int]]) -> bool:
-    """Whether these levels can be fitted by themselves."""
-    members = [i for level in levels for i in level]
-    return len(members) >= _MIN_TRAIN and all(
-        len({getattr(seen[i], name) for i in members}) > 1 for name in ("params", "tokens")
-    )
+def _is_enough(solved: SolvedSurface, levels: Sequence[Places]) -> bool:
+    """Whether these levels can be fitted by themselves: several sizes, several horizons."""
+    members = np.concatenate(levels)
+    where = solved.coordinates
+    return len(members) >= _MIN_TRAIN and all(np.ptp(v[members]) > 0 for v in (where.x, where.y))
 
 
 def _folds_of(
     solved: SolvedSurface,
     theta: Array,
     cuts: Sequence[int],
-    levels: Sequence[Sequence[int]],
+    levels: Sequence[Places],
     flops: Array,
 ) -> list[Fold]:
     """The folds of one power; the last row of theta is the fit to all runs."""
     where = solved.coordinates
-    terms = theta[:, 1:3, None] - theta[:, 3:5, None] * np.stack([where.x, where.y])[None]
-    fitted = np.log(np.exp(theta[:, :1]) + np.exp(terms).sum(axis=1))
-    errors = where.log_loss - fitted
-    tests = np.array([math.exp(np.log(flops[list(level)]).mean()) for level in levels])
+    tests = np.array([math.exp(np.log(flops[level]).mean()) for level in levels])
     count = FlopsPerToken.through(solved.observations)
     log_params, _ = optima(where.to_law(theta), tests, count)
     folds = []
     for row, cut in enumerate(cuts):
-        members = [i for level in levels[:cut] for i in level]
+        members = np.concatenate(levels[:cut])
+        errors = log_residuals(where, theta[row : row + 1])
         top = float(flops[members].max())
         for k in range(cut, len(levels)):
             if k > cut and tests[k] > top * math.exp(_NEAR):
                 break
-            e = errors[row, list(levels[k])]
+            e = errors[levels[k]]
             folds.append(
                 Fold(
                     top, math.log(top / float(flops[members].min())),

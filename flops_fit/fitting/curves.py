@@ -81,18 +81,20 @@ def _merge(planned: dict[float, list[int]]) -> list[tuple[float, list[int]]]:
 
 def _windows(observations: Sequence[Observation], loose: list[int]) -> list[list[int]]:
     """Sets of positions whose FLOPs lie within 10 %, the fullest first; no position twice."""
-    left = sorted(loose, key=lambda k: observations[k].flops)
+    flops = np.array([observations[k].flops for k in loose])
+    order = np.argsort(flops, kind="stable")
+    left, logs = np.array(loose, dtype=int)[order], np.log(flops[order])
     width = math.log(BUDGET_WIDTH) * (1 + 1e-9)
     found: list[list[int]] = []
     while len(left) > 1:
-        logs = np.log([observations[k].flops for k in left])
         ends = np.searchsorted(logs, logs + width, side="right")
         counts = ends - np.arange(len(left))
         first = int(np.argmax(counts))
         if counts[first] < 2:
             break
-        found.append(left[first : ends[first]])
-        left = left[:first] + left[ends[first] :]
+        window = slice(first, int(ends[first]))
+        found.append(left[window].tolist())
+        left, logs = np.delete(left, window), np.delete(logs, window)
     return found
 
 

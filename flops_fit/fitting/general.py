@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.objective import Array
 from flops_fit.fitting.robust import mad_sigma
-from flops_fit.fitting.search import Coordinates
+from flops_fit.fitting.search import LARGE, Coordinates, sample_of
 from flops_fit.fitting.surface import (
     ADAPTIVE,
     MIN_DELTA,
@@ -30,6 +31,7 @@ from flops_fit.fitting.surface import (
 from flops_fit.law import Fit, FlopsPerToken, Frontier, GeneralSurface, Surface, SurfaceFrontier
 from flops_fit.points import Note
 
+Part = slice | NDArray[np.int64]
 MIN_RUNS = 8
 _GAMMAS = (1.0, 0.5, 2.0)
 _MIN_GAMMA, _MAX_GAMMA = 0.02, 8.0
@@ -68,7 +70,7 @@ def solve_general(
             of this form.
     """
     where = solved.coordinates
-    x, y = where.x * where.x_scale, where.y * where.y_scale
+    all_x, all_y = where.x * where.x_scale, where.y * where.y_scale
     free = np.array([has_offset, True, True, True, beta is None, True])
     base = np.array([_NO_E, 0.0, 0.0, 0.3, 1.0 if beta is None else beta, 0.0])
 
@@ -77,15 +79,16 @@ def solve_general(
         theta[free] = free_part
         return theta
 
-    def residuals(free_part: Array) -> Array:
+    def residuals(free_part: Array, part: Part = slice(None)) -> Array:
         e, a, b, alpha, beta_, log_gamma = full(free_part)
-        q = np.logaddexp(a - alpha * x, b - beta_ * y)
-        result: Array = where.log_loss - np.logaddexp(e, math.exp(log_gamma) * q)
+        q = np.logaddexp(a - alpha * all_x[part], b - beta_ * all_y[part])
+        result: Array = where.log_loss[part] - np.logaddexp(e, math.exp(log_gamma) * q)
         return result
 
-    def jacobian(free_part: Array) -> Array:
+    def jacobian(free_part: Array, part: Part = slice(None)) -> Array:
         e, a, b, alpha, beta_, log_gamma = full(free_part)
         gamma = math.exp(log_gamma)
+        x, y = all_x[part], all_y[part]
         q = np.logaddexp(a - alpha * x, b - beta_ * y)
         share = np.exp(gamma * q - np.logaddexp(e, gamma * q))
         pa = np.exp(a - alpha * x - q)
@@ -97,14 +100,19 @@ def solve_general(
     low = np.array([_NO_E, -60, -60, 1e-3, 1e-3, math.log(_MIN_GAMMA)])[free]
     high = np.array([float(where.log_loss.min()), 90, 90, 9.0, 9.0, math.log(_MAX_GAMMA)])[free]
 
-    def solve(start: Array, **loss: Any) -> Any:
+    def solve(start: Array, part: Part = slice(None), **loss: Any) -> Any:
         inside = np.clip(start, low + 1e-9, high - 1e-9)
         return least_squares(
-            residuals, inside, jac=jacobian, bounds=(low, high), x_scale="jac", max_nfev=100, **loss
-        )
+            residuals, inside, jac=jacobian, bounds=(low, high), x_scale="jac", max_nfev=100,
+            args=(part,), **loss,
+        )  # fmt: skip
 
-    smooth = [solve(start[free]) for start in _starts(solved, has_offset=has_offset, beta=beta)]
-    first = min(smooth, key=lambda found: float(found.cost))
+    starts = [start[free] for start in _starts(solved, has_offset=has_offset, beta=beta)]
+    is_large = len(all_x) > LARGE
+    part: Part = sample_of(len(all_x)) if is_large else slice(None)
+    first = min((solve(start, part) for start in starts), key=lambda found: float(found.cost))
+    if is_large:
+        first = solve(first.x)
     if delta is None:
         delta = max(ADAPTIVE * mad_sigma(residuals(first.x)), MIN_DELTA)
     best = solve(first.x, loss="huber", f_scale=delta)

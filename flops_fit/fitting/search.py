@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.fitting.newton import Minima, minimise
 from flops_fit.fitting.objective import Array, ExponentPrior, Problem
@@ -21,7 +22,7 @@ from flops_fit.law import Surface
 MIN_EXPONENT, MAX_EXPONENT = 1e-3, 3.0
 _GRID = np.geomspace(0.04, 1.4, 12)
 _NUM_STARTS = 16
-_LARGE = 20_000  # observations above which the starts are sought on a sample
+LARGE = 20_000  # observations above which starts are sought on a sample, and folds made of one
 _DELTAS = (5e-3,)  # thresholds passed through on the way to a small one
 
 
@@ -91,7 +92,7 @@ class Coordinates:
             self.x_scale, self.y_scale, is_linear, prior,
         )  # fmt: skip
 
-    def rows(self, chosen: Array) -> Coordinates:
+    def rows(self, chosen: NDArray[np.int64]) -> Coordinates:
         """The same coordinates for some of the observations."""
         return replace(self, x=self.x[chosen], y=self.y[chosen], log_loss=self.log_loss[chosen])
 
@@ -104,8 +105,8 @@ def search(problem: Problem, weights: Array) -> Minima:
         weights: float64, shape (n,).
     """
     n = len(problem.x)
-    if n > _LARGE:
-        chosen = np.sort(np.random.default_rng(0).choice(n, _LARGE, replace=False))
+    if n > LARGE:
+        chosen = sample_of(n)
         sample = replace(
             problem, x=problem.x[chosen], y=problem.y[chosen], log_loss=problem.log_loss[chosen]
         )
@@ -125,6 +126,11 @@ def search(problem: Problem, weights: Array) -> Minima:
         objective=found.objective[order],
         has_converged=found.has_converged[order],
     )
+
+
+def sample_of(n: int) -> NDArray[np.int64]:
+    """20,000 of `n` positions, the same each time, ascending."""
+    return np.sort(np.random.default_rng(0).choice(n, LARGE, replace=False))
 
 
 def _without_irreducible(theta: Array, problem: Problem) -> Array:
