@@ -170,6 +170,7 @@ def describe(experiment: Experiment) -> Description:
     Raises:
         PluginError: a plugin breaks its contract; nothing has been trained yet.
     """
+    from flops_fit.training.norms import batch_norm_notes
     from flops_fit.training.probe import check_contract, describe_sizes, find_device
 
     manifest = experiment.manifest
@@ -192,6 +193,13 @@ def describe(experiment: Experiment) -> Description:
         sizes = tuple(counted)
         notes += left_out
     device, num_devices = find_device(manifest.execution.device)
+    notes += batch_norm_notes(
+        experiment.build,
+        min(values),
+        recipe=manifest.training,
+        device=device,
+        devices_per_trial=manifest.execution.devices_per_trial,
+    )
     return Description(sizes, facts, tuple(notes), device, num_devices)
 
 

@@ -111,7 +111,7 @@ class LedgerState:
         A trial that goes on from its checkpoint reports all of its FLOPs and time at its end; what
         it spent after its last checkpoint before it was stopped is the difference.
         """
-        spent = entry.fields.get("flops", 0.0)
+        spent = entry.fields.get("spent_flops", entry.fields.get("flops", 0.0))
         self.flops[trial_id] = max(self.flops.get(trial_id, 0.0), spent)
         seconds, before = entry.fields.get("wall_seconds", 0.0), self.wall_seconds.get(trial_id, 0)
         is_part = entry.event == "trial_stopped"
@@ -237,7 +237,7 @@ def observations_of(
                 loss=entry.fields["loss"],
                 budget_flops=trial.budget_flops if has_curves else None,
                 name=trial.trial_id,
-                seed=trial.seed,
+                seed=entry.fields.get("seed", trial.seed),
                 size_value=trial.size.size_value,
                 params_non_embedding=trial.size.params_non_embedding,
                 params_active=trial.size.params_active,

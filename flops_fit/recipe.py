@@ -103,6 +103,10 @@ class Recipe:
         curve_points: log-spaced evaluations before the last; they make the training curve.
         curve_share: the largest share of a trial's compute that these evaluations may take; they
             use an evenly spaced part of the held-out set where all of it would cost more.
+        data_workers: processes that fetch batches ahead of the steps; 0: the trial's own. A set
+            that lies in memory needs none. What examples draw at random differs between 0 and
+            more, and is the same for any number of them.
+        retries: how often a trial that diverged is trained again, each time with another seed.
         log_with: trackers that mirror each trial: names of `TRACKERS`. They change no number, so
             they are no part of what a trial is.
     """
@@ -138,6 +142,8 @@ class Recipe:
     heldout_examples: int | None = None
     curve_points: int = 8
     curve_share: float = 0.02
+    data_workers: int = 0
+    retries: int = 0
     log_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -166,8 +172,9 @@ class Recipe:
             value = getattr(self, name)
             if value is not None:
                 _check(name, value, _is_count(value) and value > 0, "a whole number of 1 or more")
-        points = self.curve_points
-        _check("curve_points", points, _is_count(points) and points >= 0, "a count of 0 or more")
+        for name in ("curve_points", "data_workers", "retries"):
+            value = getattr(self, name)
+            _check(name, value, _is_count(value) and value >= 0, "a count of 0 or more")
         good = len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, good, "two numbers from 0 to just under 1")
         for name in self.log_with:

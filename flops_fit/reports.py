@@ -73,6 +73,13 @@ def read_run(
         for word, entries in (("diverged", state.diverged), ("failed", state.failed))
         for trial_id, entry in entries.items()
     ]
+    ended += [
+        Excluded(
+            f"{trial_id}, seed {each['seed']}", f"diverged, then trained again: {each['error']}"
+        )
+        for trial_id, entry in {**state.finished, **state.diverged}.items()
+        for each in entry.fields.get("discarded", ())
+    ]
     return Result(
         fits=fitted.fits,
         failures=fitted.failures,

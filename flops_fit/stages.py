@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.caps import Caps
-from flops_fit.contracts import Executor, Resources
+from flops_fit.contracts import DataFacts, Executor, Resources
 from flops_fit.designs import Ground, lay_out
-from flops_fit.errors import RunDirError, TrialsFailedError
+from flops_fit.errors import PlanError, RunDirError, TrialsFailedError
 from flops_fit.estimate import Estimate, Timing, estimate_plan, sizes_to_time
 from flops_fit.executors.inline import InlineExecutor
 from flops_fit.experiment import (
@@ -46,6 +46,7 @@ def make_plan(prepared: Prepared) -> Plan:
     """
     manifest, described = prepared.manifest, prepared.description
     facts, sweep = described.facts, manifest.sweep
+    _check_batch_divides(manifest, facts)
 
     def batch(size: Size, tokens: float) -> int:
         return batch_tokens(
@@ -64,6 +65,28 @@ def make_plan(prepared: Prepared) -> Plan:
     )
     laid = lay_out(sweep, ground)
     return replace(laid, warnings=(*described.notes, *laid.warnings))
+
+
+def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
+    """Refuse a stated batch that is no whole number of examples on every device.
+
+    Raises:
+        PlanError: it would have to be rounded, or padded.
+    """
+    recipe, devices = manifest.training, manifest.execution.devices_per_trial
+    if recipe.batch_rule != "fixed" or recipe.bare_batch_tokens is None:
+        return
+    whole, asked = facts.units_per_example * devices, recipe.bare_batch_tokens
+    if asked % whole == 0:
+        return
+    below = asked // whole * whole
+    choices = f"{below:,} or {below + whole:,}" if below else f"{whole:,}"
+    shared = f", shared by {devices} devices" if devices > 1 else ""
+    raise PlanError(
+        f"`training.batch_tokens` is {asked:,}: expected a multiple of {whole:,} (an example holds "
+        f"{facts.units_per_example:,} {facts.unit}s{shared})",
+        hint=f"set it to {choices}",
+    )
 
 
 def make_estimate(

@@ -257,6 +257,9 @@ def test_what_a_trial_measured_and_used_is_kept_as_plain_data(tmp_path):
     assert details["flops_per_second"] == pytest.approx(
         details["tokens_per_second"] * toy_trial().size.flops_per_token
     )
+    share = details["flops_per_second"] / details["matmul_flops_per_second"]
+    assert details["utilisation"] == pytest.approx(share)
+    assert 0 < share < 1
     assert details["versions"]["torch"] == torch.__version__
     assert 0 < details["training_seconds"] < outcome.wall_seconds
 

@@ -29,6 +29,7 @@ from flops_fit.training.checkpoint import (
 from flops_fit.training.curve import Curve
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
+from flops_fit.training.loading import open_with_workers
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import Session, seed_everything
 from flops_fit.training.steps import curve_steps, learning_rate_factor, warmup_steps
@@ -38,7 +39,6 @@ from flops_fit.training.streams import (
     derive_seed,
     map_tensors,
     on_device,
-    open_stream,
     split_batch,
 )
 from flops_fit.training.telemetry import Meter
@@ -92,7 +92,10 @@ class Training:
             optimizer if self.scaler is None else session.accelerator.prepare(optimizer)
         )
         train_set = on_device(data.train, device)
-        self.stream = open_stream(train_set, seed=derive_seed(trial.seed, "data"))
+        self.stream = open_with_workers(
+            train_set, seed=derive_seed(trial.seed, "data"), workers=recipe.data_workers,
+            device=device,
+        )  # fmt: skip
         self.heldout = HeldOut(data.heldout, recipe=recipe, device=device)
         self.warmup = warmup_steps(
             recipe, steps=trial.steps, batch_tokens=trial.batch_tokens, params=trial.size.params
@@ -159,8 +162,12 @@ class Training:
             if not is_whole:
                 # Weighted by its size, so that parts of any size add up to the batch's mean.
                 value = value * ((end - start) / count)
-            accelerator.backward(value)
-        self.losses[self.step] += value.detach()
+            # Accelerate divides by a number of parts even if it is one; only scaling needs it.
+            if self.scaler is None:
+                value.backward()  # type: ignore[no-untyped-call]
+            else:
+                accelerator.backward(value)
+        self.losses[self.step].add_(value.detach())
 
     @property
     def _foreach(self) -> bool | None:

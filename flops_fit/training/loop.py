@@ -20,6 +20,7 @@ from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.engine import Build, Training
 from flops_fit.training.heldout import Loss
+from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
 from flops_fit.training.session import open_session
 from flops_fit.training.trackers import Run, Trackers
 
@@ -71,25 +72,33 @@ def train(
     """
     directory.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe, device=device, threads=threads)
-    training = Training(
-        trial, build=build, data=data, loss=loss, recipe=recipe, directory=directory,
-        session=session, threads=threads,
-    )  # fmt: skip
-    training.begin()
     tracked = trackers if session.rank == 0 else None
-    if tracked is not None:
-        place = {**trial.to_dict(), **recipe.to_dict()}
-        tracked.start(Run.of(trial, step=training.step), place)
-    reason = _run(
-        training, should_stop=should_stop, progress=progress,
-        checkpoint_seconds=checkpoint_seconds, trackers=tracked,
-    )  # fmt: skip
-    outcome = training.outcome(reason)
-    if tracked is not None:
-        outcome = _track_end(tracked, outcome, step=training.step)
+    while True:
+        discarded = read_discarded(directory)
+        seed = seed_of_attempt(trial.seed, len(discarded))
+        training = Training(
+            replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
+            directory=directory, session=session, threads=threads,
+        )  # fmt: skip
+        training.begin()
+        if tracked is not None:
+            place = {**trial.to_dict(), **recipe.to_dict()}
+            tracked.start(Run.of(trial, step=training.step), place)
+        reason = _run(
+            training, should_stop=should_stop, progress=progress,
+            checkpoint_seconds=checkpoint_seconds, trackers=tracked,
+        )  # fmt: skip
+        outcome = training.outcome(reason)
+        if tracked is not None:
+            outcome = _track_end(tracked, outcome, step=training.step)
+        if outcome.status != "diverged" or len(discarded) >= recipe.retries:
+            break
+        if session.rank == 0:
+            discard(directory, outcome, seed=seed)
+        session.accelerator.wait_for_everyone()
     if not keep_checkpoints and session.rank == 0:
         drop_checkpoints(directory)
-    return outcome
+    return with_discarded(outcome, discarded, seed=seed)
 
 
 def _run(

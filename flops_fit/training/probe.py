@@ -25,7 +25,7 @@ from flops_fit.training.gaps import check_counted, gaps
 from flops_fit.training.heldout import Loss, check_loss
 from flops_fit.training.session import open_session, seed_everything
 from flops_fit.training.streams import split_batch
-from flops_fit.training.telemetry import peak_memory
+from flops_fit.training.telemetry import peak_memory, synchronize
 
 Build = Callable[[Any], nn.Module]
 CountFlops = Callable[[Any, Any], Any]
@@ -202,11 +202,11 @@ def time_size(
         while len(times) < 8 or (sum(times) < seconds and len(times) < 1000):
             began = time.perf_counter()
             training.take_step()
-            _synchronize(session.device)
+            synchronize(session.device)
             times.append(time.perf_counter() - began)
         began = time.perf_counter()
         training.heldout.losses(training.model, loss)
-        _synchronize(session.device)
+        synchronize(session.device)
         evaluation_seconds = time.perf_counter() - began
     measured = sorted(times[3:])
     return StepTiming(
@@ -279,8 +279,3 @@ def _kept_settings() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -128,6 +128,13 @@ def fetcher(dataset: Any, collate: Collate = default_collate) -> Callable[[torch
     return lambda indices: collate([dataset[i] for i in indices.tolist()])
 
 
+def is_in_memory(dataset: Any) -> bool:
+    """Whether examples lie in memory, so that fetching them costs nothing."""
+    if isinstance(dataset, Subset):
+        return is_in_memory(dataset.dataset)
+    return isinstance(dataset, TensorDataset) or hasattr(dataset, "num_bytes")
+
+
 _BLOCK = 2**20
 """A set of more examples than 16 times this many is shuffled in blocks of this many."""
 
@@ -144,9 +151,9 @@ class MapStream:
         self.size = len(dataset)
         if self.size == 0:
             raise nothing_yielded()
-        self.seed = seed
+        self.dataset, self.seed, self.collate = dataset, seed, collate
         self.drawn = 0
-        self._fetch = fetcher(dataset, collate)
+        self.fetch = fetcher(dataset, collate)
         self._block = self.size if self.size <= 16 * _BLOCK else _BLOCK
         self._at = (-1, -1)
         self._order = self._blocks = torch.empty(0, dtype=torch.int64)
@@ -184,7 +191,7 @@ class MapStream:
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
         """The next `count` examples as a batch, or only the `part` of them that is asked for."""
-        return self._fetch(self.indices(count)[part])
+        return self.fetch(self.indices(count)[part])
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands."""
@@ -244,6 +251,10 @@ class IterableStream:
             generator.manual_seed(derive_seed(self.seed, "epoch", self._epoch))
         if isinstance(self.source, DataLoader):
             return iter(self.source)
+        return self._read()
+
+    def _read(self) -> Iterator[Batch]:
+        """One epoch of a source that is no DataLoader, in batches of any size."""
         return (default_collate([example]) for example in self.source)
 
     def state(self) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -87,9 +89,13 @@ class Meter:
         evaluating = self._earlier["evaluating"] + self._evaluating
         rate = self._tokens / training if training > 0 else None
         device = self.session.device
+        achieved = None if rate is None else rate * self.trial.size.flops_per_token
+        peak = matmul_peak(device, self.session.precision, self.threads) * self.session.world
         return {
             "tokens_per_second": rate,
-            "flops_per_second": None if rate is None else rate * self.trial.size.flops_per_token,
+            "flops_per_second": achieved,
+            "matmul_flops_per_second": peak,
+            "utilisation": None if achieved is None else achieved / peak,
             "training_seconds": training,
             "evaluation_seconds": evaluating,
             "data_wait_fraction": (self._earlier["data"] + self._data) / training
@@ -108,8 +114,45 @@ class Meter:
         return time.monotonic() - self._training_began - self._evaluating
 
     def _synchronize(self) -> None:
-        if self.session.device.type == "cuda":
-            torch.cuda.synchronize(self.session.device)
+        synchronize(self.session.device)
+
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@cache
+def matmul_peak(device: torch.device, precision: str, threads: int) -> float:
+    """The FLOP/s that a large square matrix product reaches here: what utilisation is a share of.
+
+    Measured once a process, in well under a second: a stated peak would be of another clock, and
+    of no processor that nobody has listed.
+
+    Args:
+        device: where.
+        precision: `fp32` (TF32 on CUDA, as in training), `bf16` or `fp16`.
+        threads: of the process, which a CPU's figure depends on.
+    """
+    del threads
+    side = 768 if device.type == "cpu" else 8192 if device.type == "cuda" else 2048
+    # Neither random, which would draw from the trial's numbers, nor zeros, which run cooler.
+    values = torch.linspace(-1, 1, side * side, device=device, dtype=torch.float32)
+    matrix = values.view(side, side).to(_PRECISIONS[precision])
+    best = math.inf
+    for _ in range(8):
+        synchronize(device)
+        began = time.perf_counter()
+        torch.matmul(matrix, matrix)
+        synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def peak_memory(device: torch.device) -> int | None:

@@ -1,0 +1,113 @@
+"""Batches fetched by processes of their own, ahead of the steps that need them.
+
+For sets whose examples are costly to make: images to decode, text to tokenise. What an example
+draws at random is seeded by the place of its batch in the trial, so any number of processes, and a
+trial that was stopped and goes on, see the same batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from flops_fit.training.session import seed_everything
+from flops_fit.training.streams import (
+    Batch,
+    Collate,
+    IterableStream,
+    MapStream,
+    Stream,
+    derive_seed,
+    is_in_memory,
+    open_stream,
+)
+
+_READ_AHEAD = 64  # examples of an iterable set in what its process hands over at once
+
+
+class _Batches(Dataset[Batch]):
+    """Batches by (seed, example numbers), as a worker process is asked for them."""
+
+    def __init__(self, stream: MapStream) -> None:
+        self.stream = stream
+
+    def __getitem__(self, key: tuple[int, torch.Tensor]) -> Batch:
+        seed, indices = key
+        seed_everything(seed)
+        return self.stream.fetch(indices)
+
+
+class FetchedAhead(MapStream):
+    """A `MapStream` whose batches worker processes fetch; its order is the same."""
+
+    def __init__(
+        self, dataset: Any, *, seed: int, collate: Collate, workers: int, pinned: bool
+    ) -> None:
+        super().__init__(dataset, seed=seed, collate=collate)
+        self._made = {"dataset": dataset, "seed": seed, "collate": collate}
+        self._workers, self._pinned = workers, pinned
+        self._batches: Iterator[Batch] | None = None
+
+    def take(self, count: int, *, part: slice = slice(None)) -> Batch:
+        """As `MapStream.take`; every call of a trial asks for the same count and part."""
+        if self._batches is None:
+            ahead = MapStream(**self._made)
+            ahead.drawn = self.drawn
+            loader = DataLoader(
+                _Batches(ahead), batch_size=None, sampler=_keys(ahead, count, part),
+                num_workers=self._workers, pin_memory=self._pinned,
+                # Else opening it would draw from the numbers that the trial itself draws from.
+                generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            self._batches = iter(loader)
+        self.drawn += count
+        return next(self._batches)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where a stream stood."""
+        super().restore(state)
+        self._batches = None
+
+
+def _keys(ahead: MapStream, count: int, part: slice) -> Iterator[tuple[int, torch.Tensor]]:
+    """What the workers are asked for, without end: the seed and the examples of each batch."""
+    while True:
+        seed = derive_seed(ahead.seed, "batch", ahead.drawn) % 2**63
+        yield seed, ahead.indices(count)[part]
+
+
+class ReadAhead(IterableStream):
+    """An `IterableStream` whose source is read by one process of its own, in the same order."""
+
+    def _read(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self._epoch))
+        return iter(
+            DataLoader(
+                self.source, batch_size=_READ_AHEAD, collate_fn=default_collate, num_workers=1,
+                generator=generator,
+            )
+        )  # fmt: skip
+
+
+def open_with_workers(train: Any, *, seed: int, workers: int, device: torch.device) -> Stream:
+    """The stream of a training set, fetched by `workers` processes where that helps.
+
+    A set that lies in memory, a DataLoader of the user's own and a set that keeps its own state
+    are read in this process, as without workers.
+    """
+    plain = open_stream(train, seed=seed)
+    if not workers:
+        return plain
+    if isinstance(plain, MapStream):
+        if is_in_memory(plain.dataset):
+            return plain
+        return FetchedAhead(
+            plain.dataset, seed=seed, collate=plain.collate, workers=workers,
+            pinned=device.type == "cuda",
+        )  # fmt: skip
+    if isinstance(train, DataLoader) or hasattr(train, "state_dict"):
+        return plain
+    return ReadAhead(train, seed=seed)

@@ -1,0 +1,96 @@
+"""Worker processes fetch the same batches as the trial itself would, in the same order."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from test_training_resume import run
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from training_toys import pairs
+
+from flops_fit.recipe import Recipe
+from flops_fit.training.loading import open_with_workers
+from flops_fit.training.loop import Interrupted
+from flops_fit.training.streams import open_stream
+
+CPU = torch.device("cpu")
+
+
+class Costly(Dataset):
+    """A map-style set that draws, as augmentation does, and says which process drew."""
+
+    def __init__(self, count=50, noise=0.0):
+        self.inner, self.noise = pairs(count), noise
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, index):
+        inputs, targets = self.inner[index]
+        drawn = random.random() + np.random.rand() + torch.rand(()).item()
+        return {"inputs": inputs + self.noise * drawn, "targets": targets}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from pairs(30)
+
+
+def taken(stream, steps, count=8, part=slice(None)):
+    return [stream.take(count, part=part) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("source", [Costly(), Stream()], ids=["map-style", "iterable"])
+def test_workers_change_no_example_and_no_order(source):
+    plain = taken(open_stream(source, seed=3), 9)
+    ahead = taken(open_with_workers(source, seed=3, workers=2, device=CPU), 9)
+    for one, other in zip(plain, ahead, strict=True):
+        one, other = (b["inputs"] if isinstance(b, dict) else b[0] for b in (one, other))
+        assert torch.equal(one, other)
+
+
+def test_what_examples_draw_is_the_same_for_any_number_of_workers():
+    source = Costly(noise=1.0)
+    one, two = (
+        taken(open_with_workers(source, seed=3, workers=workers, device=CPU), 7)
+        for workers in (1, 2)
+    )
+    assert all(torch.equal(a["inputs"], b["inputs"]) for a, b in zip(one, two, strict=True))
+    drawn = torch.cat([batch["inputs"] for batch in one])
+    assert len(torch.unique(drawn, dim=0)) == len(drawn)
+
+
+def test_processes_of_one_trial_take_their_parts_of_the_same_batch():
+    source = Costly()
+    whole = taken(open_with_workers(source, seed=1, workers=1, device=CPU), 3)
+    first = taken(open_with_workers(source, seed=1, workers=1, device=CPU), 3, part=slice(0, 4))
+    last = taken(open_with_workers(source, seed=1, workers=1, device=CPU), 3, part=slice(4, 8))
+    for batch, a, b in zip(whole, first, last, strict=True):
+        assert torch.equal(batch["inputs"], torch.cat([a["inputs"], b["inputs"]]))
+
+
+def test_a_trial_with_workers_goes_on_with_the_bits_of_one_never_stopped(tmp_path):
+    recipe = Recipe(learning_rate=1e-2, learning_rate_rule="constant", data_workers=2)
+    source = Costly(noise=0.1)
+    whole = run(tmp_path / "whole", source, recipe=recipe)
+    for stop_after in (13, 8):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "stopped", source, recipe=recipe, stop_after=stop_after)
+    assert run(tmp_path / "stopped", source, recipe=recipe).loss == whole.loss
+
+
+@pytest.mark.parametrize("source", [pairs(20), DataLoader(Stream(), batch_size=5)],
+                         ids=["in memory", "a loader of its own"])  # fmt: skip
+def test_sets_that_workers_would_not_help_are_read_as_they_are(source):
+    made = open_with_workers(source, seed=0, workers=2, device=CPU)
+    assert type(made) is type(open_stream(source, seed=0))
+
+
+def test_an_error_in_a_worker_is_the_trials_error():
+    class Broken(Costly):
+        def __getitem__(self, index):
+            raise KeyError("no such picture")
+
+    with pytest.raises(KeyError, match="no such picture"):
+        open_with_workers(Broken(), seed=0, workers=1, device=CPU).take(4)
