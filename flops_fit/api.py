@@ -32,7 +32,7 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Lay out the sweep that `find_optimal` with the same arguments would run."""
-    from flops_fit.stages import make_plan
+    from flops_fit.sweep_plan import make_plan
 
     return make_plan(
         _prepared(
@@ -66,7 +66,8 @@ def estimate(
         price_per_hour: of one device.
         **options: see there.
     """
-    from flops_fit.stages import make_estimate, make_plan
+    from flops_fit.stages import make_estimate
+    from flops_fit.sweep_plan import make_plan
 
     prepared = _prepared(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
@@ -129,7 +130,8 @@ def find_optimal(
     from flops_fit.experiment import fingerprint
     from flops_fit.reports import read_run, write_report
     from flops_fit.spending import make_caps, stopped_at
-    from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
+    from flops_fit.stages import carry_out, failure_of, publish_report, start_run
+    from flops_fit.sweep_plan import make_plan
 
     prepared = _prepared(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options

@@ -146,6 +146,12 @@ def run(
     simulate: Annotated[
         bool, typer.Option(help="rehearse: draw losses from a planted law, train nothing")
     ] = False,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            help="choose the runs one batch after another, until the goal or a cap is reached"
+        ),
+    ] = False,
     max_flops: Annotated[
         str | None, typer.Option(help="stop before the trial that would pass this many FLOPs")
     ] = None,
@@ -162,7 +168,8 @@ def run(
     from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
     from flops_fit.spending import make_caps, share_of_target, stopped_at
-    from flops_fit.stages import carry_out, failure_of, make_plan, publish_report, start_run
+    from flops_fit.stages import carry_out, failure_of, publish_report, start_run
+    from flops_fit.sweep_plan import make_plan
 
     flops_cap = number_of(max_flops, "--max-flops")
     if manifest.is_dir():
@@ -171,7 +178,13 @@ def run(
         prepared, started = _known(manifest, run_dir, simulate)
         if prepared is None:
             prepared = prepare(manifest)
-            started = start_run(prepared, make_plan(prepared), started.path, simulated=simulate)
+            started = start_run(
+                prepared,
+                make_plan(prepared),
+                started.path,
+                simulated=simulate,
+                is_adaptive=adaptive,
+            )
     from flops_fit.display import watching
 
     caps = make_caps(
@@ -182,7 +195,14 @@ def run(
         price_per_hour=price_per_hour,
     )
     with watching(started) as watcher:
-        summary = carry_out(prepared, started, workers=workers, watcher=watcher, caps=caps)
+        summary = carry_out(
+            prepared,
+            started,
+            workers=workers,
+            watcher=watcher,
+            caps=caps,
+            is_adaptive=adaptive,
+        )
     say(share_of_target(prepared.manifest, summary.spent_flops))
     if summary.is_interrupted:
         say(
@@ -236,7 +256,7 @@ def _planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, 
     from flops_fit.plan import Plan
     from flops_fit.prepared import prepare, resume
     from flops_fit.rundir import RunDir, read_json
-    from flops_fit.stages import make_plan
+    from flops_fit.sweep_plan import make_plan
 
     if source.is_dir():
         if total_flops is not None:

@@ -86,7 +86,7 @@ def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
 
 
 def ladder_levels(
-    top_flops: float, *, num_levels: int = 5, spacing: float = 3.0, extra_seeds: int = EXTRA_SEEDS
+    top_flops: float, *, num_levels: int = 6, spacing: float = 3.0, extra_seeds: int = EXTRA_SEEDS
 ) -> list[Level]:
     """The tapered ladder below a top budget, the top first."""
     levels = []

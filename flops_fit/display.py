@@ -58,7 +58,10 @@ class _Lines:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
-        """Say how a trial ended."""
+        """Say how a trial ended, or what an adaptive sweep decided."""
+        if entry.event == "decision_made":
+            self.total += len(entry.fields["trials"])
+            self.print(describe_decision(entry))
         if trial is None or entry.event in _NO_END:
             return
         self.ended.add(entry.trial_id or "")
@@ -102,6 +105,9 @@ class _Bars(_Lines):
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
         """Say how a trial ended, and move the sweep's bar."""
         super().on_entry(entry, trial)
+        if entry.event == "decision_made":
+            self.total_flops += math.fsum(each["flops"] for each in entry.fields["trials"])
+            self.progress.update(self.sweep, total=self.total_flops, figure=self._figure())
         if trial is None or entry.event in _NO_END:
             return
         self.done_flops += trial.flops
@@ -138,6 +144,14 @@ def describe(trial: Trial) -> str:
         f"size {trial.size.size_value:g} ({format_count(trial.size.params)} params) "
         f"at {format_flops(trial.budget_flops)} FLOPs"
     )
+
+
+def describe_decision(entry: Entry) -> str:
+    """What an adaptive sweep decided, in a line."""
+    said, trials = entry.fields, entry.fields["trials"]
+    flops = math.fsum(each["flops"] for each in trials)
+    cost = f": {len(trials)} trials, {format_flops(flops)} FLOPs" if trials else ""
+    return f"decision {said['number']} ({said['action']}){cost}; {said['reason']}"
 
 
 def describe_ended(entry: Entry, trial: Trial) -> str:

@@ -79,7 +79,7 @@ class SweepSection(BaseModel):
     tokens_per_param: Ratios = 20.0
     size_span: Annotated[float, Field(gt=1)] = 4.0
     top_flops: Flops | None = None
-    levels: Annotated[int, Field(ge=3, le=8)] = 5
+    levels: Annotated[int, Field(ge=3, le=8)] = 6
     level_spacing: Annotated[float, Field(ge=1.5, le=10)] = 3.0
     num_sizes: Annotated[int, Field(ge=3)] | None = None
     size_range: Annotated[float, Field(gt=1)] = 30.0

@@ -10,6 +10,8 @@ Format. UTF-8, one JSON object a line, each line ended by a newline. Every entry
     trial_diverged     error, tokens, flops, wall_seconds; final: it is no observation
     trial_failed       error; tried again on resume
     trial_stopped      wall_seconds of this attempt; it goes on from its checkpoint on resume
+    decision_made      number, action, reason, trials, reasons, figures, left_out,
+                       left_out_because: what an adaptive sweep runs next, and why
     sweep_interrupted  pending
     sweep_capped       cap, unit, limit, would_be, missing (trial ids)
     sweep_finished     finished, diverged, failed
@@ -62,6 +64,7 @@ class LedgerState:
         finished, diverged, failed: the last entry of each trial in that state, by trial id.
         attempts: how often each trial was started.
         flops, wall_seconds: spent on each trial so far, by trial id, whatever came of it.
+        decisions: of an adaptive sweep, in their order.
         is_complete: whether the last word was `sweep_finished`.
     """
 
@@ -73,6 +76,7 @@ class LedgerState:
     attempts: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: dict[str, float] = field(default_factory=dict)
+    decisions: list[Entry] = field(default_factory=list)
     is_complete: bool = False
 
     @property
@@ -85,6 +89,15 @@ class LedgerState:
         """Wall-clock of all trials so far, added up."""
         return math.fsum(self.wall_seconds.values())
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why, by id, of the finished trials that a decision left out."""
+        return {
+            trial_id: entry.fields["left_out_because"]
+            for entry in self.decisions
+            for trial_id in entry.fields["left_out"]
+        }
+
     def apply(self, entry: Entry) -> None:
         """Take one more entry into account."""
         if not entry.event.startswith("prediction_"):
@@ -92,6 +105,8 @@ class LedgerState:
         if entry.event == "sweep_started":
             self.fingerprint = entry.fields["fingerprint"]
             self.is_simulated = entry.fields.get("simulated", False)
+        if entry.event == "decision_made":
+            self.decisions.append(entry)
         if entry.trial_id is None:
             return
         self._count(entry, entry.trial_id)

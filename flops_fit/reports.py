@@ -58,6 +58,8 @@ def read_run(
     observations = observations_of(state, plan.trials, has_curves=plan.has_curves)
     manifest, facts = prepared.manifest, prepared.description.facts
     targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
+    left_out = state.left_out
+    observations = [seen for seen in observations if seen.name not in left_out]
     chosen = _known_methods(methods or manifest.report.methods)
     if chosen is None and not plan.has_curves:
         chosen = [method for method in METHODS if method not in ("isoflop", "envelope")]
@@ -84,7 +86,7 @@ def read_run(
         fits=fitted.fits,
         failures=fitted.failures,
         observations=tuple(observations),
-        excluded=(*ended, *fitted.excluded),
+        excluded=(*ended, *(Excluded(*pair) for pair in left_out.items()), *fitted.excluded),
         targets=targets,
         notes=(*fitted.notes, *(w for w in plan.warnings if w.code in _HARMLESS)),
         unit=facts.unit,

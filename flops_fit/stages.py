@@ -12,14 +12,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from flops_fit.caps import Caps
-from flops_fit.contracts import DataFacts, Executor, Resources
-from flops_fit.designs import Ground, lay_out
-from flops_fit.errors import PlanError, RunDirError, TrialsFailedError
+from flops_fit.contracts import Executor, Resources
+from flops_fit.errors import RunDirError, TrialsFailedError
 from flops_fit.estimate import Estimate, Timing, estimate_plan, sizes_to_time
 from flops_fit.executors.inline import InlineExecutor
 from flops_fit.experiment import (
@@ -30,63 +30,11 @@ from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.manifest import Manifest, read_manifest
 from flops_fit.plan import Plan
 from flops_fit.plugins import load_plugin, require_trackers
-from flops_fit.points import Size
 from flops_fit.prepared import Prepared
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
-from flops_fit.training.recipes import batch_tokens
+from flops_fit.sweep_plan import ground_of, make_plan
 from flops_fit.worker import Bench, planted_law
-
-
-def make_plan(prepared: Prepared) -> Plan:
-    """Lay out the sweep.
-
-    Raises:
-        PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
-    """
-    manifest, described = prepared.manifest, prepared.description
-    facts, sweep = described.facts, manifest.sweep
-    _check_batch_divides(manifest, facts)
-
-    def batch(size: Size, tokens: float) -> int:
-        return batch_tokens(
-            manifest.training,
-            size=size,
-            tokens=tokens,
-            units_per_example=facts.units_per_example,
-            multiple_of_examples=manifest.execution.devices_per_trial,
-        )
-
-    ground = Ground(
-        described.sizes,
-        batch,
-        seeds=range(manifest.seed, manifest.seed + sweep.replicates),
-        unique_tokens=facts.unique_units,
-    )
-    laid = lay_out(sweep, ground)
-    return replace(laid, warnings=(*described.notes, *laid.warnings))
-
-
-def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
-    """Refuse a stated batch that is no whole number of examples on every device.
-
-    Raises:
-        PlanError: it would have to be rounded, or padded.
-    """
-    recipe, devices = manifest.training, manifest.execution.devices_per_trial
-    if recipe.batch_rule != "fixed" or recipe.bare_batch_tokens is None:
-        return
-    whole, asked = facts.units_per_example * devices, recipe.bare_batch_tokens
-    if asked % whole == 0:
-        return
-    below = asked // whole * whole
-    choices = f"{below:,} or {below + whole:,}" if below else f"{whole:,}"
-    shared = f", shared by {devices} devices" if devices > 1 else ""
-    raise PlanError(
-        f"`training.batch_tokens` is {asked:,}: expected a multiple of {whole:,} (an example holds "
-        f"{facts.units_per_example:,} {facts.unit}s{shared})",
-        hint=f"set it to {choices}",
-    )
 
 
 def make_estimate(
@@ -139,9 +87,16 @@ def num_workers(prepared: Prepared) -> int:
 
 
 def start_run(
-    prepared: Prepared, plan: Plan, directory: Path, *, simulated: bool = False
+    prepared: Prepared,
+    plan: Plan,
+    directory: Path,
+    *,
+    simulated: bool = False,
+    is_adaptive: bool = False,
 ) -> RunDir:
     """Lay down a new run directory for a plan, or take up the one that is there.
+
+    An adaptive sweep begins without trials; the plan says how large it may become.
 
     Raises:
         RunDirError: the directory holds another experiment (what differs is named), or files that
@@ -164,6 +119,7 @@ def start_run(
         "fingerprint": fingerprint(prepared.manifest),
         "identity": prepared.manifest.identity,
         "planted": asdict(planted_law(max(plan.budgets))) if simulated else None,
+        "adaptive": is_adaptive,
         "search_path": [str(folder) for folder in prepared.search_path],
         "data": None if facts.provenance is None else dict(facts.provenance),
         "description": prepared.description.to_dict(),
@@ -171,7 +127,7 @@ def start_run(
     }
     try:
         write_json(run.provenance, provenance)
-        write_json(run.plan, plan.to_dict())
+        write_json(run.plan, (replace(plan, trials=()) if is_adaptive else plan).to_dict())
         # The manifest comes last: a directory that has it has all three.
         write_atomic(run.manifest, prepared.text)
     except OSError as error:
@@ -216,15 +172,27 @@ def carry_out(
     workers: int | None = None,
     watcher: Watcher | None = None,
     caps: Caps | None = None,
+    is_adaptive: bool = False,
 ) -> SweepSummary:
     """Train what the ledger says is still to be trained, as far as the caps allow.
+
+    Args:
+        prepared: the experiment.
+        run: its run directory.
+        workers: trials side by side; as many as fit if None.
+        watcher: told of the ledger's entries and of progress.
+        caps: what the sweep may spend in all.
+        is_adaptive: go on with the runs that narrow the answer most; a sweep that was started so
+            goes on so in any case.
 
     Raises:
         RunDirError: another process conducts this sweep, or the ledger cannot be read.
     """
     with run.lock():
         plan = Plan.from_dict(read_json(run.plan))
-        is_simulated = read_json(run.provenance)["planted"] is not None
+        provenance = read_json(run.provenance)
+        is_simulated = provenance["planted"] is not None
+        was_adaptive = bool(provenance.get("adaptive"))
         if not is_simulated:
             require_trackers(prepared.manifest.training.log_with)
         workers = workers or num_workers(prepared)
@@ -256,15 +224,33 @@ def carry_out(
                 )
             elif pending := sum(ledger.state.is_pending(trial) for trial in plan.trials):
                 ledger.append("sweep_resumed", pending=pending, cut_bytes=ledger.cut_bytes)
-            return conduct(
-                plan,
-                run,
-                ledger,
-                make_executor,
-                max_running=workers,
-                resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
-                watcher=watcher,
-                caps=caps,
+
+            def carry(planned: Plan, *, is_last: bool = True) -> SweepSummary:
+                return conduct(
+                    planned,
+                    run,
+                    ledger,
+                    make_executor,
+                    max_running=workers,
+                    resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
+                    watcher=watcher,
+                    caps=caps,
+                    is_last=is_last,
+                )
+
+            if not (is_adaptive or was_adaptive or ledger.state.decisions):
+                return carry(plan)
+            from flops_fit.adaptive import conduct_adaptively, make_terms
+
+            terms = make_terms(
+                prepared.manifest,
+                ground_of(prepared),
+                make_plan(prepared) if was_adaptive else plan,
+                total_flops=None if caps is None else caps.flops,
+                is_new=was_adaptive,
+            )
+            return conduct_adaptively(
+                run, ledger, partial(carry, is_last=False), terms, watcher or Watcher()
             )
         finally:
             ledger.close()

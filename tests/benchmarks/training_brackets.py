@@ -19,7 +19,7 @@ from flops_fit.experiment import load_experiment
 from flops_fit.manifest import read_manifest
 from flops_fit.points import Trial
 from flops_fit.prepared import prepare
-from flops_fit.stages import make_plan
+from flops_fit.sweep_plan import make_plan
 from flops_fit.training.loop import train
 
 

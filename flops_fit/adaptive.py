@@ -1,0 +1,144 @@
+"""An adaptive sweep: carry out, decide, record, until the goal is reached or nothing can be paid.
+
+A decision is appended to the ledger before its trials are known to anyone else, then the plan is
+written anew with them. On resume the plan is made whole from the ledger first, so a sweep that was
+killed anywhere goes on to the same decisions: each depends on the runs that have ended and on the
+decisions before it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from flops_fit.designs import Ground
+from flops_fit.errors import PlanError
+from flops_fit.ledger import Ledger, LedgerState
+from flops_fit.manifest import Manifest
+from flops_fit.plan import Plan
+from flops_fit.planning.decide import decide
+from flops_fit.planning.terms import Decision, History, Run, Terms
+from flops_fit.points import Trial
+from flops_fit.rundir import RunDir, read_json, write_json
+from flops_fit.sweep import SweepSummary, Watcher
+
+NUM_LEVELS = 6
+SPACING = 3.0
+_FURTHER = 10.0  # the target over the top budget where none is stated
+
+
+def make_terms(
+    manifest: Manifest,
+    ground: Ground,
+    plan: Plan,
+    *,
+    total_flops: float | None = None,
+    is_new: bool = True,
+) -> Terms:
+    """What an adaptive sweep works under.
+
+    Args:
+        manifest: says the goal, or at least a target in [report].
+        ground: sizes, batches and seeds.
+        plan: the static plan of the manifest, whose top and total the sweep has too; or the one
+            that was carried out, to be gone on with.
+        total_flops: what the sweep may cost; as much as the static plan if None.
+        is_new: whether levels are laid out anew below the plan's top, or are the plan's own.
+
+    Raises:
+        PlanError: the design has no levels of compute.
+    """
+    if not plan.has_curves or len(plan.budgets) < 2:
+        raise PlanError(
+            f"the next runs are chosen among levels of compute, and the design "
+            f"`{manifest.sweep.design}` has none",
+            hint='use `design = "ladder"` or `"isoflop"` in [sweep]',
+        )
+    budgets = tuple(sorted(plan.budgets, reverse=True))
+    if is_new:
+        budgets = tuple(float(f"{budgets[0] / SPACING**k:.2e}") for k in range(NUM_LEVELS))
+    goal = manifest.sweep.goal
+    target = goal.at if goal else manifest.largest_target or _FURTHER * budgets[0]
+    return Terms(
+        sizes=tuple(sorted(ground.sizes, key=lambda size: size.params)),
+        batch_tokens=ground.batch_tokens,
+        budgets=budgets,
+        target_flops=max(target, budgets[0]),
+        params_within=goal.params_within if goal else 0.2,
+        total_flops=total_flops or manifest.sweep.total_flops or plan.total_flops,
+        tokens_per_param=manifest.sweep.expected_ratio,
+        seed=manifest.seed,
+    )
+
+
+def conduct_adaptively(
+    run: RunDir,
+    ledger: Ledger,
+    carry_out: Callable[[Plan], SweepSummary],
+    terms: Terms,
+    watcher: Watcher,
+) -> SweepSummary:
+    """Decide and carry out, in turn, until a decision is to stop, or a cap or an interrupt does.
+
+    Args:
+        run: its `plan.json` is written anew with each decision.
+        ledger: open for writing.
+        carry_out: carries out a plan, as far as the ledger lacks it, without ending the sweep.
+        terms: what the sweep works under.
+        watcher: told of each decision.
+    """
+    plan = Plan.from_dict(read_json(run.plan))
+    for entry in ledger.state.decisions:
+        plan = extended(plan, Decision.from_dict(entry.fields))
+    while True:
+        write_json(run.plan, plan.to_dict())
+        summary = carry_out(plan)
+        if summary.is_interrupted or summary.cap is not None:
+            return summary
+        history = history_of(plan, ledger.state)
+        decision = decide(terms, history)
+        last = history.decisions[-1] if history.decisions else None
+        if last is None or decision.action != "stop" or last.action != "stop":
+            watcher.on_entry(ledger.append("decision_made", None, **decision.to_dict()), None)
+        if decision.action != "stop":
+            plan = extended(plan, decision)
+            continue
+        if not ledger.state.is_complete:
+            ended = ledger.append(
+                "sweep_finished",
+                None,
+                finished=summary.finished,
+                diverged=summary.diverged,
+                failed=summary.failed,
+            )
+            watcher.on_entry(ended, None)
+        return summary
+
+
+def history_of(plan: Plan, state: LedgerState) -> History:
+    """What has happened so far: given runs first, then those of each decision."""
+    decisions = tuple(Decision.from_dict(entry.fields) for entry in state.decisions)
+    asked = [trial for decision in decisions for trial in decision.trials]
+    ids = {trial.trial_id for trial in asked}
+    given = [trial for trial in plan.trials if trial.trial_id not in ids]
+    ended = [trial for trial in (*given, *asked) if _has_ended(trial, state)]
+    return History(tuple(Run(trial, _loss_of(trial, state)) for trial in ended), decisions)
+
+
+def extended(plan: Plan, decision: Decision) -> Plan:
+    """The plan with a decision's trials, those that it lacks."""
+    known = {trial.trial_id for trial in plan.trials}
+    more = [trial for trial in decision.trials if trial.trial_id not in known]
+    return replace(plan, trials=(*plan.trials, *more))
+
+
+def _has_ended(trial: Trial, state: LedgerState) -> bool:
+    """Whether a trial was trained, whatever came of it."""
+    states = (state.finished, state.diverged, state.failed)
+    return any(trial.trial_id in ended for ended in states)
+
+
+def _loss_of(trial: Trial, state: LedgerState) -> float | None:
+    """The loss of a finished trial."""
+    entry = state.finished.get(trial.trial_id)
+    return None if entry is None else float(entry.fields["loss"])

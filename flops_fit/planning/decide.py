@@ -1,0 +1,364 @@
+"""An adaptive sweep's next decision, from what has happened so far; pure.
+
+1. Pilot at the lowest level: three sizes four times apart about the guessed optimum, and further
+   ones outwards until the middle one has the lowest loss.
+2. Centre: two more sizes about the pilot's minimum, and four at the next level.
+3. Climb: three sizes at the next level, a quarter, one and four times its optimum, up to the third
+   level from the top, as soon as that optimum is known to a factor of two. So the levels can be
+   held against each other, whatever the law's own error says.
+4. Batches of the runs of most worth (`worth`), from the levels that are open, until the goal is
+   reached. The next level opens when its optimum is known to a factor of two; one a batch. The
+   FLOPs of three runs at the top are kept for 6. A level whose fitted optimum lies outside its runs
+   gets a run there; a run far above the law is repeated with another seed, and left out if the
+   other is not.
+5. Ladder check, once the goal is near: if the lowest level tells another law than the rest, it is
+   left out for good.
+6. Top: once the goal is reached, or nothing else can be paid for, three sizes at the top budget, a
+   third, one and three times its optimum: what bracket the answer where it matters.
+7. Stop, with the goal reached, or with nothing left to pay for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from flops_fit.fitting.robust import mad_sigma
+from flops_fit.planning.belief import DRIFT, Belief
+from flops_fit.planning.ladder import check_ladder
+from flops_fit.planning.terms import Action, Decision, History, Run, Terms
+from flops_fit.planning.worth import belief_of, candidates, choose, flops_per_token_of
+from flops_fit.points import Size, Trial
+from flops_fit.units import format_count, format_flops
+
+BATCH = 4
+TRIPLE = (1.0, 1 / 3, 3.0)
+CLIMBING = (1.0, 1 / 4, 4.0)
+CLIMB_TO = 2
+"""The level, counted from the top, up to which three sizes are run before the top is."""
+MAX_PILOT_STEPS = 8
+_STEP = 4.0
+_ABOUT_CENTRE = (0.4, 2.5)
+_NEXT_LEVEL = (0.2, 0.6, 1.6, 5.0)
+_NEAR_GOAL = 1.6
+_SAME = math.log(1.7)
+_KNOWN = math.log(2.0)
+_FAR_OFF = 4.0  # robust standard deviations of a run that is repeated
+_AT_LEAST_OFF = 0.01  # and log loss
+_NUM_PARAMETERS = 5  # of the surface
+_FEW = 8  # runs below which one that is far off cannot be told
+_LEAST_RUNS = 5
+_ENOUGH_AT_LEVEL = 3  # runs, before the level above opens
+_ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
+
+
+def decide(terms: Terms, history: History) -> Decision:
+    """The next decision. Every trial of the earlier ones has ended."""
+    decision = _pilot(terms, history) or _after_pilot(terms, history)
+    return replace(decision, number=len(history.decisions))
+
+
+def _pilot(terms: Terms, history: History) -> Decision | None:
+    """The pilot's next step, or the runs that follow on it; None when both are done."""
+    if history.done("centre") or len(history.given) >= _ENOUGH_GIVEN:
+        return None
+    level = terms.lowest
+    sizes = terms.trainable(level)
+    if not history.decisions:
+        centre = math.sqrt(terms.budgets[level] / 6.0 / terms.tokens_per_param)
+        wanted = [centre / _STEP, centre, centre * _STEP]
+        return _ask(terms, history, "pilot", [(level, wanted)], "three sizes about the guess")
+    ended = sorted(history.counting, key=lambda run: run.trial.size.params)
+    if len(ended) < 3 and history.done("pilot") < MAX_PILOT_STEPS:
+        # Sizes that diverged or failed say nothing; their neighbours may.
+        tried = [run.trial.size.params for run in history.runs if run.loss is None]
+        wanted = [n * 0.6 for n in tried] + [n * 1.7 for n in tried]
+        return _ask(terms, history, "pilot", [(level, wanted)], "in place of runs without a loss")
+    best = min(range(len(ended)), key=lambda k: ended[k].loss or math.inf)
+    at = ended[best].trial.size.params
+    if best in (0, len(ended) - 1) and history.done("pilot") < MAX_PILOT_STEPS:
+        side, step = ("smallest", 1 / _STEP) if best == 0 else ("largest", _STEP)
+        beyond = [s for s in sizes if (s.params / at - 1) * (step - 1) > 0]
+        if beyond:
+            reason = f"the lowest loss is at the {side} size so far, {format_count(at)} params"
+            return _ask(terms, history, "pilot", [(level, [at * step])], reason)
+    centre = _vertex(ended, best)
+    up = centre * math.sqrt(terms.budgets[level - 1] / terms.budgets[level])
+    wanted_below = [centre * f for f in _ABOUT_CENTRE]
+    wanted_above = [up * f for f in _NEXT_LEVEL]
+    is_inside = 0 < best < len(ended) - 1
+    reason = f"the pilot's minimum lies near {format_count(centre)} params"
+    if not is_inside:
+        reason = f"the sizes end before the pilot's minimum, near {format_count(at)} params"
+    return _ask(
+        terms, history, "centre", [(level, wanted_below), (level - 1, wanted_above)], reason
+    )
+
+
+def _vertex(ended: Sequence[Run], best: int) -> float:
+    """Params at the vertex of the parabola through the best run and its neighbours."""
+    if not 0 < best < len(ended) - 1:
+        return float(ended[best].trial.size.params)
+    x = [math.log(run.trial.size.params) for run in ended[best - 1 : best + 2]]
+    y = [math.log(run.loss or math.inf) for run in ended[best - 1 : best + 2]]
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    bend = (right - left) / (x[2] - x[0])
+    vertex = 0.5 * (x[0] + x[1]) - left / (2 * bend) if bend > 0 else x[1]
+    return math.exp(min(max(vertex, x[0]), x[2]))
+
+
+def _ask(
+    terms: Terms,
+    history: History,
+    action: Action,
+    wanted: Sequence[tuple[int, Sequence[float]]],
+    reason: str,
+) -> Decision:
+    """A decision for the sizes nearest to the wanted ones that were not run yet."""
+    trials: list[Trial] = []
+    for level, params in wanted:
+        budget = terms.budgets[level]
+        taken: set[float] = set()
+        for each in params:
+            free = [
+                size for size in terms.trainable(level)
+                if size.size_value not in taken and not history.times(size, budget)
+            ]  # fmt: skip
+            if free:
+                size = _nearest(free, each)
+                taken.add(size.size_value)
+                trials.append(terms.trial(size, level))
+    left = terms.total_flops - history.spent_flops
+    figures = {"flops": history.spent_flops}
+    return Decision(0, action, reason, tuple(_affordable(trials, left)), figures=figures)
+
+
+def _nearest(sizes: Sequence[Size], params: float) -> Size:
+    """The size nearest to a number of params, by ratio."""
+    return min(sizes, key=lambda size: abs(math.log(size.params / params)))
+
+
+def _after_pilot(terms: Terms, history: History) -> Decision:
+    """What follows once the lowest two levels are centred."""
+    runs = history.counting
+    if len(runs) < _LEAST_RUNS:
+        reason = f"only {len(runs)} runs gave a loss, too few to plan by"
+        return Decision(0, "stop", reason, figures={"flops": history.spent_flops})
+    plain = belief_of(terms, runs, drift=0.0)
+    goal, error = terms.params_within, plain.error(terms.target_flops)
+    figures = {
+        "flops": history.spent_flops,
+        "params": math.exp(plain.log_params(terms.target_flops)),
+        "params_error": error,
+        "goal": goal,
+        "exponent": plain.exponent,
+        "sigma": plain.sigma,
+    }
+    top = [] if history.done("top") else _top_triple(terms, history, plain)
+    left = terms.total_flops - history.spent_flops
+    top = _affordable(top, left)
+    left -= math.fsum(trial.flops for trial in top)
+    climb = _climb(terms, history, plain, left)
+    if climb is not None:
+        return replace(climb, figures=figures)
+    if error <= _NEAR_GOAL * goal:
+        dropped = _dropped_level(terms, history, runs)
+        if dropped is not None:
+            return replace(dropped, figures=figures)
+    left_out, because, repeats = _suspects(terms, history, plain, runs)
+    found = Decision(0, "stop", "", (), {}, figures, left_out, because)
+    if error > goal or repeats:
+        batch = _batch(terms, history, plain, repeats, left)
+        if batch.trials:
+            reason = f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
+            return replace(
+                found, action="batch", reason=f"{reason}; {batch.reason}", trials=batch.trials,
+                reasons=batch.reasons, figures={**figures, **batch.figures},
+            )  # fmt: skip
+    why = (
+        f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
+        if error <= goal
+        else f"nothing else can be paid for; ln N at the target is known to {error:.3f}"
+    )
+    if not top:
+        return replace(found, reason=why)
+    why += ": the sizes that bracket the optimum at the top budget"
+    return replace(found, action="top", reason=why, trials=tuple(top))
+
+
+def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> Decision | None:
+    """Three sizes at the lowest level that has none, if its optimum is known well enough."""
+    dropped = _dropped(terms, history)
+    for level in range(terms.lowest, CLIMB_TO - 1, -1):
+        budget = terms.budgets[level]
+        tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
+        if len(tried) >= len(CLIMBING) or level in dropped:
+            continue
+        if plain.error(budget) > _KNOWN:
+            return None
+        centre = math.exp(plain.log_params(budget))
+        reason = (
+            f"the optimum at {format_flops(budget)} FLOPs is known to a factor of "
+            f"{math.exp(plain.error(budget)):.2f}, near {format_count(centre)} params"
+        )
+        wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
+        asked = _ask(terms, history, "climb", wanted, reason)
+        trials = tuple(_affordable(asked.trials, left_flops))
+        return replace(asked, trials=trials) if trials else None
+    return None
+
+
+def _affordable(trials: Sequence[Trial], left_flops: float) -> list[Trial]:
+    """As many of the trials, from the first on, as the FLOPs that are left pay for."""
+    found: list[Trial] = []
+    for trial in trials:
+        left_flops -= trial.flops
+        if left_flops < 0:
+            break
+        found.append(trial)
+    return found
+
+
+def _batch(
+    terms: Terms,
+    history: History,
+    plain: Belief,
+    repeats: Sequence[tuple[Trial, str]],
+    left_flops: float,
+) -> Decision:
+    """The next batch: repeats, runs beyond a level's, then those of most worth."""
+    runs = history.counting
+    steering = belief_of(terms, runs, drift=DRIFT)
+    open_level = _open_level(terms, history, steering, runs)
+    kept = [k for k in range(open_level, len(terms.budgets)) if k not in _dropped(terms, history)]
+    mending = [*repeats, *_outside(terms, history, plain, runs, kept)]
+    mending = [(trial, why) for trial, why in mending if trial.flops <= left_flops][:BATCH]
+    reasons = {trial.trial_id: why for trial, why in mending}
+    among = candidates(terms, history, steering, kept)
+    picks = choose(
+        steering,
+        terms.target_flops,
+        [trial for trial in among if trial.trial_id not in reasons],
+        count=BATCH - len(mending),
+        left_flops=left_flops - math.fsum(trial.flops for trial, _ in mending),
+        top_flops=terms.top_flops,
+    )
+    figures = {"open_level": float(open_level)}
+    for pick in picks:
+        reasons[pick.trial.trial_id] = (
+            f"takes the standard error at the target from {pick.error_before:.3f} to "
+            f"{pick.error_after:.3f}, drift included"
+        )
+    if picks:
+        figures["error_with_drift"] = picks[0].error_before
+        figures["expected_error_with_drift"] = picks[-1].error_after
+    trials = (*(trial for trial, _ in mending), *(pick.trial for pick in picks))
+    reason = f"budgets up to {format_flops(terms.budgets[open_level])} FLOPs are open"
+    return Decision(0, "batch", reason, trials, reasons, figures)
+
+
+def _dropped(terms: Terms, history: History) -> set[int]:
+    """The levels that the ladder check has left out for good."""
+    dropped = [d for d in history.decisions if d.action == "drop_level"]
+    ids = {trial_id for decision in dropped for trial_id in decision.left_out}
+    return {terms.level_of(run.trial) for run in history.runs if run.trial.trial_id in ids}
+
+
+def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[Run]) -> int:
+    """The highest level to run at: one above the last, where its optimum is known well enough."""
+    at = [terms.level_of(run.trial) for run in runs]
+    last = min((k for k in set(at) if at.count(k) >= _ENOUGH_AT_LEVEL), default=terms.lowest)
+    if last == 0:
+        return 0
+    return last - 1 if belief.error(terms.budgets[last - 1]) < _KNOWN else last
+
+
+def _top_triple(terms: Terms, history: History, belief: Belief) -> list[Trial]:
+    """The sizes about the top budget's optimum that were not run there yet."""
+    centre = belief.log_params(terms.budgets[0])
+    there = [
+        math.log(run.trial.size.params) for run in history.runs if terms.level_of(run.trial) == 0
+    ]
+    sizes, trials = terms.trainable(0), list[Trial]()
+    for factor in TRIPLE:
+        wanted = centre + math.log(factor)
+        if any(abs(n - wanted) <= _SAME for n in there) or not sizes:
+            continue
+        size = _nearest(sizes, math.exp(wanted))
+        if not history.times(size, terms.budgets[0]) and all(t.size != size for t in trials):
+            trials.append(terms.trial(size, 0))
+    return trials
+
+
+def _outside(
+    terms: Terms, history: History, belief: Belief, runs: Sequence[Run], levels: Sequence[int]
+) -> list[tuple[Trial, str]]:
+    """A run beyond the runs of each level that has its fitted optimum outside of them."""
+    found = []
+    for level in levels:
+        there = sorted(r.trial.size.params for r in runs if terms.level_of(r.trial) == level)
+        if len(there) < 2:
+            continue
+        centre = math.exp(belief.log_params(terms.budgets[level]))
+        if there[0] < centre < there[-1]:
+            continue
+        wanted = centre * 2.0 if centre >= there[-1] else centre / 2.0
+        beyond = [
+            size for size in terms.trainable(level)
+            if (size.params > there[-1] if centre >= there[-1] else size.params < there[0])
+            and not history.times(size, terms.budgets[level])
+        ]  # fmt: skip
+        if beyond:
+            why = (
+                f"the optimum at {format_flops(terms.budgets[level])} FLOPs, near "
+                f"{format_count(centre)} params, lies outside the sizes run there"
+            )
+            found.append((terms.trial(_nearest(beyond, wanted), level), why))
+    return found
+
+
+def _suspects(
+    terms: Terms, history: History, belief: Belief, runs: Sequence[Run]
+) -> tuple[tuple[str, ...], str, list[tuple[Trial, str]]]:
+    """Runs far above the law: to be repeated once, or left out where their repeat is not."""
+    if len(runs) < _FEW:
+        return (), "", []
+    n = np.log([run.trial.size.params for run in runs])
+    d = np.log([run.trial.tokens for run in runs])
+    residuals = np.log([run.observation.loss for run in runs]) - belief.log_loss(n, d)
+    # The law is drawn to its own runs: residuals are smaller than the noise by this factor.
+    robust = mad_sigma(residuals) * math.sqrt(len(runs) / max(len(runs) - _NUM_PARAMETERS, 1))
+    is_off = residuals - np.median(residuals) > max(_FAR_OFF * robust, _AT_LEAST_OFF)
+    cells = [(run.trial.size.size_value, run.trial.budget_flops) for run in runs]
+    left_out: list[str] = []
+    repeats: list[tuple[Trial, str]] = []
+    for k in np.flatnonzero(is_off).tolist():
+        run, others = runs[k], [j for j, cell in enumerate(cells) if cell == cells[k] and j != k]
+        if any(not is_off[j] for j in others):
+            left_out.append(run.trial.trial_id)
+        elif not others:
+            times = history.times(run.trial.size, run.trial.budget_flops)
+            again = terms.trial(run.trial.size, terms.level_of(run.trial), repeat=times)
+            said = f"the loss of this size is {math.expm1(float(residuals[k])):.1%} above the law"
+            if times < 2:
+                repeats.append((again, f"{said}: once more with another seed"))
+    because = "far above the law, and the same cell with another seed is not" if left_out else ""
+    return tuple(left_out), because, repeats
+
+
+def _dropped_level(terms: Terms, history: History, runs: Sequence[Run]) -> Decision | None:
+    """The lowest level left out for good, if it tells another law than the rest."""
+    check = check_ladder(
+        [run.observation for run in runs],
+        target_flops=terms.target_flops,
+        tokens_per_param=terms.tokens_per_param,
+        flops_per_token=flops_per_token_of(terms.sizes),
+    )
+    if check is None or not check.has_failed:
+        return None
+    return Decision(
+        0, "drop_level", check.reason, left_out=check.members, left_out_because=check.reason
+    )

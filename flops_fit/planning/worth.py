@@ -1,0 +1,132 @@
+"""Which runs narrow the target most per FLOP.
+
+The worth of a run x is what it takes off the variance of ln N_opt at the target, over its cost to
+the power 0.4:
+
+    U(x) = (j S g)^2 / (sigma^2 + j S j') / c^0.4,
+
+with j the gradient of ln L at x by the parameters, S their covariance and g the gradient of
+ln N_opt at the target. A batch is filled one by one; each chosen run updates S as if it were done,
+which needs no loss.
+
+Source: choosing runs by the variance of what is wanted, over cost^0.4: Li et al. 2026
+(arXiv:2604.22753).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flops_fit.law import FlopsPerToken
+from flops_fit.planning.belief import Belief, believe
+from flops_fit.planning.terms import History, Run, Terms
+from flops_fit.points import Size, Trial
+
+Array = NDArray[np.float64]
+
+COST_POWER = 0.4
+MAX_PER_CELL = 2
+_WINDOWS = (math.log(4.0), math.log(5.7), math.log(8.0))  # of ln N / N_opt: top, next, below
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A run that was chosen, and what it is expected to give.
+
+    Attributes:
+        trial: the run.
+        error_before, error_after: standard error of ln N_opt at the target, drift included,
+            before and after it.
+    """
+
+    trial: Trial
+    error_before: float
+    error_after: float
+
+
+def flops_per_token_of(sizes: Sequence[Size]) -> FlopsPerToken:
+    """FLOPs of one token by params, through every size that can be built."""
+    by_params = {size.params: size.flops_per_token for size in sizes}
+    params = tuple(sorted(by_params))
+    if all(abs(by_params[n] / (6.0 * n) - 1) < 1e-6 for n in params):
+        return FlopsPerToken()
+    return FlopsPerToken(tuple(map(float, params)), tuple(by_params[n] for n in params))
+
+
+def belief_of(terms: Terms, runs: Sequence[Run], *, drift: float) -> Belief:
+    """What the runs say, centred at the guessed optimum of the top budget."""
+    return believe(
+        [run.observation for run in runs],
+        top_flops=terms.top_flops,
+        tokens_per_param=terms.tokens_per_param,
+        flops_per_token=flops_per_token_of(terms.sizes),
+        drift=drift,
+    )
+
+
+def candidates(
+    terms: Terms, history: History, belief: Belief, levels: Sequence[int]
+) -> list[Trial]:
+    """The runs to choose from: realisable sizes about each level's optimum, two a cell at most."""
+    found = []
+    for level in levels:
+        centre = belief.log_params(terms.budgets[level])
+        window = _WINDOWS[min(level, len(_WINDOWS) - 1)]
+        for size in terms.trainable(level):
+            times = history.times(size, terms.budgets[level])
+            if times < MAX_PER_CELL and abs(math.log(size.params) - centre) <= window:
+                found.append(terms.trial(size, level, repeat=times))
+    return found
+
+
+def choose(
+    belief: Belief,
+    target_flops: float,
+    trials: Sequence[Trial],
+    *,
+    count: int,
+    left_flops: float,
+    top_flops: float,
+) -> list[Pick]:
+    """The runs of most worth, one after another, as far as the FLOPs that are left allow.
+
+    Args:
+        belief: with drift, whose covariance steers.
+        target_flops: whose optimum is wanted.
+        trials: to choose from.
+        count: how many at most.
+        left_flops: what they may cost together.
+        top_flops: the unit of cost.
+    """
+    chosen: list[Pick] = []
+    if not trials:
+        return chosen
+    rows = belief.row(
+        np.log([trial.size.params for trial in trials]), np.log([t.tokens for t in trials])
+    )
+    costs = np.array([trial.flops for trial in trials])
+    slope, noise = belief.slope(target_flops), belief.sigma**2
+    covariance = belief.covariance.copy()
+    is_left = np.ones(len(trials), dtype=bool)
+    while len(chosen) < count:
+        towards = covariance @ slope
+        spread = noise + np.einsum("nj,jk,nk->n", rows, covariance, rows)
+        gain = (rows @ towards) ** 2 / spread
+        worth = np.where(is_left & (costs <= left_flops), gain, -1.0)
+        worth /= (costs / top_flops) ** COST_POWER
+        best = int(np.argmax(worth))
+        if worth[best] <= 0:
+            break
+        before = float(slope @ towards)
+        along = covariance @ rows[best]
+        covariance -= np.outer(along, along) / spread[best]
+        after = max(before - float(gain[best]), 0.0)
+        chosen.append(Pick(trials[best], math.sqrt(before), math.sqrt(after)))
+        left_flops -= float(costs[best])
+        is_left[best] = False
+    return chosen

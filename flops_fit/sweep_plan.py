@@ -1,0 +1,72 @@
+"""Prepared -> Plan: the manifest's sweep laid out on the sizes that the model has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flops_fit.contracts import DataFacts
+from flops_fit.designs import Ground, lay_out
+from flops_fit.errors import PlanError
+from flops_fit.manifest import Manifest
+from flops_fit.plan import Plan
+from flops_fit.points import Size
+from flops_fit.prepared import Prepared
+from flops_fit.training.recipes import batch_tokens
+
+
+def make_plan(prepared: Prepared) -> Plan:
+    """Lay out the sweep.
+
+    Raises:
+        PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
+    """
+    laid = lay_out(prepared.manifest.sweep, ground_of(prepared))
+    return replace(laid, warnings=(*prepared.description.notes, *laid.warnings))
+
+
+def ground_of(prepared: Prepared) -> Ground:
+    """What plans of an experiment are laid out on.
+
+    Raises:
+        PlanError: a batch does not divide.
+    """
+    manifest, facts = prepared.manifest, prepared.description.facts
+    _check_batch_divides(manifest, facts)
+
+    def batch(size: Size, tokens: float) -> int:
+        return batch_tokens(
+            manifest.training,
+            size=size,
+            tokens=tokens,
+            units_per_example=facts.units_per_example,
+            multiple_of_examples=manifest.execution.devices_per_trial,
+        )
+
+    return Ground(
+        prepared.description.sizes,
+        batch,
+        seeds=range(manifest.seed, manifest.seed + manifest.sweep.replicates),
+        unique_tokens=facts.unique_units,
+    )
+
+
+def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
+    """Refuse a stated batch that is no whole number of examples on every device.
+
+    Raises:
+        PlanError: it would have to be rounded, or padded.
+    """
+    recipe, devices = manifest.training, manifest.execution.devices_per_trial
+    if recipe.batch_rule != "fixed" or recipe.bare_batch_tokens is None:
+        return
+    whole, asked = facts.units_per_example * devices, recipe.bare_batch_tokens
+    if asked % whole == 0:
+        return
+    below = asked // whole * whole
+    choices = f"{below:,} or {below + whole:,}" if below else f"{whole:,}"
+    shared = f", shared by {devices} devices" if devices > 1 else ""
+    raise PlanError(
+        f"`training.batch_tokens` is {asked:,}: expected a multiple of {whole:,} (an example holds "
+        f"{facts.units_per_example:,} {facts.unit}s{shared})",
+        hint=f"set it to {choices}",
+    )
