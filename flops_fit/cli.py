@@ -23,6 +23,7 @@ from flops_fit.printing import (
     say,
 )
 from flops_fit.report_command import refuse_without_law, report, show
+from flops_fit.transfer_command import transfer
 
 if TYPE_CHECKING:
     from flops_fit.estimate import Estimate
@@ -225,6 +226,7 @@ def run(
 
 
 app.command()(report)
+app.command()(transfer)
 
 
 @app.command(hidden=True)

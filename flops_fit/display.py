@@ -140,9 +140,11 @@ class _Bars(_Lines):
 
 def describe(trial: Trial) -> str:
     """A trial in a few words."""
+    factor = trial.learning_rate_factor
     return (
         f"size {trial.size.size_value:g} ({format_count(trial.size.params)} params) "
         f"at {format_flops(trial.budget_flops)} FLOPs"
+        + (f", {factor:g} x the rate" if factor != 1.0 else "")
     )
 
 

@@ -179,6 +179,23 @@ class ReportSection(_Section):
     bootstrap: Annotated[int, Field(ge=0)] = 1000
 
 
+class TransferSection(_Section):
+    """[transfer]: a study of learning rates; never part of what the sweep's trials are.
+
+    Attributes:
+        sizes: which sizes; the smallest, a middle one and the largest planned if empty.
+        rates: how many rates at each, spaced by the factor `step` about the recipe's own.
+        replicates: seeds a rate.
+        tokens: units of data that every size sees; the fewest of any planned trial if None.
+    """
+
+    sizes: list[int | float] = Field(default_factory=list)
+    rates: Annotated[int, Field(ge=3)] = 5
+    step: Annotated[float, Field(gt=1)] = 2.0
+    replicates: Count = 1
+    tokens: Flops | None = None
+
+
 class Manifest(_Section):
     """An experiment as written and validated."""
 
@@ -192,6 +209,7 @@ class Manifest(_Section):
     training: Recipe = Recipe()
     execution: ExecutionSection = ExecutionSection()
     report: ReportSection = ReportSection()
+    transfer: TransferSection = TransferSection()
 
     @field_validator("name")
     @classmethod
@@ -202,11 +220,12 @@ class Manifest(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a trial's numbers depend on: all but name, execution, report, goal, trackers.
+        """What a trial's numbers depend on: all but what stands below.
 
-        Keys without a value are left out, so that a sweep goes on under a version that knows more.
+        Name, execution, report, transfer, goal and trackers may change on the way. Keys without a
+        value are left out, so that a sweep goes on under a version that knows more.
         """
-        left_out: dict[str, Any] = {"name": True, "execution": True, "report": True}
+        left_out: dict[str, Any] = dict.fromkeys(("name", "execution", "report", "transfer"), True)
         return self.model_dump(
             mode="json",
             exclude={**left_out, "sweep": {"goal"}, "training": {"log_with"}},

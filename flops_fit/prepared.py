@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flops_fit.description import Description, stated_description
 from flops_fit.errors import RunDirError
@@ -26,6 +26,8 @@ from flops_fit.inquiry import ask_description
 from flops_fit.manifest import Manifest, parse_manifest, read_manifest
 from flops_fit.plugins import Kind, find_plugin, load_plugin
 from flops_fit.rundir import RunDir, read_json
+
+Study = Literal["sweep", "transfer"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,27 @@ def prepare_live(
     return Prepared(manifest, written(manifest), describe(experiment), experiment=experiment)
 
 
-def resume(directory: Path) -> Prepared:
+def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study) -> None:
+    """A sweep's run directory is no study of learning rates, nor the other way round."""
+    held: Study = provenance.get("study", "sweep")
+    if held == wanted:
+        return
+    if held == "transfer":
+        raise RunDirError(
+            f"`{run.path}` holds a study of learning rates, not a sweep",
+            hint=f"`flops-fit transfer {run.path}` goes on with it and shows it",
+        )
+    raise RunDirError(
+        f"`{run.path}` holds a sweep, not a study of learning rates",
+        hint="name another directory with --run-dir, or give the manifest",
+    )
+
+
+def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
     """What a run directory was started from, without loading a plugin.
 
     Raises:
-        RunDirError: it is no run directory, or cannot be read.
+        RunDirError: it is no run directory, holds another kind of study, or cannot be read.
     """
     run = RunDir(directory)
     if not run.is_run():
@@ -135,6 +153,7 @@ def resume(directory: Path) -> Prepared:
             hint="`flops-fit run MANIFEST` makes one",
         )
     provenance = read_json(run.provenance)
+    refuse_other_study(run, provenance, study)
     text = run.manifest.read_text(encoding="utf-8")
     return Prepared(
         parse_manifest(text, where=str(run.manifest)),

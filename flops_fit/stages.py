@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flops_fit.caps import Caps
 from flops_fit.contracts import Executor, Resources
@@ -30,7 +30,7 @@ from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.manifest import Manifest, read_manifest
 from flops_fit.plan import Plan
 from flops_fit.plugins import load_plugin, require_trackers
-from flops_fit.prepared import Prepared
+from flops_fit.prepared import Prepared, Study, refuse_other_study
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.sweep_plan import ground_of, make_plan
@@ -93,10 +93,12 @@ def start_run(
     *,
     simulated: bool = False,
     is_adaptive: bool = False,
+    study: Study = "sweep",
 ) -> RunDir:
     """Lay down a new run directory for a plan, or take up the one that is there.
 
-    An adaptive sweep begins without trials; the plan says how large it may become.
+    An adaptive sweep begins without trials; the plan says how large it may become. A study of
+    learning rates may change its grid: what was trained counts where it is still asked for.
 
     Raises:
         RunDirError: the directory holds another experiment (what differs is named), or files that
@@ -106,8 +108,11 @@ def start_run(
     if not simulated:
         require_trackers(prepared.manifest.training.log_with)
     if run.is_run():
-        check_same(run, prepared.manifest, simulated=simulated)
+        check_same(run, prepared.manifest, simulated=simulated, study=study)
         adopt(run, prepared.text)
+        if study == "transfer":
+            with run.lock():
+                write_json(run.plan, plan.to_dict())
         return run
     if directory.exists() and any(each.name != "lock" for each in directory.iterdir()):
         raise RunDirError(
@@ -118,6 +123,7 @@ def start_run(
     provenance = {
         "fingerprint": fingerprint(prepared.manifest),
         "identity": prepared.manifest.identity,
+        "study": study,
         "planted": asdict(planted_law(max(plan.budgets))) if simulated else None,
         "adaptive": is_adaptive,
         "search_path": [str(folder) for folder in prepared.search_path],
@@ -148,9 +154,10 @@ def adopt(run: RunDir, text: str) -> None:
             write_atomic(run.manifest, text)
 
 
-def check_same(run: RunDir, manifest: Manifest, *, simulated: bool) -> None:
+def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:
     """Refuse to go on with another experiment than the run directory's."""
     provenance = read_json(run.provenance)
+    refuse_other_study(run, provenance, study)
     if (provenance["planted"] is not None) != simulated:
         kind = "trained" if simulated else "simulated"
         raise RunDirError(
@@ -275,14 +282,17 @@ def publish_report(run: RunDir) -> dict[str, str]:
     return failures
 
 
-def failure_of(run: RunDir, summary: SweepSummary) -> TrialsFailedError:
-    """The error that names the failed trials and the first one's log."""
+def failure_of(
+    run: RunDir, summary: SweepSummary, *, command: Literal["run", "transfer"] = "run"
+) -> TrialsFailedError:
+    """The error that names the failed trials and the first one's log; `command` goes on."""
     failed = replay(read_ledger(run.ledger)).failed
     first, entry = next(iter(failed.items()))
     return TrialsFailedError(
         f"{summary.failed} of {summary.failed + summary.finished + summary.diverged} trials "
         f"failed: {', '.join(failed)}. The first: {entry.fields.get('error')}",
-        hint=f"see `{run.log(first)}`; `flops-fit run {run.path}` tries the failed ones again",
+        hint=f"see `{run.log(first)}`; `flops-fit {command} {run.path}` tries the failed ones "
+        "again",
     )
 
 

@@ -12,6 +12,7 @@ from flops_fit.plan import Plan
 from flops_fit.points import Size
 from flops_fit.prepared import Prepared
 from flops_fit.training.recipes import batch_tokens
+from flops_fit.transfer import lay_transfer
 
 
 def make_plan(prepared: Prepared) -> Plan:
@@ -22,6 +23,22 @@ def make_plan(prepared: Prepared) -> Plan:
     """
     laid = lay_out(prepared.manifest.sweep, ground_of(prepared))
     return replace(laid, warnings=(*prepared.description.notes, *laid.warnings))
+
+
+def make_transfer_plan(prepared: Prepared) -> Plan:
+    """Lay out the manifest's study of learning rates.
+
+    Raises:
+        PlanError: as `make_plan`, or the study has fewer than two sizes.
+    """
+    ground = ground_of(prepared)
+    return lay_transfer(
+        prepared.manifest.transfer,
+        make_plan(prepared),
+        ground.sizes,
+        batch_tokens=ground.batch_tokens,
+        seed=prepared.manifest.seed,
+    )
 
 
 def ground_of(prepared: Prepared) -> Ground:

@@ -1,0 +1,161 @@
+"""The figure of a study of learning rates: loss by rate at each size, and the best rate by size."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np  # noqa: TID253 - this room is part of the figures' door
+from matplotlib.figure import Figure  # noqa: TID253
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: TID253
+
+from flops_fit.reporting.style import GREY, MARKERS, PAGE, RED, budget_colours, paper_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from flops_fit.fitting.transfer import Bracket, Transfer
+
+_SHOWN = 0.35
+"""Losses further above the best than this share are drawn at the edge, as open marks."""
+
+_MOST_TICKS = 6
+
+
+def transfer_figure(transfer: Transfer, *, size_param: str, rule: str) -> Figure:
+    """Left: loss above the best against learning rate, a curve a size. Right: the best rates.
+
+    Args:
+        transfer: the study.
+        size_param: the argument that sets the size.
+        rule: the manifest's learning-rate rule.
+    """
+    with paper_style():
+        figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        colours = budget_colours(len(transfer.brackets))
+        for place, bracket in enumerate(transfer.brackets):
+            _draw_losses(left, bracket, colours[place], MARKERS[place % len(MARKERS)], size_param)
+        _finish_losses(left, transfer)
+        _draw_optima(right, transfer, rule, colours)
+        _finish_optima(right, transfer, size_param)
+        return figure
+
+
+def _best_loss(bracket: Bracket) -> float:
+    """What the losses of a size are held against: the vertex, or the least measured one."""
+    losses = [loss for _, _, loss, _ in bracket.rates if loss is not None]
+    return min(losses) if bracket.loss is None else bracket.loss
+
+
+def _draw_losses(
+    axes: Axes, bracket: Bracket, colour: tuple[float, ...], marker: str, size_param: str
+) -> None:
+    """The losses of one size, its parabola near the vertex, and the vertex."""
+    best = _best_loss(bracket)
+    known = [(rate, loss / best - 1) for _, rate, loss, _ in bracket.rates if loss is not None]
+    rates, excesses = zip(*known, strict=True)
+    axes.plot(rates, [100 * min(e, _SHOWN) for e in excesses], ":", color=colour, linewidth=0.8)
+    for is_shown in (True, False):
+        some = [(r, 100 * min(e, _SHOWN)) for r, e in known if (e <= _SHOWN) == is_shown]
+        if some:
+            axes.plot(
+                *zip(*some, strict=True), marker, color=colour, linestyle="none",
+                markerfacecolor=colour if is_shown else "white", clip_on=False,
+                label=f"{size_param} = {bracket.size_value:g}" if is_shown else None,
+            )  # fmt: skip
+    diverged = [rate for _, rate, loss, _ in bracket.rates if loss is None]
+    axes.plot(
+        diverged, [100 * _SHOWN] * len(diverged), "x", color=RED, clip_on=False, zorder=3,
+        label="_diverged",
+    )  # fmt: skip
+    if bracket.rate is not None and bracket.curvature is not None:
+        reach = math.sqrt(0.05 / bracket.curvature)
+        offsets = np.linspace(-reach, reach, 60)
+        axes.plot(
+            bracket.rate * np.exp(offsets), 100 * np.expm1(bracket.curvature * offsets**2),
+            color=colour, label="_parabola",
+        )  # fmt: skip
+
+
+def _finish_losses(axes: Axes, transfer: Transfer) -> None:
+    highest = max(
+        loss / _best_loss(b) - 1 for b in transfer.brackets for _, _, loss, _ in b.rates
+        if loss is not None
+    )  # fmt: skip
+    top = 100 * min(_SHOWN, max(highest, 0.02))
+    axes.set_ylim(-0.02 * top, top)
+    _rates(axes, "x", "peak learning rate of weight matrices")
+    axes.set_ylabel("loss above the best of its size (%)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=len(transfer.brackets),
+                handletextpad=0.2, columnspacing=1.0)  # fmt: skip
+
+
+def _draw_optima(
+    axes: Axes, transfer: Transfer, rule: str, colours: list[tuple[float, float, float, float]]
+) -> None:
+    """The best rate at each size with its interval, the line through them, and the rule's."""
+    inside = []
+    for place, bracket in enumerate(transfer.brackets):
+        if bracket.rate is None or bracket.rate_interval is None or bracket.factor is None:
+            continue
+        inside.append(bracket)
+        low, high = bracket.rate_interval
+        axes.errorbar(
+            bracket.size_value, bracket.rate,
+            [[bracket.rate - low], [high - bracket.rate]],
+            fmt=MARKERS[place % len(MARKERS)], color=colours[place], capsize=2.5, zorder=3,
+        )  # fmt: skip
+    if not inside or transfer.rate_slope is None:
+        return
+    sizes = np.array([bracket.size_value for bracket in inside])
+    rates = np.array([bracket.rate for bracket in inside], dtype=float)
+    recipes = rates / np.array([bracket.factor for bracket in inside], dtype=float)
+    span = np.geomspace(sizes[0] / 1.25, sizes[-1] * 1.25, 30)
+    slope = transfer.rate_slope.value
+    weights = 1 / np.array([b.log_error for b in inside], dtype=float) ** 2
+    centre = np.average(np.log(sizes), weights=weights)
+    level = np.average(np.log(rates), weights=weights)
+    axes.plot(
+        span, np.exp(level + slope * (np.log(span) - centre)), color="black",
+        label=f"best: slope {slope:+.2f}",
+    )  # fmt: skip
+    carried = rates[0] * recipes / recipes[0]
+    own = math.log(recipes[-1] / recipes[0]) / math.log(sizes[-1] / sizes[0])
+    axes.plot(
+        sizes, carried, "--", color=GREY, label=f"rule `{rule}` from the smallest: {own:+.2f}"
+    )
+
+
+def _finish_optima(axes: Axes, transfer: Transfer, size_param: str) -> None:
+    sizes = [bracket.size_value for bracket in transfer.brackets]
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 1.35, max(sizes) * 1.35)
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(size_param)
+    shown = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
+    rates = np.concatenate([values for values in shown if len(values)] or [np.array([0.01])])
+    middle = math.sqrt(rates.min() * rates.max())
+    axes.set_ylim(min(rates.min() / 1.3, middle / 2.2), max(rates.max() * 1.3, middle * 2.2))
+    _rates(axes, "y", "best learning rate")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=1)
+
+
+def _rates(axes: Axes, which: str, name: str) -> None:
+    """A logarithmic axis of learning rates: 1, 2 and 5 of each decade; fewer where it is wide."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
+        if len(ticks) <= _MOST_TICKS:
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.set_xlim(low, high) if which == "x" else axes.set_ylim(low, high)
+    axes.set_xlabel(name) if which == "x" else axes.set_ylabel(name)

@@ -1,0 +1,123 @@
+import math
+import random
+
+import pytest
+
+from flops_fit.fitting.transfer import RatePoint, fit_transfer
+
+SIZES = (16.0, 32.0, 128.0)
+FACTORS = tuple(2.0**k for k in range(-2, 3))
+SHAPES = {
+    "constant": dict.fromkeys(SIZES, 1.0),
+    "width": {size: 1 / size for size in SIZES},
+}
+
+
+def points(
+    best=lambda size: 1.0, *, noise=0.0, seeds=1, curvature=0.03, factors=FACTORS, rates=1.0, seed=0
+):
+    """Losses on parabolas in log rate whose vertex lies at `best(size)` times the recipe's rate."""
+    drawn = random.Random(seed)
+    return [
+        RatePoint(
+            size, 12 * size**2, 1e5, factor, factor * rates, number,
+            (3 - 0.2 * math.log(size))
+            * math.exp(curvature * math.log(factor / best(size)) ** 2 + drawn.gauss(0, noise)
+                       + 0.01 * number),
+        )
+        for size in SIZES for factor in factors for number in range(seeds)
+    ]  # fmt: skip
+
+
+def test_vertices_and_slope_of_planted_parabolas_are_found():
+    told = fit_transfer(points(lambda size: (size / 32) ** -0.5, rates=0.01), SHAPES, own="width")
+    for bracket, expected in zip(told.brackets, (2**0.5, 1.0, 0.5), strict=True):
+        assert bracket.status == "interior"
+        assert bracket.factor == pytest.approx(expected, rel=1e-6)
+        assert bracket.rate == pytest.approx(0.01 * expected, rel=1e-6)
+        assert bracket.loss == pytest.approx(3 - 0.2 * math.log(bracket.size_value))
+        excess = math.expm1(0.03 * math.log(expected) ** 2)
+        assert bracket.recipe_excess == pytest.approx(excess, abs=1e-9)
+    assert told.slope.value == pytest.approx(-0.5)
+    assert told.verdict == "not carried"
+
+
+def test_a_rule_that_holds_is_said_to_carry_the_rate():
+    told = fit_transfer(points(noise=0.001), SHAPES, own="constant")
+    assert told.verdict == "carried"
+    assert told.slope.interval[0] < 0 < told.slope.interval[1]
+    assert [reason.code for reason in told.reasons] == ["rule_holds"]
+
+
+def test_the_interval_of_the_slope_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        told = fit_transfer(
+            points(lambda size: size**-0.3 * 3, noise=0.002, seed=seed), SHAPES, own="constant"
+        )
+        covered += told.slope.interval[0] <= -0.3 <= told.slope.interval[1]
+    assert 0.90 <= covered / 200 <= 1.0
+
+
+def test_seeds_that_differ_as_a_whole_do_not_blur_the_optimum():
+    told = fit_transfer(points(lambda size: 1.5, seeds=3), SHAPES, own="constant")
+    assert told.noise < 1e-9  # the seeds differ by one per cent, the same at every rate
+    assert [bracket.factor for bracket in told.brackets] == pytest.approx([1.5] * 3)
+    assert told.brackets[0].rates[0][3] == 3
+
+
+def test_a_wrong_rule_costs_what_the_parabola_of_the_largest_size_says():
+    # True best rate: 1 / size; the recipe follows it.
+    told = fit_transfer(points(curvature=0.02), SHAPES, own="width")
+    costs = {cost.rule: cost for cost in told.costs}
+    assert costs["width"].excess == pytest.approx(0, abs=1e-9)
+    assert costs["width"].is_own
+    # A constant rate, tuned at 16, is 8 times too large at 128: beyond the grid, which ends at 4.
+    assert costs["constant"].rate == pytest.approx(8)
+    assert costs["constant"].is_beyond
+    assert costs["constant"].excess == pytest.approx(math.expm1(0.02 * math.log(4) ** 2))
+    half = {"root": {size: size**-0.5 for size in SIZES}, **SHAPES}
+    mild = {c.rule: c for c in fit_transfer(points(curvature=0.02), half, own="width").costs}
+    assert mild["root"].excess == pytest.approx(math.expm1(0.02 * math.log(8**0.5) ** 2), rel=1e-6)
+    assert not mild["root"].is_beyond
+
+
+def test_an_optimum_at_the_end_of_the_grid_is_flagged_and_no_number():
+    told = fit_transfer(points(lambda size: 16.0), SHAPES, own="constant")
+    assert {bracket.status for bracket in told.brackets} == {"edge"}
+    assert "add larger ones" in told.brackets[0].reason
+    assert told.brackets[0].rate is None
+    assert (told.verdict, told.slope, told.costs) == ("undetermined", None, ())
+
+
+def test_rates_that_diverged_bound_the_grid_and_are_never_fitted():
+    some = [
+        RatePoint(**{**vars_of(p), "loss": None if p.factor == 4 else p.loss}) for p in points()
+    ]
+    told = fit_transfer(some, SHAPES, own="constant")
+    assert [bracket.factor for bracket in told.brackets] == pytest.approx([1.0] * 3)
+    assert told.brackets[0].rates[-1][2] is None
+    most = [
+        RatePoint(**{**vars_of(p), "loss": None if p.factor > 1 else p.loss})
+        for p in points(lambda size: 3.0)
+    ]
+    told = fit_transfer(most, SHAPES, own="constant")
+    assert all("the next one diverged" in bracket.reason for bracket in told.brackets)
+
+
+def vars_of(point):
+    return {name: getattr(point, name) for name in point.__dataclass_fields__}
+
+
+def test_a_loss_that_does_not_curve_beyond_its_noise_gives_no_optimum():
+    told = fit_transfer(points(curvature=1e-5, noise=0.01, seed=3), SHAPES, own="constant")
+    assert all(bracket.status in {"flat", "edge"} for bracket in told.brackets)
+    assert told.verdict == "undetermined"
+
+
+def test_three_rates_are_the_least_and_their_noise_is_assumed_and_said():
+    told = fit_transfer(points(factors=(0.5, 1.0, 2.0)), SHAPES, own="constant")
+    assert "noise_assumed" in {reason.code for reason in told.reasons}
+    assert told.noise == 0.003
+    few = fit_transfer(points(factors=(0.5, 1.0)), SHAPES, own="constant")
+    assert {bracket.status for bracket in few.brackets} == {"too_few"}

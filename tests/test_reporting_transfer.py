@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pytest
+from test_fitting_transfer import SHAPES, points
+
+from flops_fit.fitting.transfer import fit_transfer
+from flops_fit.reporting.transfer import costs_table, describe_transfer, optima_table
+from flops_fit.reporting.transfer_figure import transfer_figure
+
+
+@pytest.fixture
+def study():
+    return fit_transfer(
+        points(lambda size: (size / 32) ** -0.5, rates=0.01), SHAPES, own="constant"
+    )
+
+
+def test_the_table_holds_each_optimum_and_the_slopes(study):
+    table = optima_table(study, "d_model", "byte", "nats per byte")
+    assert [row["size_value"] for row in table.rows] == [16, 32, 128]
+    assert table.rows[0]["rate"] == pytest.approx(0.01 * 2**0.5)
+    text = table.to_markdown()
+    assert "d\\_model" in text
+    assert "-0.50" in text
+    assert "what is wrong" not in text
+    edge = fit_transfer(points(lambda size: 16.0), SHAPES, own="constant")
+    assert "add larger ones" in optima_table(edge, "d", "byte", "nats").to_csv()
+
+
+def test_the_costs_name_the_manifests_rule_and_what_lies_beyond_the_grid(study):
+    table = costs_table(study, "d_model")
+    notes = {row["rule"]: row["note"] for row in table.rows}
+    assert notes["constant"] == "the manifest's rule"
+    assert "16, carried to 128" in table.title
+
+
+def test_the_data_are_json_and_hold_every_rate(study):
+    told = json.loads(json.dumps(describe_transfer(study), allow_nan=False))
+    assert told["verdict"] == "not carried"
+    assert [len(size["rates"]) for size in told["sizes"]] == [5, 5, 5]
+    assert set(told["sizes"][0]["rates"][0]) == {"factor", "rate", "loss", "seeds"}
+    assert {rule["rule"] for rule in told["rules"]} == {"constant", "width"}
+
+
+def test_the_figure_shows_every_loss_each_parabola_and_the_line_through_the_optima(study):
+    figure = transfer_figure(study, size_param="d_model", rule="constant")
+    left, right = figure.axes
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == [f"d_model = {size:g}" for size in (16, 32, 128)]
+    assert left.get_xlabel() == "peak learning rate of weight matrices"
+    assert "%" in left.get_ylabel()
+    marks = [line for line in left.get_lines() if line.get_label() in labels]
+    assert [len(line.get_xdata()) for line in marks] == [5, 5, 5]
+    parabolas = [line for line in left.get_lines() if line.get_label() == "_parabola"]
+    for line, bracket in zip(parabolas, study.brackets, strict=True):
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert x[y.argmin()] == pytest.approx(bracket.rate, rel=0.05)
+    best, rule = (
+        next(line for line in right.get_lines() if str(line.get_label()).startswith(start))
+        for start in ("best", "rule")
+    )
+    assert "-0.50" in best.get_label()
+    x, y = np.asarray(best.get_xdata()), np.asarray(best.get_ydata())
+    for bracket in study.brackets:
+        on_line = np.exp(np.interp(np.log(bracket.size_value), np.log(x), np.log(y)))
+        assert on_line == pytest.approx(bracket.rate, rel=1e-3)
+    assert np.ptp(rule.get_ydata()) == pytest.approx(0)  # a constant rate
+    low, high = right.get_ylim()
+    assert all(low < bracket.rate < high for bracket in study.brackets)
+
+
+def test_a_study_without_an_optimum_is_drawn_all_the_same():
+    edge = fit_transfer(points(lambda size: 16.0), SHAPES, own="constant")
+    figure = transfer_figure(edge, size_param="d", rule="constant")
+    assert len(figure.axes[0].get_legend().get_texts()) == 3
+    figure.canvas.draw()
