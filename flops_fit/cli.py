@@ -22,7 +22,7 @@ from flops_fit.printing import (
     print_tables,
     say,
 )
-from flops_fit.report_command import refuse_without_law, report, show
+from flops_fit.report_command import refuse_without_law, report, show, write
 from flops_fit.transfer_command import transfer
 
 if TYPE_CHECKING:
@@ -169,8 +169,15 @@ def run(
     from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
     from flops_fit.spending import make_caps, share_of_target, stopped_at
-    from flops_fit.stages import carry_out, failure_of, publish_report, start_run
+    from flops_fit.stages import (
+        carry_out,
+        estimate_first,
+        failure_of,
+        publish_report,
+        start_run,
+    )
     from flops_fit.sweep_plan import make_plan
+    from flops_fit.units import format_duration
 
     flops_cap = number_of(max_flops, "--max-flops")
     if manifest.is_dir():
@@ -195,6 +202,12 @@ def run(
         max_cost=max_cost,
         price_per_hour=price_per_hour,
     )
+    estimate = estimate_first(prepared, started, workers=workers)
+    if estimate is not None:
+        say(
+            f"expected: {format_duration(estimate.wall_seconds)}, {estimate.workers} trials side "
+            f"by side ({estimate.basis})"
+        )
     with watching(started) as watcher:
         summary = carry_out(
             prepared,
@@ -214,10 +227,13 @@ def run(
     if summary.failed:
         failure = failure_of(started, summary)
         if summary.finished:
-            show(read_run(started.path), "terminal", started.report)
+            partial = read_run(started.path)
+            show(partial, "terminal")
+            write(partial, started.report)
         raise failure
     result = read_run(started.path)
-    show(result, "terminal", started.report)
+    show(result, "terminal")
+    write(result, started.report)
     for name, reason in publish_report(started).items():
         say(f"the report is not in {name}: {reason}")
     if summary.cap is not None:

@@ -139,6 +139,15 @@ def estimate_plan(
     )
 
 
+def training_seconds(flops_per_token: float, tokens: float, timings: Sequence[Timing]) -> float:
+    """Seconds of training on `tokens`: rates between measured sizes, log-log, else the nearest's.
+
+    Beyond the largest measured size its FLOP/s are taken, below the smallest its seconds per token.
+    """
+    known = [(t.flops_per_token, t.seconds_per_token) for t in timings]
+    return tokens * _interpolate(known, flops_per_token)
+
+
 def sizes_to_time(plan: Plan) -> list[Trial]:
     """A trial each of the smallest, a middle and the largest size of the plan.
 

@@ -69,6 +69,13 @@ SealOption = Annotated[
 ScoreOption = Annotated[
     str | None, typer.Option(help="FLOPS=LOSS: hold the sealed prediction against the real loss")
 ]
+FigureFormatsOption = Annotated[
+    str, typer.Option(help="of the figures, with commas between: png, svg, pdf")
+]
+FigureColumnsOption = Annotated[
+    Literal["1", "2"] | None,
+    typer.Option(help="columns of a paper that each figure fills", show_default="its own size"),
+]
 HtmlOption = Annotated[Path | None, typer.Option(help="write the page to this file")]
 
 
@@ -90,9 +97,16 @@ def report(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
     html: HtmlOption = None,
-    figures: Annotated[
-        bool, typer.Option(help="write page and figures into a run directory's report folder")
-    ] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="write page, figures and result into this folder",
+            show_default="report/ of a run directory",
+        ),
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="write page and figures at all")] = True,
+    figure_formats: FigureFormatsOption = "png,svg",
+    figure_columns: FigureColumnsOption = None,
 ) -> None:
     """Fit the finished trials; print the laws and the compute-optimal table."""
     from flops_fit.reports import answer, read_run, read_table_of_runs
@@ -130,26 +144,44 @@ def report(
     if html is not None:
         write_atomic(html, result.to_html())
         say(f"written: {html}")
+    folder = output or (RunDir(sources[0]).report if sources[0].is_dir() else None)
     if as_json:
         print_json(result.to_dict())
+        folder = output
     else:
-        folder = RunDir(sources[0]).report if figures and sources[0].is_dir() else None
-        show(result, layout, folder)
+        show(result, layout)
+    if figures and folder is not None:
+        write(
+            result,
+            folder,
+            formats=formats_of(figure_formats),
+            columns=None if figure_columns is None else 1 if figure_columns == "1" else 2,
+        )
     refuse_without_law(result)
 
 
-def show(result: Result, layout: Format, folder: Path | None) -> None:
-    """Print a result; write it, with its page of all tables and its figures, into `folder`."""
-    from flops_fit.reports import write_report
-
+def show(result: Result, layout: Format) -> None:
+    """Print a result: its verdict, then its tables."""
     print_verdict(result, layout)
     # On a terminal the long tables would scroll the answer away; the page has them.
     left_out = {"checklist", "observations"} if layout == "terminal" else set()
     tables = [table for name, table in result.tables().items() if name not in left_out]
     print_tables(tables, layout)
-    if folder is not None:
-        written = write_report(result, folder)
-        say(f"written: {', '.join(str(path) for path in written if path.suffix != '.svg')}")
+
+
+def write(
+    result: Result,
+    folder: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    columns: Literal[1, 2] | None = None,
+) -> None:
+    """Write a result, its page and its figures into a folder, and say what a reader will open."""
+    from flops_fit.reports import write_report
+
+    written = write_report(result, folder, formats=formats, columns=columns)
+    said = [path for path in written if path.suffix in (".html", f".{formats[0]}")]
+    say(f"written: {', '.join(str(path) for path in said)}")
 
 
 def refuse_without_law(result: Result) -> None:
@@ -157,6 +189,17 @@ def refuse_without_law(result: Result) -> None:
     if result.verdict == "refuse":
         first = result.reasons[0]
         raise FitError(f"no law can be fitted: {first.message}", code=first.code)
+
+
+def formats_of(text: str) -> list[str]:
+    """`png,pdf` as a list."""
+    formats = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not formats or set(formats) - {"png", "svg", "pdf"}:
+        raise ManifestError(
+            f"`--figure-formats`: expected some of png, svg and pdf, got `{text}`",
+            hint="write --figure-formats png,pdf",
+        )
+    return formats
 
 
 def columns_of(text: str | None) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flops_fit.errors import ManifestError
 from flops_fit.ledger import observations_of, read_ledger, replay
@@ -96,6 +96,7 @@ def read_run(
         run_dir=directory,
         predictions=fitted.predictions,
         wastes=fitted.wastes,
+        gains=fitted.gains,
     )
 
 
@@ -150,14 +151,28 @@ def read_table_of_runs(
         name=Path(source).stem if isinstance(source, str | Path) else "table",
         predictions=fitted.predictions,
         wastes=fitted.wastes,
+        gains=fitted.gains,
     )
 
 
-def write_report(result: Result, folder: Path) -> list[Path]:
-    """Write a result, its page of all tables and its figures; gives the paths, the page first."""
+def write_report(
+    result: Result,
+    folder: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    columns: Literal[1, 2] | None = None,
+) -> list[Path]:
+    """Write a result, its page of all tables and its figures; gives the paths, the page first.
+
+    Args:
+        result: what to write.
+        folder: where to; it is made.
+        formats: of the figures: `png`, `svg`, `pdf`.
+        columns: of a paper that each figure is to fill; None: its natural size.
+    """
     page = folder / "report.html"
     result.save(folder)
-    figures = result.write_figures(folder)
+    figures = result.write_figures(folder, formats, columns=columns)
     write_atomic(page, result.to_html())
     return [page, *figures]
 

@@ -7,7 +7,6 @@ a figure is asked for.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import FitError, RunDirError
+from flops_fit.errors import FitError
 from flops_fit.law import Fit
 from flops_fit.observations import own_budgets
 from flops_fit.points import Excluded, Note, Observation, Optimum
-from flops_fit.reporting.archive import fields_from_dict, fields_to_dict, plain
+from flops_fit.reporting.archive import plain, read_fields, write_fields
 from flops_fit.reporting.document import describe_excluded, describe_failure, describe_fit
 from flops_fit.reporting.questions import Questions
 from flops_fit.reporting.verdict import (
@@ -31,7 +30,6 @@ from flops_fit.reporting.verdict import (
     is_usable,
     judge,
 )  # fmt: skip
-from flops_fit.rundir import read_json, write_atomic
 from flops_fit.units import parse_number
 
 if TYPE_CHECKING:
@@ -40,11 +38,11 @@ if TYPE_CHECKING:
     from flops_fit.reporting.checklist import Check
     from flops_fit.reporting.comparison import Comparison
     from flops_fit.reporting.contents import Contents
+    from flops_fit.reporting.record import Record
     from flops_fit.reporting.seal import Seal
+    from flops_fit.reporting.setting import Setting
+    from flops_fit.reporting.style import Columns
     from flops_fit.reporting.tables import Table
-
-_FILE = "result.json"
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,7 @@ class Result(Questions):
             are asked of the laws.
         wastes: the share of compute that one method's allocation wastes where another's law is
             true: `budget_flops`, `chosen`, `true`, `wasted_share`.
+        gains: the answer at the largest target from the levels of compute up to each.
     """
 
     fits: Mapping[str, Fit]
@@ -82,6 +81,7 @@ class Result(Questions):
     run_dir: Path | None = None
     predictions: Sequence[Optimum] = ()
     wastes: Sequence[Mapping[str, Any]] = ()
+    gains: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def used(self) -> tuple[Observation, ...]:
@@ -150,31 +150,39 @@ class Result(Questions):
         Returns:
             One row per budget and method: `budget_flops`, `method`, `params`, `tokens`,
             `tokens_per_param`, `loss`, their 95 % intervals (or None), `near_optimal`, the range
-            of params that wastes at most 1 % of the compute (or None), and
-            `extrapolation_decades`, how far the budget lies beyond the data.
+            of params that wastes at most 1 % of the compute (or None),
+            `extrapolation_decades`, how far the budget lies beyond the data, and, where they are
+            known, `nearest_size` (the size value that can be built), `wall_seconds` and `cost` of
+            training it, and `is_rate_extrapolated`.
         """
         asked = self._budgets() if budgets is None else [parse_number(b) for b in budgets]
         return [self._row(budget, method) for budget in asked for method in self._methods()]
 
-    def plot(self) -> dict[str, Figure]:
-        """The figures by name, those that the observations allow.
+    def plot(self, columns: Columns = None) -> dict[str, Figure]:
+        """The figures by name, those that the observations allow; to fill 1 or 2 columns if asked.
 
         `isoflop` (curves, parabolas, minima), `frontier` (N, D and loss against compute),
-        `surface`, `residuals`, `curves` (of training), `agreement` (of the methods at targets).
+        `surface`, `residuals`, `curves` (of training), `agreement` (of the methods at targets),
+        `gains` (what each level of compute bought), `costs` (expected and real).
         """
-        return self._gather().figures
+        return self._gather().draw(columns)
 
     def write_figures(
-        self, directory: str | Path, formats: Sequence[str] = ("png", "svg")
+        self,
+        directory: str | Path,
+        formats: Sequence[str] = ("png", "svg"),
+        *,
+        columns: Columns = None,
     ) -> list[Path]:
         """Write every figure into a directory, in each format; gives the files' paths."""
         from flops_fit.reporting.style import save_figure
 
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
+        figures = self._contents.figures if columns is None else self.plot(columns)
         return [
             path
-            for name, figure in self._contents.figures.items()
+            for name, figure in figures.items()
             for path in save_figure(figure, target / name, formats)
         ]
 
@@ -197,17 +205,13 @@ class Result(Questions):
                 **{method: describe_failure(error) for method, error in self.failures.items()},
             },
             "predictions": plain(self.chinchilla_table()),
+            **plain(self._contents.extras()),
             "checklist": [check.to_dict() for check in self.checklist()],
         }
 
     def save(self, directory: str | Path) -> Path:
         """Keep the result as `result.json` in a directory; gives the file's path."""
-        path = Path(directory) / _FILE
-        held = {each.name: getattr(self, each.name) for each in fields(self)}
-        data = {"format": _FORMAT, **fields_to_dict(held)}
-        # Without indents json's fast encoder serves: a tenth of the time for many observations.
-        write_atomic(path, json.dumps(data, allow_nan=False) + "\n")
-        return path
+        return write_fields(Path(directory), {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, directory: str | Path) -> Result:
@@ -216,14 +220,7 @@ class Result(Questions):
         Raises:
             RunDirError: there is none, or it was written in another format.
         """
-        path = Path(directory) / _FILE
-        data = read_json(path)
-        if data.get("format") != _FORMAT:
-            raise RunDirError(
-                f"`{path}` has format {data.get('format')!r}; this version reads {_FORMAT}",
-                hint="make the report again from the run directory or the table",
-            )
-        return cls(**fields_from_dict(data))
+        return cls(**read_fields(Path(directory)))
 
     def tables(self) -> dict[str, Table]:
         """The tables of the report by name, in the order in which they are read."""
@@ -265,10 +262,10 @@ class Result(Questions):
     def checklist(self) -> list[Check]:
         """The rules of a credible study: held or not, with the figure."""
         from flops_fit.reporting.checklist import checklist
-        from flops_fit.reporting.record import Record
 
-        record = Record.read(self.run_dir)
-        return checklist(self.fits, self.used, self.excluded, targets=self.targets, record=record)
+        return checklist(
+            self.fits, self.used, self.excluded, targets=self.targets, record=self._record
+        )
 
     @cached_property
     def _contents(self) -> Contents:
@@ -277,14 +274,25 @@ class Result(Questions):
 
     def _gather(self) -> Contents:
         from flops_fit.reporting.contents import Contents
-        from flops_fit.reporting.record import Record
 
         judged = self._judged
         return Contents(
             self.name, self.unit, self.loss_unit, judged.judgement, judged.reasons, self.notes,
             self.fits, self.observations, self.excluded, self.chinchilla_table(), self.asked,
-            self.checklist(), Record.read(self.run_dir), self.wastes,
+            self.checklist(), self._record, self.wastes, self.gains, self._setting,
         )  # fmt: skip
+
+    @cached_property
+    def _record(self) -> Record | None:
+        from flops_fit.reporting.record import Record
+
+        return Record.read(self.run_dir)
+
+    @cached_property
+    def _setting(self) -> Setting:
+        from flops_fit.reporting.setting import Setting
+
+        return Setting.of(self._record, self.observations)
 
     @cached_property
     def _largest_flops(self) -> float:
@@ -313,9 +321,11 @@ class Result(Questions):
         return sorted({*own_budgets(self.used), *map(float, self.targets)})
 
     def _row(self, budget: float, method: str) -> dict[str, Any]:
+        from flops_fit.reporting.setting import with_setting
+
         optimum = self._optimum(budget, self.fits[method])
         beyond = optimum.extrapolation_decades
-        return {
+        row = {
             "budget_flops": budget,
             "method": method,
             "params": optimum.params,
@@ -330,13 +340,7 @@ class Result(Questions):
                 extrapolation_decades(budget, self._largest_flops) if beyond is None else beyond
             ),
         }
-
-    def _near_optimal(self, budget: float, method: str) -> tuple[float, float] | None:
-        """The range of params that wastes at most 1 % of a budget; None without a surface."""
-        try:
-            return self.near_optimal(budget, waste=0.01, method=method)
-        except FitError:
-            return None
+        return with_setting(row, self._setting)
 
     def _optimum(self, budget: float, fit: Fit) -> Optimum:
         """The stored prediction for a budget, else what the law says."""

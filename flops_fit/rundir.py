@@ -2,6 +2,7 @@
 
     manifest.toml      the experiment as written
     provenance.json    what it was made of: fingerprint, versions, data, where plugins were found
+    estimate.json      what the sweep was expected to cost, as `estimate --json` prints it
     plan.json          the trials, as `plan --json` prints them
     ledger.jsonl       what happened (see `ledger`)
     lock               held by the one process that conducts the sweep
@@ -47,6 +48,11 @@ class RunDir:
     def plan(self) -> Path:
         """The planned trials."""
         return self.path / "plan.json"
+
+    @property
+    def estimate(self) -> Path:
+        """What the sweep was expected to cost before it began."""
+        return self.path / "estimate.json"
 
     @property
     def ledger(self) -> Path:

@@ -36,6 +36,8 @@ from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.sweep_plan import ground_of, make_plan
 from flops_fit.worker import Bench, planted_law
 
+_WORTH_TIMING = 1e12  # FLOPs of a sweep: minutes on one core of a CPU
+
 
 def make_estimate(
     prepared: Prepared,
@@ -70,6 +72,21 @@ def make_estimate(
         price_per_hour=execution.price_per_hour if price_per_hour is None else price_per_hour,
         basis=basis,
     )
+
+
+def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> Estimate | None:
+    """Cost a sweep before its first trial, and keep the estimate beside its plan.
+
+    None for a rehearsal, for a sweep that has begun, and for one so small that timing a few sizes
+    would cost as much as the sweep.
+    """
+    plan = Plan.from_dict(read_json(run.plan))
+    is_simulated = read_json(run.provenance)["planted"] is not None
+    if is_simulated or run.ledger.exists() or plan.total_flops < _WORTH_TIMING:
+        return None
+    estimate = make_estimate(prepared, plan, workers=workers)
+    write_json(run.estimate, estimate.to_dict())
+    return estimate
 
 
 def num_workers(prepared: Prepared) -> int:

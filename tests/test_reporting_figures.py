@@ -21,10 +21,19 @@ from test_reporting_planted import (
 
 from flops_fit.law import Fit
 from flops_fit.points import Observation
-from flops_fit.reporting.figures import frontier_figure, isoflop_figure
+from flops_fit.reporting.figures import isoflop_figure
+from flops_fit.reporting.frontiers import frontier_figure
 from flops_fit.reporting.style import budget_colours, flops_label, log_ticks, save_figure
 
 BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19)
+GAINS = [
+    {
+        "up_to_flops": budget, "num_runs": 7 * k, "spent_flops": 7 * budget * k,
+        "target_flops": 2.56e20, "params": 1e9, "params_interval": (1e9 / (1 + 6 / k), 3e9),
+        "loss": 2.5, "loss_interval": (2.5 - 1 / k, 2.5 + 1 / k),
+    }
+    for k, budget in enumerate(BUDGETS[2:], 3)
+]  # fmt: skip
 
 
 def lines(axes, gid):
@@ -136,10 +145,14 @@ def test_a_method_that_predicts_no_loss_draws_no_loss_line():
     assert [len(lines(axes, "law")) for axes in panels] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("columns", [None, 1, 2])
 @pytest.mark.parametrize(("count", "decades"), [(3, 1), (9, 3), (5, 6)])
-def test_no_tick_labels_overlap_and_nothing_is_cut_off(count, decades):
+def test_no_tick_labels_overlap_and_nothing_is_cut_off(count, decades, columns):
     budgets = [1e17 * 10 ** (decades * i / (count - 1)) for i in range(count)]
-    for figure in planted_result(budgets, targets=(1e24,)).plot().values():
+    plots = planted_result(budgets, targets=(1e24,), gains=GAINS).plot(columns)
+    assert {"isoflop", "frontier", "surface", "residuals", "agreement", "gains"} <= set(plots)
+    for figure in plots.values():
+        assert figure.get_figwidth() == {1: 3.4, 2: 6.9}.get(columns, figure.get_figwidth())
         renderer = drawn(figure)
         whole = figure.bbox
         for axes in figure.axes:

@@ -62,7 +62,7 @@ def test_every_format_has_every_row_and_every_column(trials):
         assert latex.count(r"\\") == len(table.rows) + 1
         body = [line for line in table.to_markdown().splitlines() if line.startswith("|")]
         assert len(body) == len(table.rows) + 2
-        assert {line.count("|") for line in body} == {len(table.columns) + 1}
+        assert {line.count("|") for line in body} == {len(table.for_people) + 1}
         for command in (r"\toprule", r"\midrule", r"\bottomrule"):
             assert latex.count(command) == 1
 

@@ -13,6 +13,7 @@ from flops_fit.fitting.backtest import POWERS, BackTest, back_test
 from flops_fit.fitting.compare import better_general, disagreements, wastes
 from flops_fit.fitting.curves import check_enough, finished, group_curves, usable
 from flops_fit.fitting.envelope import fit_envelope
+from flops_fit.fitting.gains import gains
 from flops_fit.fitting.general import fit_general
 from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
 from flops_fit.fitting.isoflop import Interpolation, fit_isoflop
@@ -37,6 +38,7 @@ class FitSet:
         predictions: one optimum per target budget and method, with intervals and their parts.
         wastes: `budget_flops`, `chosen`, `true`, `wasted_share`: the compute that one method's
             allocation wastes where another's law is true.
+        gains: what each level of compute bought at the largest target, see `gains.gains`.
     """
 
     fits: dict[str, Fit]
@@ -45,6 +47,7 @@ class FitSet:
     notes: tuple[Note, ...] = ()
     predictions: tuple[Optimum, ...] = ()
     wastes: tuple[dict[str, Any], ...] = field(default=())
+    gains: tuple[dict[str, Any], ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,13 @@ def fit_all(
     ordered = [found[k] for k in range(len(targets)) for found in predictions.values()]
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
     lost = tuple(wastes(fits, ordered))
-    return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost)
+    bought: list[dict[str, Any]] = []
+    if "surface" in fits and targets:
+        used = study.adaptive.observations
+        bought = gains(used, target=max(targets), resamples=bootstrap, seed=seed)
+    return FitSet(
+        fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, tuple(bought)
+    )
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:

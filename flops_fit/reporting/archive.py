@@ -8,6 +8,7 @@ Numbers that are not finite are absent.
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import FitError
+from flops_fit.errors import FitError, RunDirError
 from flops_fit.law import (
     Fit,
     FlopsPerToken,
@@ -27,7 +28,10 @@ from flops_fit.law import (
     SurfaceFrontier,
 )  # fmt: skip
 from flops_fit.points import Excluded, Note, Observation, Optimum
+from flops_fit.rundir import read_json, write_atomic
 
+_FILE = "result.json"
+_FORMAT = 1
 _PER_DECADE = 40
 _AS_IS = frozenset({int, str, bool, type(None)})
 
@@ -94,6 +98,31 @@ def plain(value: Any) -> Any:
     return plain(float(value))
 
 
+def write_fields(directory: Path, held: Mapping[str, Any]) -> Path:
+    """Keep the fields of a Result in a directory; gives the file's path."""
+    path = directory / _FILE
+    data = {"format": _FORMAT, **fields_to_dict(held)}
+    # Without indents json's fast encoder serves: a tenth of the time for many observations.
+    write_atomic(path, json.dumps(data, allow_nan=False) + "\n")
+    return path
+
+
+def read_fields(directory: Path) -> dict[str, Any]:
+    """The fields of the Result that was kept in a directory.
+
+    Raises:
+        RunDirError: there is none, or it was written in another format.
+    """
+    path = directory / _FILE
+    data = read_json(path)
+    if data.get("format") != _FORMAT:
+        raise RunDirError(
+            f"`{path}` has format {data.get('format')!r}; this version reads {_FORMAT}",
+            hint="make the report again from the run directory or the table",
+        )
+    return fields_from_dict(data)
+
+
 def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a Result as plain data; `fields_from_dict` makes them whole again."""
     seen = held["observations"]
@@ -115,6 +144,7 @@ def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
         "run_dir": None if held["run_dir"] is None else str(held["run_dir"]),
         "predictions": [asdict(optimum) for optimum in held["predictions"]],
         "wastes": list(held["wastes"]),
+        "gains": list(held["gains"]),
     }
     return {key: plain(value) for key, value in data.items()}
 
@@ -139,6 +169,7 @@ def fields_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
         "run_dir": None if data["run_dir"] is None else Path(data["run_dir"]),
         "predictions": tuple(optimum_from_dict(optimum) for optimum in data["predictions"]),
         "wastes": tuple(data.get("wastes", ())),
+        "gains": tuple(data.get("gains", ())),
     }
 
 

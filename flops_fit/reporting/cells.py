@@ -38,12 +38,14 @@ class Column:
         header: what people read; with its unit, where it has one.
         kind: how the value is written for people.
         has_interval: rows may keep a pair (low, high) under `<key>_interval`.
+        is_optional: people are not shown it where no row has a value; programs are.
     """
 
     key: str
     header: str
     kind: Kind = "text"
     has_interval: bool = False
+    is_optional: bool = False
 
     @property
     def is_numeric(self) -> bool:

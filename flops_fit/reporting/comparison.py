@@ -117,7 +117,7 @@ class Comparison:
 
     def plot(self) -> dict[str, Figure]:
         """`frontier`: N, D and loss against compute, both laid over each other."""
-        from flops_fit.reporting.figures import frontier_figure
+        from flops_fit.reporting.frontiers import frontier_figure
 
         fits = {side.name: side.fit for side in (self.first, self.second)}
         seen = [*self.first.observations, *self.second.observations]

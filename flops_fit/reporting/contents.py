@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.law import Fit
 from flops_fit.points import Excluded, Note, Observation
-from flops_fit.reporting import tables
+from flops_fit.reporting import economy, tables
 from flops_fit.reporting.cells import format_value, plural
 from flops_fit.reporting.checklist import Check, checklist_table
+from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
 from flops_fit.reporting.record import Record
+from flops_fit.reporting.setting import Setting, buildable_rows
 from flops_fit.reporting.tables import Table
-from flops_fit.reporting.verdict import Judgement, headline_method, in_order, is_usable
+from flops_fit.reporting.verdict import Judgement, headline_method, in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from flops_fit.reporting.page import Section
+    from flops_fit.reporting.style import Columns
 
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
-    "chinchilla", "agreement", "wastes", "frontier", "isoflop", "minima", "laws", "surface",
-    "residuals", "curves", "excluded", "checklist", "observations",
+    "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
+    "surface", "residuals", "curves", "gains_figure", "gains", "costs_figure", "costs", "excluded",
+    "checklist", "observations",
 )  # fmt: skip
 _CAPTIONS = {
     "isoflop": (
@@ -42,6 +46,15 @@ _CAPTIONS = {
     ),
     "residuals": ("Residuals", "How far each trial lies above the fitted surface."),
     "curves": ("Training curves", "Held-out loss along each training, against compute."),
+    "gains": (
+        "What each level of compute bought",
+        "The answer at the largest target from the runs up to each level of compute; bars and "
+        "shade: 95 % intervals of the runs' scatter.",
+    ),
+    "costs": (
+        "Expected and real time",
+        "Wall-clock of each trial against the estimate made before the sweep began.",
+    ),
     "agreement": (
         "Agreement of the methods",
         "What each method names at each target; bars: 95 % intervals, where known.",
@@ -61,6 +74,8 @@ class Contents:
         targets: budgets in FLOPs that were asked for, besides the sweep's own.
         checks: the checklist.
         record: of the run directory, if it came from one.
+        gains: what each level of compute bought.
+        setting: the sizes that can be built, rates and prices.
         wastes: what a wrong choice of method wastes; the largest budget's stand in the report.
     """
 
@@ -78,13 +93,22 @@ class Contents:
     checks: Sequence[Check]
     record: Record | None = None
     wastes: Sequence[Mapping[str, Any]] = ()
+    gains: Sequence[Mapping[str, Any]] = ()
+    setting: Setting = field(default_factory=Setting)
 
     def tables(self) -> dict[str, Table]:
         """The report's tables by name, in the order in which they are read."""
         unit, loss_unit = self.unit, self.loss_unit
         found: dict[str, Table] = {}
         if self.predictions:
-            found["chinchilla"] = tables.chinchilla_table(self.predictions, unit, loss_unit)
+            notes = self.setting.notes(self.predictions)
+            found["chinchilla"] = tables.chinchilla_table(
+                self.predictions, unit, loss_unit, notes=notes
+            )
+        if self.buildable:
+            found["buildable"] = economy.buildable_table(
+                self.buildable, unit, loss_unit, notes=self.setting.notes(self.buildable)
+            )
         isoflop = self.fits.get("isoflop")
         minima = () if isoflop is None else isoflop.details.get("minima", ())
         if minima:
@@ -94,7 +118,11 @@ class Contents:
         largest = max((row["budget_flops"] for row in self.wastes), default=None)
         if largest is not None:
             shown = [row for row in self.wastes if row["budget_flops"] == largest]
-            found["wastes"] = tables.wastes_table(shown)
+            found["wastes"] = economy.wastes_table(shown)
+        if self.gains:
+            found["gains"] = economy.gains_table(self.gains, loss_unit)
+        if self.costs:
+            found["costs"] = economy.costs_table(self.costs, self._basis)
         if self.excluded:
             found["excluded"] = tables.excluded_table(self.excluded)
         found["checklist"] = checklist_table(self.checks)
@@ -104,50 +132,59 @@ class Contents:
         return found
 
     @cached_property
+    def buildable(self) -> list[dict[str, Any]]:
+        """The sizes around the headline's optimum at each budget; none where no size is known."""
+        method = headline_method(self.fits)
+        if method is None:
+            return []
+        optima = {
+            row["budget_flops"]: row["params"]
+            for row in self.predictions
+            if row["method"] == method
+        }
+        return buildable_rows(self.fits[method], list(optima), self.setting, optima)
+
+    @cached_property
+    def trial_costs(self) -> list[TrialCost]:
+        """What each trial was expected to take, and took; none without a run directory."""
+        return [] if self.record is None else trial_costs(self.record)
+
+    @cached_property
+    def costs(self) -> list[dict[str, Any]]:
+        """Expected against real cost: a row a budget, and one for the sweep."""
+        return cost_rows(self.trial_costs, price_per_device_second=self.setting.cost(1.0))
+
+    @property
+    def _basis(self) -> str:
+        """Where the expected times come from."""
+        return "" if self.record is None else str(self.record.estimate.get("basis", ""))
+
+    def extras(self) -> dict[str, Any]:
+        """What the JSON holds besides fits, predictions and checks."""
+        return {
+            "buildable": self.buildable,
+            "costs": self.costs,
+            "gains": list(self.gains),
+            "wastes": list(self.wastes),
+        }
+
+    @cached_property
     def figures(self) -> dict[str, Figure]:
         """The report's figures by name, those that these observations allow; drawn once."""
-        from flops_fit.reporting import diagnostics, figures
+        return self.draw()
 
-        found: dict[str, Figure] = {}
-        usable = {method: fit for method, fit in in_order(self.fits).items() if is_usable(fit)}
-        used = self._used()
-        isoflop = self.fits.get("isoflop")
-        has_curves = isoflop is not None and bool(isoflop.details.get("minima"))
-        if has_curves or any(o.budget_flops is not None for o in self.observations):
-            found["isoflop"] = figures.isoflop_figure(
-                self.fits, self.observations, self.unit, self.loss_unit, excluded=self.excluded
-            )
-        if usable and used:
-            first = next(iter(usable))
-            bands = [row for row in self.predictions if row["method"] == first]
-            found["frontier"] = figures.frontier_figure(
-                usable, used, self.unit, self.loss_unit, targets=self.targets, bands=bands
-            )
-        surface = usable.get("surface")
-        if surface is not None and used and "alpha" in surface.parameters:
-            found["surface"] = diagnostics.surface_figure(
-                surface, used, self.unit, self.loss_unit, targets=self.targets
-            )
-            found["residuals"] = diagnostics.residuals_figure(
-                surface, self.observations, self.unit, excluded=self.excluded
-            )
-        curves = self._training_curves()
-        if curves:
-            speaks = headline_method(usable)
-            found["curves"] = diagnostics.curves_figure(
-                curves, self.loss_unit, envelope=None if speaks is None else usable[speaks]
-            )
-        if len(usable) > 1 and self.targets:
-            rows = [row for row in self.predictions if row["budget_flops"] in self.targets]
-            found["agreement"] = diagnostics.agreement_figure(rows, self.unit)
-        return found
+    def draw(self, columns: Columns = None) -> dict[str, Figure]:
+        """The figures anew, in their natural sizes or to fill one or two columns of a paper."""
+        from flops_fit.reporting.gallery import draw
 
-    def _used(self) -> list[Observation]:
+        return draw(self, columns)
+
+    def used(self) -> list[Observation]:
         """The observations that were not left out."""
         out = {excluded.name for excluded in self.excluded}
         return [o for o in self.observations if not o.name or o.name not in out]
 
-    def _training_curves(self) -> dict[str, list[Observation]]:
+    def training_curves(self) -> dict[str, list[Observation]]:
         """Points of training curves by training: from the run directory, or from the table."""
         curves = {} if self.record is None else self.record.curves()
         for seen in self.observations:
@@ -163,7 +200,8 @@ class Contents:
         if len(self.observations) > _MAX_LISTED:
             del shown["observations"]
         found = {name: Section(table.title, table=table) for name, table in shown.items()}
-        found |= {name: _figure_section(name, figure) for name, figure in self.figures.items()}
+        for name, figure in self.figures.items():
+            found[f"{name}_figure" if name in found else name] = _figure_section(name, figure)
         order = [name for name in _ORDER if name in found]
         order += [name for name in found if name not in order]
         return render_page(

@@ -20,13 +20,17 @@ from flops_fit.reporting.style import (
     METHOD_COLOURS,
     PAGE,
     RED,
+    Columns,
     budget_colours,
+    figure_size,
     flops_label,
     log_counts,
     log_flops,
     log_loss,
     paper_style,
 )
+
+_EDGE = 0.04  # of the axes: too near the frame for the label of a contour
 
 
 def surface_figure(
@@ -36,6 +40,7 @@ def surface_figure(
     loss_unit: str = "nats",
     *,
     targets: Sequence[float] = (),
+    columns: Columns = None,
 ) -> Figure:
     """The fitted loss over N and D as contours, the frontier across them, the trials on it.
 
@@ -45,13 +50,15 @@ def surface_figure(
         unit: what one unit of data is called.
         loss_unit: what the loss is measured in.
         targets: budgets in FLOPs asked for: open circles on the frontier.
+        columns: of a paper that the figure is to fill.
     """
     law = Surface(*(fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")))
     asked = [fit.predict(target) for target in targets]
     params = [*(o.params for o in observations), *(o.params for o in asked)]
     tokens = [*(o.tokens for o in observations), *(o.tokens for o in asked)]
     with paper_style():
-        figure = Figure(figsize=(4.6, 3.5), layout="constrained")
+        size = figure_size(columns, (4.6, 3.5), one=3.0, two=4.4)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         n = np.geomspace(min(params) / 1.5, max(params) * 1.5, 120)
         d = np.geomspace(min(tokens) / 1.5, max(tokens) * 1.5, 120)
@@ -79,7 +86,12 @@ def surface_figure(
         axes.set_xlim(n[0], n[-1])
         axes.set_ylim(d[0], d[-1])
         # Labels are placed by distances on the page, so only when scales and limits are known.
-        axes.clabel(lines, fmt="%g", fontsize=6.5, inline_spacing=3)
+        for label in axes.clabel(lines, fmt="%g", fontsize=6.5, inline_spacing=3):
+            x, y = axes.transAxes.inverted().transform(
+                axes.transData.transform(label.get_position())
+            )
+            if not (_EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE):
+                label.set_visible(False)  # The frame would cut it in two.
         axes.grid(visible=False)
         log_counts(axes, "x", "model size N (params)")
         log_counts(axes, "y", f"training data D ({plural(unit)})")
@@ -94,6 +106,7 @@ def residuals_figure(
     unit: str = "token",
     *,
     excluded: Sequence[Excluded] = (),
+    columns: Columns = None,
 ) -> Figure:
     """How far each trial lies from the fitted surface, in percent, by N and by D."""
     law = Surface(*(fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")))
@@ -103,8 +116,10 @@ def residuals_figure(
     y = np.array(percent)
     spread = float(np.median(np.abs(y[~is_out] - np.median(y[~is_out])))) if (~is_out).any() else 0
     with paper_style():
-        figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+        size = figure_size(columns, (PAGE, 2.5), one=4.2, two=2.5)
+        figure = Figure(figsize=size, layout="constrained")
+        shape = (2, 1) if columns == 1 else (1, 2)
+        panels = figure.subplots(*shape, sharey=True)
         names = ("model size N (params)", f"training data D ({plural(unit)})")
         for axes, key, name in zip(panels, ("params", "tokens"), names, strict=True):
             x = np.array([getattr(o, key) for o in observations])
@@ -121,13 +136,16 @@ def residuals_figure(
             )  # fmt: skip
             axes.set_xscale("log")
             log_counts(axes, "x", name)
-        panels[0].set_ylabel("loss above the fit (%)")
+        for axes in panels if columns == 1 else panels[:1]:
+            axes.set_ylabel("loss above the fit (%)")
         handles, labels = panels[0].get_legend_handles_labels()
         shown = 2 if is_out.any() else 1
         handles, labels = handles[:shown], labels[:shown]
         handles.append(panels[0].patches[0])
         labels.append(f"median deviation {spread:.2g} %")
-        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        # In one column three entries side by side would be cut off where something is left out.
+        ncols = 3 if columns != 1 else 2
+        figure.legend(handles, labels, loc="outside upper center", ncols=ncols)
         return figure
 
 
@@ -136,6 +154,7 @@ def curves_figure(
     loss_unit: str = "nats",
     *,
     envelope: Fit | None = None,
+    columns: Columns = None,
 ) -> Figure:
     """Held-out loss against compute along each training, and the least loss at each compute.
 
@@ -143,12 +162,14 @@ def curves_figure(
         curves: the points of each training by its name, in any order.
         loss_unit: what the loss is measured in.
         envelope: a fit whose frontier predicts losses, drawn over the curves.
+        columns: of a paper that the figure is to fill.
     """
     ordered = [sorted(curve, key=lambda o: o.flops) for curve in curves.values() if curve]
     ordered.sort(key=lambda curve: curve[-1].params)
     sizes = sorted({curve[-1].params for curve in ordered})
     with paper_style():
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+        size = figure_size(columns, (4.6, 3.1), one=2.9, two=3.8)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         colours = dict(zip(sizes, budget_colours(len(sizes)), strict=True))
         for curve in ordered:
@@ -174,19 +195,24 @@ def curves_figure(
         return figure
 
 
-def agreement_figure(rows: Sequence[Mapping[str, Any]], unit: str = "token") -> Figure:
+def agreement_figure(
+    rows: Sequence[Mapping[str, Any]], unit: str = "token", *, columns: Columns = None
+) -> Figure:
     """N and D that each method names at each target, with their intervals where known.
 
     Args:
         rows: of the Chinchilla table, at the targets only.
         unit: what one unit of data is called.
+        columns: of a paper that the figure is to fill.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
     targets = sorted({row["budget_flops"] for row in rows})
     with paper_style():
-        height = 0.7 + 0.24 * len(targets) * (len(methods) + 1)
-        figure = Figure(figsize=(PAGE, max(1.8, height)), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+        height = max(1.8, 0.7 + 0.24 * len(targets) * (len(methods) + 1))
+        size = figure_size(columns, (PAGE, height), one=1.6 * height, two=height)
+        figure = Figure(figsize=size, layout="constrained")
+        shape = (2, 1) if columns == 1 else (1, 2)
+        panels = figure.subplots(*shape, sharey=True)
         for axes, key in zip(panels, ("params", "tokens"), strict=True):
             for row in rows:
                 place = targets.index(row["budget_flops"]) * (len(methods) + 1)

@@ -1,4 +1,4 @@
-"""IsoFLOP curves and the frontier, as matplotlib figures (never pyplot).
+"""IsoFLOP curves as a matplotlib figure (never pyplot).
 
 Every figure is a plain `Figure`: nothing global is touched, no window opens, and the same numbers
 give the same file. Numbers on axes carry their unit.
@@ -7,7 +7,7 @@ give the same file. Numbers on axes carry their unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,21 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from flops_fit.law import Fit
-from flops_fit.points import Excluded, Observation, Optimum
-from flops_fit.reporting.cells import plural
+from flops_fit.points import Excluded, Observation
 from flops_fit.reporting.style import (
-    GREY,
     MANY,
     MARKERS,
-    METHOD_COLOURS,
-    METHOD_LINES,
-    PAGE,
     RED,
+    Columns,
     budget_colours,
+    figure_size,
     flops_label,
     log_counts,
-    log_flops,
-    log_loss,
     paper_style,
 )  # fmt: skip
 
-_BEYOND = "#efefef"
 _MAX_IN_LEGEND = 12
 
 
@@ -48,6 +41,7 @@ def isoflop_figure(
     loss_unit: str = "nats",
     *,
     excluded: Sequence[Excluded] = (),
+    columns: Columns = None,
 ) -> Figure:
     """Loss against model size, one curve per budget, with the parabola and minimum of each.
 
@@ -57,13 +51,15 @@ def isoflop_figure(
         unit: what one unit of data is called.
         loss_unit: what the loss is measured in.
         excluded: what the fits left out: drawn as crosses.
+        columns: of a paper that the figure is to fill.
     """
-    minima = _minima(fits)
+    minima = minima_of(fits)
     out = {e.name for e in (*excluded, *(x for fit in fits.values() for x in fit.excluded))}
     curves = _curves(observations, minima)
     window = fits["isoflop"].details.get("window") if "isoflop" in fits else None
     with paper_style():
-        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+        size = figure_size(columns, (5.2, 3.3), one=3.7, two=3.9)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         colours = budget_colours(len(curves))
         for place, (budget, curve) in enumerate(curves.items()):
@@ -83,80 +79,12 @@ def isoflop_figure(
         if len(curves) > _MAX_IN_LEGEND:
             _budget_bar(figure, axes, list(curves))
         else:
-            _isoflop_legend(figure, list(curves), minima, has_out=has_out)
+            is_below = columns == 1
+            _isoflop_legend(figure, list(curves), minima, has_out=has_out, is_below=is_below)
         return figure
 
 
-def frontier_figure(
-    fits: Mapping[str, Fit],
-    observations: Sequence[Observation],
-    unit: str = "token",
-    loss_unit: str = "nats",
-    *,
-    targets: Sequence[float] = (),
-    bands: Sequence[Mapping[str, Any]] = (),
-) -> Figure:
-    """Optimal N, D and loss against compute: each method's line, the minima, the targets.
-
-    Args:
-        fits: by method; each draws the line that `Fit.predict` gives.
-        observations: the trials; they set where measured compute ends, and show their losses.
-        unit: what one unit of data is called.
-        loss_unit: what the loss is measured in.
-        targets: budgets in FLOPs asked for: open circles on each line.
-        bands: rows of the Chinchilla table of the first method; their 95 % intervals are shaded.
-    """
-    minima = [m for m in _minima(fits) if m["status"] == "ok"]
-    spent = [o.budget_flops or o.flops for o in observations]
-    with paper_style():
-        figure = Figure(figsize=(PAGE, 2.75), layout="constrained")
-        panels = figure.subplots(1, 3)
-        span = np.geomspace(min(spent) / 1.5, max([*spent, *targets]) * 1.5, 80)
-        for place, fit in enumerate(fits.values()):
-            line = [fit.predict(float(c)) for c in span]
-            asked = [fit.predict(float(c)) for c in targets]
-            for axes, value in zip(panels, _PANELS, strict=True):
-                _draw_line(axes, line, asked, value, place)
-        for axes, key in zip(panels, ("params", "tokens", "loss"), strict=True):
-            _draw_band(axes, bands, key)
-            axes.plot(
-                [m["budget_flops"] for m in minima], [m[key] for m in minima],
-                linestyle="none", marker="*", markersize=8, color="black",
-                markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid=f"minima-{key}",
-            )  # fmt: skip
-        _draw_trials(panels[2], observations)
-        has_bands = sum(row.get("params_interval") is not None for row in bands) > 1
-        is_beyond = max([*spent, *targets]) > max(spent) * 1.01
-        names = ("optimal N (params)", f"optimal D ({plural(unit)})", f"loss ({loss_unit})")
-        for axes, name, scale in zip(
-            panels, names, (log_counts, log_counts, log_loss), strict=True
-        ):
-            if is_beyond:
-                axes.axvspan(max(spent), span[-1], color=_BEYOND, zorder=0, gid="extrapolation")
-            axes.set_xlim(span[0], span[-1])
-            axes.set_yscale("log")
-            scale(axes, "y", name)
-            log_flops(axes, "x", "compute C (FLOPs)")
-        figure.legend(
-            handles=[
-                *_frontier_legend(fits, bool(minima), bool(targets)),
-                *([Patch(color=_BEYOND, label="beyond the data")] if is_beyond else []),
-                *([_band_patch(next(iter(fits)))] if has_bands else []),
-            ],
-            loc="outside upper center", ncols=max(5, len(fits)), handlelength=2.4,
-            columnspacing=1.2,
-        )  # fmt: skip
-        return figure
-
-
-_PANELS: tuple[Callable[[Optimum], float | None], ...] = (
-    lambda optimum: optimum.params,
-    lambda optimum: optimum.tokens,
-    lambda optimum: optimum.loss,
-)
-
-
-def _minima(fits: Mapping[str, Fit]) -> list[Mapping[str, Any]]:
+def minima_of(fits: Mapping[str, Fit]) -> list[Mapping[str, Any]]:
     """The minima of the isoflop fit; empty where there is none."""
     fit = fits.get("isoflop")
     return [] if fit is None else list(fit.details.get("minima", ()))
@@ -255,6 +183,7 @@ def _isoflop_legend(
     minima: Sequence[Mapping[str, Any]],
     *,
     has_out: bool,
+    is_below: bool,
 ) -> None:
     colours = budget_colours(len(budgets))
     handles = []
@@ -267,76 +196,19 @@ def _isoflop_legend(
         line.set_label(flops_label(budget) + note)
         handles.append(line)
     if any(m["status"] == "ok" for m in minima):
-        handles.append(_point("*", "black", "minimum", 7))
+        handles.append(legend_point("*", "black", "minimum", 7))
     if has_out:
-        handles.append(_point("x", RED, "left out", 5))
-    figure.legend(handles=handles, title="budget (FLOPs)", loc="outside right upper")
-
-
-def _draw_line(
-    axes: Axes,
-    line: Sequence[Optimum],
-    asked: Sequence[Optimum],
-    value: Callable[[Optimum], float | None],
-    place: int,
-) -> None:
-    colour = METHOD_COLOURS[place % len(METHOD_COLOURS)]
-    known = [(o.flops, y) for o in line if (y := value(o)) is not None]
-    if not known:
-        return
-    wanted = [(o.flops, y) for o in asked if (y := value(o)) is not None]
-    axes.plot(
-        [x for x, _ in known], [y for _, y in known], color=colour, zorder=3, gid="law",
-        linestyle=METHOD_LINES[place % len(METHOD_LINES)],
-    )  # fmt: skip
-    axes.plot(
-        [x for x, _ in wanted], [y for _, y in wanted], linestyle="none", marker="o",
-        markerfacecolor="white", markeredgecolor=colour, markersize=5, zorder=4, gid="target",
+        handles.append(legend_point("x", RED, "left out", 5))
+    figure.legend(
+        handles=handles, title="budget (FLOPs)",
+        ncols=1 if not is_below else 2 if len(handles) <= 8 else 3,
+        handlelength=1.6, columnspacing=1.0,
+        loc="outside lower center" if is_below else "outside right upper",
     )  # fmt: skip
 
 
-def _draw_trials(axes: Axes, observations: Sequence[Observation]) -> None:
-    axes.plot(
-        [o.flops for o in observations], [o.loss for o in observations], linestyle="none",
-        marker=".", markersize=2.5, color=GREY, zorder=1, gid="trials",
-        rasterized=len(observations) > MANY,
-    )  # fmt: skip
-
-
-def _draw_band(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Shade the intervals of a method between the budgets at which they are known."""
-    known = [row for row in rows if row.get(f"{key}_interval") is not None]
-    if len(known) < 2:
-        return
-    known.sort(key=lambda row: row["budget_flops"])
-    lows, highs = zip(*(row[f"{key}_interval"] for row in known), strict=True)
-    axes.fill_between(
-        [row["budget_flops"] for row in known], lows, highs,
-        color=METHOD_COLOURS[0], alpha=0.2, linewidth=0, zorder=1.5, gid="band",
-    )  # fmt: skip
-
-
-def _band_patch(method: str) -> Patch:
-    return Patch(color=METHOD_COLOURS[0], alpha=0.2, label=f"95 % ({method})")
-
-
-def _frontier_legend(fits: Mapping[str, Fit], has_minima: bool, has_targets: bool) -> list[Line2D]:
-    handles = []
-    for place, method in enumerate(fits):
-        line = Line2D([], [], color=METHOD_COLOURS[place % len(METHOD_COLOURS)], label=method)
-        line.set_linestyle(METHOD_LINES[place % len(METHOD_LINES)])
-        handles.append(line)
-    if has_minima:
-        handles.append(_point("*", "black", "isoFLOP minimum", 7))
-    handles.append(_point(".", GREY, "trial", 5))
-    if has_targets:
-        target = _point("o", "black", "target", 5)
-        target.set_markerfacecolor("white")
-        handles.append(target)
-    return handles
-
-
-def _point(marker: str, colour: str, label: str, size: float) -> Line2D:
+def legend_point(marker: str, colour: str, label: str, size: float) -> Line2D:
+    """A legend's entry for points without a line."""
     return Line2D(
         [], [], linestyle="none", marker=marker, color=colour, label=label, markersize=size
     )

@@ -93,9 +93,10 @@ def _section(section: Section) -> Mapping[str, Any]:
 
 
 def _table(table: Table) -> Mapping[str, Any]:
-    heads = [{"text": column.header, "number": column.is_numeric} for column in table.columns]
+    shown = table.for_people
+    heads = [{"text": column.header, "number": column.is_numeric} for column in shown]
     rows = [
-        [{"text": cell(row, column), "number": column.is_numeric} for column in table.columns]
+        [{"text": cell(row, column), "number": column.is_numeric} for column in shown]
         for row in table.rows
     ]
     return {"heads": heads, "rows": rows}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from flops_fit.errors import FitError
 from flops_fit.law import Fit
 from flops_fit.reporting.answers import (
     Answer,
@@ -162,6 +163,13 @@ class Questions(ABC):
         if not 0 < waste < 1:
             raise ValueError(f"`waste` is not a share between 0 and 1: {waste}")
         return near_optimal(ground_of(self.fit(method)), parse_number(compute_budget), waste)
+
+    def _near_optimal(self, budget: float, method: str) -> tuple[float, float] | None:
+        """The range of params that wastes at most 1 % of a budget; None without a surface."""
+        try:
+            return self.near_optimal(budget, method=method)
+        except FitError:
+            return None
 
 
 def _only(**given: float | str | None) -> tuple[str, float]:

@@ -31,6 +31,7 @@ class Record:
         plan: its trials.
         ledger: what happened to them.
         provenance: fingerprint, versions, data, description.
+        estimate: what the sweep was expected to cost before it began; empty where none was made.
     """
 
     directory: Path
@@ -38,6 +39,7 @@ class Record:
     plan: Plan
     ledger: LedgerState
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    estimate: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path | None) -> Record | None:
@@ -52,6 +54,7 @@ class Record:
                 Plan.from_dict(read_json(run.plan)),
                 replay(read_ledger(run.ledger)) if run.ledger.exists() else LedgerState(),
                 read_json(run.provenance) if run.provenance.exists() else {},
+                read_json(run.estimate) if run.estimate.exists() else {},
             )
         except FlopsFitError:
             # The report stands without a record; `status` and `run` name what is broken.

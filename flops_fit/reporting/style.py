@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl  # noqa: TID253 - this room is part of the figures' door
 from matplotlib.ticker import (  # noqa: TID253
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COLUMN = 3.4  # inches: one column of a two-column paper
 PAGE = 6.9  # inches: both columns
+Columns = Literal[1, 2] | None  # of a paper that a figure is to fill; None: its natural size
 GREY = "#8a8a8a"
 RED = "#B00020"
 MARKERS = "osD^v<>ph"
@@ -65,6 +66,13 @@ def paper_style() -> Iterator[None]:
         for name, value in _STYLE.items():
             mpl.rcParams[name] = value  # type: ignore[index]
         yield
+
+
+def figure_size(
+    columns: Columns, natural: tuple[float, float], *, one: float, two: float
+) -> tuple[float, float]:
+    """Width and height in inches: the natural ones, or a column's width with the height given."""
+    return natural if columns is None else (COLUMN, one) if columns == 1 else (PAGE, two)
 
 
 def budget_colours(count: int) -> list[tuple[float, float, float, float]]:

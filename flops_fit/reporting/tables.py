@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flops_fit.law import Fit, Surface
@@ -43,34 +43,45 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def for_people(self) -> tuple[Column, ...]:
+        """The columns that people are shown: without those that may be empty, and are."""
+        return tuple(
+            column
+            for column in self.columns
+            if not column.is_optional or any(row.get(column.key) is not None for row in self.rows)
+        )
+
     def to_rich(self) -> ForTerminal:
         """The table for a terminal: a rich renderable, to be printed by a console."""
-        return ForTerminal(self)
+        return ForTerminal(replace(self, columns=self.for_people))
 
     def to_markdown(self) -> str:
         """A GitHub-flavoured Markdown table under a heading."""
         from tabulate import tabulate
 
+        shown = self.for_people
         body = tabulate(
-            [[_markdown(cell(row, column)) for column in self.columns] for row in self.rows],
-            headers=[_markdown(column.header) for column in self.columns],
+            [[_markdown(cell(row, column)) for column in shown] for row in self.rows],
+            headers=[_markdown(column.header) for column in shown],
             tablefmt="pipe",
             disable_numparse=True,
-            colalign=[("right" if c.is_numeric else "left") for c in self.columns],
+            colalign=[("right" if c.is_numeric else "left") for c in shown],
         )
         notes = "".join(f"\n- {_markdown(note)}" for note in self.notes)
         return f"### {_markdown(self.title)}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
     def to_latex(self) -> str:
         """A LaTeX table; it needs the package booktabs."""
-        align = "".join("r" if column.is_numeric else "l" for column in self.columns)
+        shown = self.for_people
+        align = "".join("r" if column.is_numeric else "l" for column in shown)
         lines = [
             r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.title)}}}",
             rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}", r"\toprule",
-            " & ".join(latex_text(column.header) for column in self.columns) + r" \\", r"\midrule",
+            " & ".join(latex_text(column.header) for column in shown) + r" \\", r"\midrule",
         ]  # fmt: skip
         for row in self.rows:
-            lines.append(" & ".join(latex_cell(row, column) for column in self.columns) + r" \\")
+            lines.append(" & ".join(latex_cell(row, column) for column in shown) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\smallskip\footnotesize {latex_text(note)}" for note in self.notes]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -196,7 +207,11 @@ def laws_table(fits: Mapping[str, Fit]) -> Table:
 
 
 def chinchilla_table(
-    rows: Sequence[Mapping[str, Any]], unit: str = "token", loss_unit: str = "nats"
+    rows: Sequence[Mapping[str, Any]],
+    unit: str = "token",
+    loss_unit: str = "nats",
+    *,
+    notes: Sequence[str] = (),
 ) -> Table:
     """The compute-optimal allocation at each budget, by each method."""
     columns = (
@@ -207,27 +222,14 @@ def chinchilla_table(
         Column("tokens", f"D ({plural(unit)})", "count", has_interval=True),
         Column("tokens_per_param", f"{plural(unit)} per param", "number"),
         Column("loss", f"loss ({loss_unit})", "loss", has_interval=True),
+        Column("nearest_size", "nearest size", "plain", is_optional=True),
+        Column("wall_seconds", "time", "duration", is_optional=True),
+        Column("cost", "cost", "money", is_optional=True),
         Column("extrapolation_decades", "decades beyond", "number"),
     )
     note = "near-optimal: any N in this range wastes at most 1 % of the compute"
-    notes = (note,) if any(row.get("near_optimal") for row in rows) else ()
-    return Table("Compute-optimal allocation", columns, tuple(rows), notes)
-
-
-def wastes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The compute that one method's allocation wastes where another's law is the true one.
-
-    Args:
-        rows: `budget_flops`, `chosen`, `true`, `wasted_share` (0 to 1).
-    """
-    columns = (
-        Column("budget_flops", "budget (FLOPs)", "flops"),
-        Column("chosen", "chosen by"),
-        Column("true", "if this is true"),
-        Column("wasted_percent", "wasted (% of compute)", "number"),
-    )
-    told = tuple({**row, "wasted_percent": 100 * row["wasted_share"]} for row in rows)
-    return Table("Waste of a wrong choice", columns, told)
+    near = (note,) if any(row.get("near_optimal") for row in rows) else ()
+    return Table("Compute-optimal allocation", columns, tuple(rows), (*near, *notes))
 
 
 def excluded_table(excluded: Sequence[Excluded]) -> Table:

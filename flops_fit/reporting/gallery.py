@@ -1,0 +1,59 @@
+"""Which figures a report has, and how each is drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure  # noqa: TID253 - this room is part of the figures' door
+
+from flops_fit.reporting import diagnostics, figures, frontiers, spending
+from flops_fit.reporting.style import Columns
+from flops_fit.reporting.verdict import headline_method, in_order, is_usable
+
+if TYPE_CHECKING:
+    from flops_fit.reporting.contents import Contents
+
+
+def draw(report: Contents, columns: Columns) -> dict[str, Figure]:
+    """The figures that a report's observations allow, by name, in the order of reading."""
+    unit, loss_unit = report.unit, report.loss_unit
+    found: dict[str, Figure] = {}
+    usable = {method: fit for method, fit in in_order(report.fits).items() if is_usable(fit)}
+    used = report.used()
+    isoflop = report.fits.get("isoflop")
+    has_curves = isoflop is not None and bool(isoflop.details.get("minima"))
+    if has_curves or any(o.budget_flops is not None for o in report.observations):
+        found["isoflop"] = figures.isoflop_figure(
+            report.fits, report.observations, unit, loss_unit, excluded=report.excluded,
+            columns=columns,
+        )  # fmt: skip
+    if usable and used:
+        first = next(iter(usable))
+        bands = [row for row in report.predictions if row["method"] == first]
+        found["frontier"] = frontiers.frontier_figure(
+            usable, used, unit, loss_unit, targets=report.targets, bands=bands, columns=columns
+        )
+    surface = usable.get("surface")
+    if surface is not None and used and "alpha" in surface.parameters:
+        found["surface"] = diagnostics.surface_figure(
+            surface, used, unit, loss_unit, targets=report.targets, columns=columns
+        )
+        found["residuals"] = diagnostics.residuals_figure(
+            surface, report.observations, unit, excluded=report.excluded, columns=columns
+        )
+    curves = report.training_curves()
+    if curves:
+        speaks = headline_method(usable)
+        envelope = None if speaks is None else usable[speaks]
+        found["curves"] = diagnostics.curves_figure(
+            curves, loss_unit, envelope=envelope, columns=columns
+        )
+    if len(usable) > 1 and report.targets:
+        rows = [row for row in report.predictions if row["budget_flops"] in report.targets]
+        found["agreement"] = diagnostics.agreement_figure(rows, unit, columns=columns)
+    bought = [r for r in report.gains if r["params_interval"] and r["loss_interval"]]
+    if len(bought) > 1:
+        found["gains"] = spending.gains_figure(bought, loss_unit, columns=columns)
+    if any(cost.expected_seconds for cost in report.trial_costs):
+        found["costs"] = spending.costs_figure(report.trial_costs, columns=columns)
+    return found
