@@ -8,9 +8,11 @@ decisions before it alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from flops_fit.caps import CapReached, Caps
 from flops_fit.designs import Ground
 from flops_fit.errors import PlanError
 from flops_fit.ledger import Ledger, LedgerState
@@ -77,6 +79,8 @@ def conduct_adaptively(
     carry_out: Callable[[Plan], SweepSummary],
     terms: Terms,
     watcher: Watcher,
+    *,
+    caps: Caps | None = None,
 ) -> SweepSummary:
     """Decide and carry out, in turn, until a decision is to stop, or a cap or an interrupt does.
 
@@ -86,6 +90,7 @@ def conduct_adaptively(
         carry_out: carries out a plan, as far as the ledger lacks it, without ending the sweep.
         terms: what the sweep works under.
         watcher: told of each decision.
+        caps: what the sweep may spend in all; where it ends before the goal, that is why.
     """
     plan = Plan.from_dict(read_json(run.plan))
     for entry in ledger.state.decisions:
@@ -103,6 +108,10 @@ def conduct_adaptively(
         if decision.action != "stop":
             plan = extended(plan, decision)
             continue
+        cap = None if caps is None else _unreached(terms, history, decision, caps)
+        if cap is not None:
+            watcher.on_entry(ledger.append("sweep_capped", None, **cap.to_dict()), None)
+            return replace(summary, cap=cap)
         if not ledger.state.is_complete:
             ended = ledger.append(
                 "sweep_finished",
@@ -113,6 +122,15 @@ def conduct_adaptively(
             )
             watcher.on_entry(ended, None)
         return summary
+
+
+def _unreached(terms: Terms, history: History, decision: Decision, caps: Caps) -> CapReached | None:
+    """The cap on FLOPs, if the sweep stops at it before its goal."""
+    figures = decision.figures
+    if caps.flops is None or figures.get("params_error", math.inf) <= terms.params_within:
+        return None
+    spent = history.spent_flops
+    return CapReached(f"--max-flops {caps.flops:g}", "FLOPs", caps.flops, spent, ())
 
 
 def history_of(plan: Plan, state: LedgerState) -> History:

@@ -71,8 +71,9 @@ class CapReached:
     Attributes:
         cap: as the user stated it.
         unit: of the next two.
-        limit, would_be: what is allowed, and what it would come to.
-        missing: ids of the trials that were not finished.
+        limit, would_be: what is allowed, and what it would come to with the next trial.
+        missing: ids of the trials that were not finished; none where an adaptive sweep found no run
+            that it could still pay for, and `would_be` is what was spent.
     """
 
     cap: str

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flops_fit.errors import FlopsFitError, ManifestError
+from flops_fit.plan_command import ManifestArgument, TotalOption, plan, planned
 from flops_fit.printing import (
     FormatOption,
     JsonOption,
@@ -41,9 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ManifestArgument = Annotated[
-    Path, typer.Argument(help="experiment.toml, or a run directory", show_default=False)
-]
 WorkersOption = Annotated[
     int | None, typer.Option(min=1, help="trials side by side", show_default="as many as fit")
 ]
@@ -85,30 +83,7 @@ def init(
     say(f"wrote {path}; next: flops-fit plan {path}")
 
 
-TotalOption = Annotated[
-    str | None, typer.Option(help="FLOPs that the whole sweep may cost: the design is sized to it")
-]
-
-
-@app.command()
-def plan(
-    manifest: ManifestArgument,
-    total_flops: TotalOption = None,
-    as_json: JsonOption = False,
-    layout: FormatOption = "terminal",
-) -> None:
-    """Count each size and lay out the trials; trains and writes nothing."""
-    from flops_fit.reporting.tables import plan_table
-    from flops_fit.spending import share_note
-
-    prepared, made = _planned(manifest, number_of(total_flops, "--total-flops"))
-    if as_json:
-        print_json(made.to_dict())
-        return
-    notes = [share_note(prepared.manifest, made.total_flops), *made.warnings]
-    print_tables([plan_table(made.trials, notes, prepared.description.facts.unit)], layout)
-    if total_flops is not None:
-        say(f"to run this plan, write `total_flops = {total_flops}` into [sweep]")
+app.command()(plan)
 
 
 @app.command()
@@ -127,7 +102,7 @@ def estimate(
     from flops_fit.stages import make_estimate
 
     rate = number_of(flops_per_second, "--flops-per-second")
-    prepared, made = _planned(manifest, number_of(total_flops, "--total-flops"))
+    prepared, made = planned(manifest, number_of(total_flops, "--total-flops"))
     costed = make_estimate(
         prepared, made, flops_per_second=rate, price_per_hour=price_per_hour, workers=workers
     )
@@ -267,24 +242,6 @@ def worker(
         work.train_listed(opened, trial_ids)
     else:
         say(f"trained {work.train_claimed(opened)} trials")
-
-
-def _planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, Plan]:
-    """The plan of a manifest, or the one that a run directory was started with."""
-    from flops_fit.plan import Plan
-    from flops_fit.prepared import prepare, resume
-    from flops_fit.rundir import RunDir, read_json
-    from flops_fit.sweep_plan import make_plan
-
-    if source.is_dir():
-        if total_flops is not None:
-            raise ManifestError(
-                f"`--total-flops` sizes a new plan, and `{source}` was started with its own",
-                hint="give the manifest instead",
-            )
-        return resume(source), Plan.from_dict(read_json(RunDir(source).plan))
-    prepared = prepare(source, total_flops=total_flops)
-    return prepared, make_plan(prepared)
 
 
 def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import ManifestError
 from flops_fit.ledger import observations_of, read_ledger, replay
 from flops_fit.observations import own_budgets, read_table
 from flops_fit.plan import Plan
-from flops_fit.points import Excluded, Note
-from flops_fit.prepared import resume
+from flops_fit.points import Excluded, Note, Observation
+from flops_fit.prepared import Prepared, resume
 from flops_fit.reporting.answers import Answer
 from flops_fit.result import Result
 from flops_fit.rundir import RunDir, read_json, write_atomic
 from flops_fit.units import parse_number
+
+if TYPE_CHECKING:
+    from flops_fit.planning.ladder import LadderCheck
 
 _HARMLESS = {"heldout_split", "data_seen_again"}  # worth saying, no reason to doubt a law
 _WALD = Note(
@@ -60,6 +63,10 @@ def read_run(
     targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
     left_out = state.left_out
     observations = [seen for seen in observations if seen.name not in left_out]
+    drift = _drift_of(prepared, plan, observations)
+    if drift and manifest.sweep.design == "ladder" and not state.decisions:
+        left_out = left_out | dict.fromkeys(drift.members, drift.reason)
+        observations = [seen for seen in observations if seen.name not in left_out]
     chosen = _known_methods(methods or manifest.report.methods)
     if chosen is None and not plan.has_curves:
         chosen = [method for method in METHODS if method not in ("isoflop", "envelope")]
@@ -92,12 +99,38 @@ def read_run(
         unit=facts.unit,
         loss_unit=facts.loss_unit,
         name=manifest.name,
-        plan_warnings=(*simulated, *(w for w in plan.warnings if w.code not in _HARMLESS)),
+        plan_warnings=(
+            *simulated,
+            *_said(drift),
+            *(w for w in plan.warnings if w.code not in _HARMLESS),
+        ),
         run_dir=directory,
         predictions=fitted.predictions,
         wastes=fitted.wastes,
         gains=fitted.gains,
     )
+
+
+def _drift_of(
+    prepared: Prepared, plan: Plan, observations: Sequence[Observation]
+) -> LadderCheck | None:
+    """The ladder check of a sweep's runs, if it has failed."""
+    from flops_fit.planning.ladder import check_ladder
+
+    if not plan.has_curves or not observations:
+        return None
+    manifest = prepared.manifest
+    check = check_ladder(
+        observations,
+        target_flops=manifest.largest_target or 10 * max(plan.budgets),
+        tokens_per_param=manifest.sweep.expected_ratio,
+    )
+    return check if check is not None and check.has_failed else None
+
+
+def _said(drift: LadderCheck | None) -> tuple[Note, ...]:
+    """A failed ladder check as a note."""
+    return () if drift is None else (Note("small_scale_drift", drift.reason),)
 
 
 def read_table_of_runs(

@@ -76,9 +76,17 @@ def stopped_at(run: RunDir, summary: SweepSummary) -> CapReachedError:
     shown = ", ".join(cap.missing[:MAX_NAMED])
     if len(cap.missing) > MAX_NAMED:
         shown += f" and {len(cap.missing) - MAX_NAMED} more"
+    if cap.missing:
+        why = (
+            f"with the next trial the sweep would come to {cap.would_be:.4g} {cap.unit}, and "
+            f"{cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: {shown}"
+        )
+    else:
+        why = (
+            f"the goal is not reached with the {cap.would_be:.4g} {cap.unit} spent, and the "
+            f"{cap.limit:.4g} that are allowed pay for no run that would help"
+        )
     return CapReachedError(
-        f"stopped at `{cap.cap}`: with the next trial the sweep would come to {cap.would_be:.4g} "
-        f"{cap.unit}, and {cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: "
-        f"{shown}",
+        f"stopped at `{cap.cap}`: {why}",
         hint=f"raise the cap to go on: flops-fit run {run.path}",
     )

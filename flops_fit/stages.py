@@ -273,9 +273,8 @@ def carry_out(
                 total_flops=None if caps is None else caps.flops,
                 is_new=was_adaptive,
             )
-            return conduct_adaptively(
-                run, ledger, partial(carry, is_last=False), terms, watcher or Watcher()
-            )
+            each = partial(carry, is_last=False)
+            return conduct_adaptively(run, ledger, each, terms, watcher or Watcher(), caps=caps)
         finally:
             ledger.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from flops_fit.contracts import DataFacts
 from flops_fit.designs import Ground, lay_out
@@ -13,6 +14,9 @@ from flops_fit.points import Size
 from flops_fit.prepared import Prepared
 from flops_fit.training.recipes import batch_tokens
 from flops_fit.transfer import lay_transfer
+
+if TYPE_CHECKING:
+    from flops_fit.planning.power import Power
 
 
 def make_plan(prepared: Prepared) -> Plan:
@@ -86,4 +90,30 @@ def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
         f"`training.batch_tokens` is {asked:,}: expected a multiple of {whole:,} (an example holds "
         f"{facts.units_per_example:,} {facts.unit}s{shared})",
         hint=f"set it to {choices}",
+    )
+
+
+def plan_power(prepared: Prepared, plan: Plan, *, noise: float = 0.003, prior: str = "") -> Power:
+    """How well a plan would tell the exponent, and N at the largest target.
+
+    Without a target ten times the largest run is taken for it.
+
+    Args:
+        prepared: the experiment.
+        plan: whose trials are simulated.
+        noise: standard deviation of log loss between seeds.
+        prior: parts of the law that is taken for true, `"E=1.69 alpha=0.34 beta=0.28"`.
+
+    Raises:
+        ManifestError: the prior cannot be read.
+        FitError: no law with an optimum can be fitted to such runs.
+    """
+    from flops_fit.planning.power import power_of, read_prior
+
+    return power_of(
+        plan.trials,
+        target_flops=prepared.manifest.largest_target or 10 * max(plan.budgets),
+        tokens_per_param=prepared.manifest.sweep.expected_ratio,
+        noise=noise,
+        stated=read_prior(prior),
     )

@@ -27,8 +27,9 @@ FLOORS = [
     {"result", "worker", "inquiry"},
     {"prepared", "publishing", "adaptive"},
     {"sweep_plan"},
+    {"refinement"},
     {"stages", "reports", "sealing", "printing", "transfers"},
-    {"report_command", "transfer_command"},
+    {"report_command", "plan_command", "transfer_command"},
     {"api"},
     {"cli"},
 ]

@@ -24,14 +24,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from flops_fit.fitting.robust import mad_sigma
 from flops_fit.planning.belief import DRIFT, Belief
 from flops_fit.planning.ladder import check_ladder
+from flops_fit.planning.mending import dropped_levels, nearest_size, outvoted, weaknesses
 from flops_fit.planning.terms import Action, Decision, History, Run, Terms
 from flops_fit.planning.worth import belief_of, candidates, choose, flops_per_token_of
-from flops_fit.points import Size, Trial
+from flops_fit.points import Trial
 from flops_fit.units import format_count, format_flops
 
 BATCH = 4
@@ -46,10 +44,6 @@ _NEXT_LEVEL = (0.2, 0.6, 1.6, 5.0)
 _NEAR_GOAL = 1.6
 _SAME = math.log(1.7)
 _KNOWN = math.log(2.0)
-_FAR_OFF = 4.0  # robust standard deviations of a run that is repeated
-_AT_LEAST_OFF = 0.01  # and log loss
-_NUM_PARAMETERS = 5  # of the surface
-_FEW = 8  # runs below which one that is far off cannot be told
 _LEAST_RUNS = 5
 _ENOUGH_AT_LEVEL = 3  # runs, before the level above opens
 _ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
@@ -128,17 +122,12 @@ def _ask(
                 if size.size_value not in taken and not history.times(size, budget)
             ]  # fmt: skip
             if free:
-                size = _nearest(free, each)
+                size = nearest_size(free, each)
                 taken.add(size.size_value)
                 trials.append(terms.trial(size, level))
     left = terms.total_flops - history.spent_flops
     figures = {"flops": history.spent_flops}
     return Decision(0, action, reason, tuple(_affordable(trials, left)), figures=figures)
-
-
-def _nearest(sizes: Sequence[Size], params: float) -> Size:
-    """The size nearest to a number of params, by ratio."""
-    return min(sizes, key=lambda size: abs(math.log(size.params / params)))
 
 
 def _after_pilot(terms: Terms, history: History) -> Decision:
@@ -168,16 +157,17 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
         dropped = _dropped_level(terms, history, runs)
         if dropped is not None:
             return replace(dropped, figures=figures)
-    left_out, because, repeats = _suspects(terms, history, plain, runs)
+    left_out, because = outvoted(terms, history, plain)
     found = Decision(0, "stop", "", (), {}, figures, left_out, because)
-    if error > goal or repeats:
-        batch = _batch(terms, history, plain, repeats, left)
-        if batch.trials:
-            reason = f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
-            return replace(
-                found, action="batch", reason=f"{reason}; {batch.reason}", trials=batch.trials,
-                reasons=batch.reasons, figures={**figures, **batch.figures},
-            )  # fmt: skip
+    batch = _batch(terms, history, plain, left, is_there=error <= goal)
+    if batch.trials:
+        reason = f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
+        return replace(
+            found, action="batch", reason=f"{reason}; {batch.reason}", trials=batch.trials,
+            reasons=batch.reasons, figures={**figures, **batch.figures},
+        )  # fmt: skip
+    if left_out:
+        return replace(found, action="leave_out", reason=because)
     why = (
         f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
         if error <= goal
@@ -191,7 +181,7 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
 
 def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> Decision | None:
     """Three sizes at the lowest level that has none, if its optimum is known well enough."""
-    dropped = _dropped(terms, history)
+    dropped = dropped_levels(terms, history)
     for level in range(terms.lowest, CLIMB_TO - 1, -1):
         budget = terms.budgets[level]
         tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
@@ -226,15 +216,19 @@ def _batch(
     terms: Terms,
     history: History,
     plain: Belief,
-    repeats: Sequence[tuple[Trial, str]],
     left_flops: float,
+    *,
+    is_there: bool,
 ) -> Decision:
-    """The next batch: repeats, runs beyond a level's, then those of most worth."""
+    """The next batch: what mends a weakness; then, before the goal, what is worth most."""
     runs = history.counting
     steering = belief_of(terms, runs, drift=DRIFT)
     open_level = _open_level(terms, history, steering, runs)
-    kept = [k for k in range(open_level, len(terms.budgets)) if k not in _dropped(terms, history)]
-    mending = [*repeats, *_outside(terms, history, plain, runs, kept)]
+    kept = [
+        k for k in range(open_level, len(terms.budgets)) if k not in dropped_levels(terms, history)
+    ]
+    found = [each for each in weaknesses(terms, history, plain, kept) if each.remedy]
+    mending = [(each.remedy, each.message) for each in found if each.remedy]
     mending = [(trial, why) for trial, why in mending if trial.flops <= left_flops][:BATCH]
     reasons = {trial.trial_id: why for trial, why in mending}
     among = candidates(terms, history, steering, kept)
@@ -242,7 +236,7 @@ def _batch(
         steering,
         terms.target_flops,
         [trial for trial in among if trial.trial_id not in reasons],
-        count=BATCH - len(mending),
+        count=0 if is_there else BATCH - len(mending),
         left_flops=left_flops - math.fsum(trial.flops for trial, _ in mending),
         top_flops=terms.top_flops,
     )
@@ -258,13 +252,6 @@ def _batch(
     trials = (*(trial for trial, _ in mending), *(pick.trial for pick in picks))
     reason = f"budgets up to {format_flops(terms.budgets[open_level])} FLOPs are open"
     return Decision(0, "batch", reason, trials, reasons, figures)
-
-
-def _dropped(terms: Terms, history: History) -> set[int]:
-    """The levels that the ladder check has left out for good."""
-    dropped = [d for d in history.decisions if d.action == "drop_level"]
-    ids = {trial_id for decision in dropped for trial_id in decision.left_out}
-    return {terms.level_of(run.trial) for run in history.runs if run.trial.trial_id in ids}
 
 
 def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[Run]) -> int:
@@ -287,66 +274,10 @@ def _top_triple(terms: Terms, history: History, belief: Belief) -> list[Trial]:
         wanted = centre + math.log(factor)
         if any(abs(n - wanted) <= _SAME for n in there) or not sizes:
             continue
-        size = _nearest(sizes, math.exp(wanted))
+        size = nearest_size(sizes, math.exp(wanted))
         if not history.times(size, terms.budgets[0]) and all(t.size != size for t in trials):
             trials.append(terms.trial(size, 0))
     return trials
-
-
-def _outside(
-    terms: Terms, history: History, belief: Belief, runs: Sequence[Run], levels: Sequence[int]
-) -> list[tuple[Trial, str]]:
-    """A run beyond the runs of each level that has its fitted optimum outside of them."""
-    found = []
-    for level in levels:
-        there = sorted(r.trial.size.params for r in runs if terms.level_of(r.trial) == level)
-        if len(there) < 2:
-            continue
-        centre = math.exp(belief.log_params(terms.budgets[level]))
-        if there[0] < centre < there[-1]:
-            continue
-        wanted = centre * 2.0 if centre >= there[-1] else centre / 2.0
-        beyond = [
-            size for size in terms.trainable(level)
-            if (size.params > there[-1] if centre >= there[-1] else size.params < there[0])
-            and not history.times(size, terms.budgets[level])
-        ]  # fmt: skip
-        if beyond:
-            why = (
-                f"the optimum at {format_flops(terms.budgets[level])} FLOPs, near "
-                f"{format_count(centre)} params, lies outside the sizes run there"
-            )
-            found.append((terms.trial(_nearest(beyond, wanted), level), why))
-    return found
-
-
-def _suspects(
-    terms: Terms, history: History, belief: Belief, runs: Sequence[Run]
-) -> tuple[tuple[str, ...], str, list[tuple[Trial, str]]]:
-    """Runs far above the law: to be repeated once, or left out where their repeat is not."""
-    if len(runs) < _FEW:
-        return (), "", []
-    n = np.log([run.trial.size.params for run in runs])
-    d = np.log([run.trial.tokens for run in runs])
-    residuals = np.log([run.observation.loss for run in runs]) - belief.log_loss(n, d)
-    # The law is drawn to its own runs: residuals are smaller than the noise by this factor.
-    robust = mad_sigma(residuals) * math.sqrt(len(runs) / max(len(runs) - _NUM_PARAMETERS, 1))
-    is_off = residuals - np.median(residuals) > max(_FAR_OFF * robust, _AT_LEAST_OFF)
-    cells = [(run.trial.size.size_value, run.trial.budget_flops) for run in runs]
-    left_out: list[str] = []
-    repeats: list[tuple[Trial, str]] = []
-    for k in np.flatnonzero(is_off).tolist():
-        run, others = runs[k], [j for j, cell in enumerate(cells) if cell == cells[k] and j != k]
-        if any(not is_off[j] for j in others):
-            left_out.append(run.trial.trial_id)
-        elif not others:
-            times = history.times(run.trial.size, run.trial.budget_flops)
-            again = terms.trial(run.trial.size, terms.level_of(run.trial), repeat=times)
-            said = f"the loss of this size is {math.expm1(float(residuals[k])):.1%} above the law"
-            if times < 2:
-                repeats.append((again, f"{said}: once more with another seed"))
-    because = "far above the law, and the same cell with another seed is not" if left_out else ""
-    return tuple(left_out), because, repeats
 
 
 def _dropped_level(terms: Terms, history: History, runs: Sequence[Run]) -> Decision | None:

@@ -21,6 +21,7 @@ CHECK_SIGMAS = 3.0
 _LEAST_ERROR = 0.02  # of ln N_opt: a smaller shift is no reason to doubt a level
 _MIN_LEFT = 8  # runs, over at least three levels, that a check leaves
 _MIN_LEVELS = 3
+_BENT = 0.05  # log loss per square decade
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,20 @@ def check_ladder(
     if len(levels) <= _MIN_LEVELS:
         return None
 
-    def belief(seen: Sequence[Observation]) -> Belief:
+    def belief(seen: Sequence[Observation], drift: float = 0.0) -> Belief:
         return believe(
             seen,
             top_flops=levels[-1],
             tokens_per_param=tokens_per_param,
             flops_per_token=flops_per_token,
-            drift=0.0,
+            drift=drift,
         )
 
     whole = belief(observations)
+    # A law that may bend takes the misfit out of the noise, which would hide what is looked for.
+    bent = belief(observations, drift=_BENT)
+    spare = max(len(observations) - 5, 1)
+    sigma = bent.sigma * math.sqrt((spare + 3) / spare)  # three parameters more
     at = whole.log_params(target_flops)
     members = tuple(o.name for o in observations if o.budget_flops == levels[0])
     worst: LadderCheck | None = None
@@ -104,9 +109,8 @@ def check_ladder(
         if len(levels) - dropped < _MIN_LEVELS or len(kept) < _MIN_LEFT:
             break
         part = belief(kept)
-        # Both variances with the noise of the runs that are kept: misfit would inflate the other.
-        same = replace(whole, covariance=whole.covariance_at(part.sigma))
-        variance = part.error(target_flops) ** 2 - same.error(target_flops) ** 2
+        few, all_ = (replace(b, covariance=b.covariance_at(sigma)) for b in (part, whole))
+        variance = few.error(target_flops) ** 2 - all_.error(target_flops) ** 2
         error = math.sqrt(max(variance, _LEAST_ERROR**2))
         shift = at - part.log_params(target_flops)
         found = LadderCheck(levels[0], members, dropped, shift, error)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from flops_fit.plan import MIN_STEPS, BatchTokens, lay_trials, num_steps
 from flops_fit.points import Observation, Size, Trial
 
-Action = Literal["pilot", "centre", "climb", "batch", "top", "drop_level", "stop"]
+Action = Literal["pilot", "centre", "climb", "batch", "top", "drop_level", "leave_out", "stop"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Decision:
     Attributes:
         number: counted from 0.
         action: `pilot`, `centre` (of the lowest levels), `climb` (to the next one), `batch`,
-            `top`, `drop_level` or `stop`.
+            `top`, `drop_level`, `leave_out` or `stop`.
         reason: in a sentence.
         trials: to be run; none where it only changes what counts.
         reasons: by trial id, why this one.
