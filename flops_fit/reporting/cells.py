@@ -19,14 +19,7 @@ Kind = Literal[
     "duration", "bytes", "money",
 ]  # fmt: skip
 MISSING = "-"
-_POSITIVE = frozenset({"count", "flops", "loss", "duration", "bytes", "money"})
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "\u2013": "--",
-}  # fmt: skip
+POSITIVE = frozenset({"count", "flops", "loss", "duration", "bytes", "money"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,35 +111,8 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
         return text
     low, high = (format_value(bound, column.kind) for bound in interval)
     # A dash is shorter, but between numbers that may be negative it would be read as a sign.
-    join = "\u2013" if column.kind in _POSITIVE else " to "
+    join = "\u2013" if column.kind in POSITIVE else " to "
     return f"{text} ({low}{join}{high})"
-
-
-def latex_cell(row: Mapping[str, Any], column: Column) -> str:
-    """One cell in LaTeX: powers of ten in math mode, everything else escaped."""
-    value = row.get(column.key)
-    if column.kind in ("flops", "parameter", "number") and isinstance(value, int | float):
-        texts = [latex_number(format_value(value, column.kind))]
-        interval = row.get(f"{column.key}_interval") if column.has_interval else None
-        if interval is not None:
-            bounds = (latex_number(format_value(bound, column.kind)) for bound in interval)
-            texts.append("({} to {})".format(*bounds))
-        return " ".join(texts)
-    return latex_text(cell(row, column))
-
-
-def latex_text(text: str) -> str:
-    """Plain text with the signs that LaTeX would read as commands escaped."""
-    return "".join(_LATEX.get(c, c) for c in text)
-
-
-def latex_number(text: str) -> str:
-    r"""A number in math mode: `1.5e11` -> `$1.5 \times 10^{11}$`."""
-    mantissa, e, exponent = text.partition("e")
-    if not e:
-        return f"${text}$" if text.startswith("-") and text != MISSING else latex_text(text)
-    power = f"10^{{{int(exponent)}}}"
-    return f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
 
 
 def flat_cells(row: Mapping[str, Any], column: Column) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from flops_fit.reporting.cells import (
     cell,
     flat_cells,
     format_value,
-    latex_cell,
-    latex_text,
     plural,
     printable,
 )  # fmt: skip
+from flops_fit.reporting.latex import to_latex
 from flops_fit.reporting.terminal import ForTerminal
 
 
@@ -72,19 +71,8 @@ class Table:
         return f"### {_markdown(self.title)}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
     def to_latex(self) -> str:
-        """A LaTeX table; it needs the package booktabs."""
-        shown = self.for_people
-        align = "".join("r" if column.is_numeric else "l" for column in shown)
-        lines = [
-            r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.title)}}}",
-            rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}", r"\toprule",
-            " & ".join(latex_text(column.header) for column in shown) + r" \\", r"\midrule",
-        ]  # fmt: skip
-        for row in self.rows:
-            lines.append(" & ".join(latex_cell(row, column) for column in shown) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par\smallskip\footnotesize {latex_text(note)}" for note in self.notes]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
+        """A LaTeX table; it needs the packages booktabs, graphicx and longtable."""
+        return to_latex(self)
 
     def to_csv(self) -> str:
         """Comma-separated values with a header; numbers unrounded, in house units."""
