@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
     {"points", "units", "errors", "recipe", "arithmetic"},
@@ -35,7 +33,6 @@ FLOORS = [
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 DOORS = {"__init__", "__main__"}
-MODALITIES = ("token", "text", "image", "pixel", "vocab")
 
 
 def room_of(path: Path) -> str:
@@ -137,14 +134,3 @@ def test_report_loads_no_torch(tmp_path, write_manifest):
     )
     report = heavy_modules_after(["report", "here", "--json"], ("torch", "matplotlib"), tmp_path)
     assert (run, report) == ([], [])
-
-
-@pytest.mark.parametrize("room", ["training", "sweep", "plan", "worker", "stages"])
-def test_the_machine_does_not_know_text_from_images(room):
-    """No name outside the plugins speaks of a modality; `token` is the house's word for a unit."""
-    files = [path for path in sources() if room_of(path) == room]
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            name = getattr(node, "id", None) or getattr(node, "attr", None)
-            if isinstance(name, str):
-                assert not any(word in name.lower() for word in MODALITIES[2:]), (path, name)

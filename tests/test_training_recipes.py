@@ -150,7 +150,7 @@ def build_vit(width):
 
 
 def test_mup_divides_by_the_fan_in_of_each_matrix_that_grows():
-    recipe = Recipe(learning_rate=0.01, learning_rate_rule="mup", reference_size=16)
+    recipe = Recipe(learning_rate=0.01, learning_rate_rule="mup", reference_size=16.0)
     model = build_vit(64)
     trial = Trial.of(
         budget_flops=1e3, size=Size(64, 1, None, 1.0), tokens=1000, batch_tokens=10, seed=0

@@ -47,7 +47,9 @@ def make_optimizer(
     rates = dict.fromkeys(matrices, given.matrix_rate)
     if recipe.learning_rate_rule == "mup":
         assert build is not None, "rule `mup` compares with the model at the reference"
-        shrink = _fan_in_ratios(model, _without_weights(build, recipe.reference_size))
+        assert recipe.reference_size is not None, "checked by Recipe"
+        reference = type(trial.size.size_value)(recipe.reference_size)
+        shrink = _fan_in_ratios(model, _without_weights(build, reference))
         rates = {p: rate / shrink.get(p, 1.0) for p, rate in rates.items()}
     groups: list[dict[str, Any]] = [
         {

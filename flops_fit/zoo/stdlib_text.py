@@ -36,6 +36,7 @@ class StdlibText:
     provenance: dict[str, Any]
     unit: str = "byte"
     loss_unit: str = "nats per byte"
+    causal: bool = True
 
 
 def stdlib_text(

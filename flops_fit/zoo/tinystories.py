@@ -40,6 +40,7 @@ class Stories:
     provenance: dict[str, Any]
     unit: str
     loss_unit: str
+    causal: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Every example runs as its first lines say."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hub_copies import cifar10_batches, tinystories_copy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(script: str, *arguments: str, cwd: Path) -> str:
+def run(script: str, *arguments: object, cwd: Path) -> str:
     ended = subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *arguments],
+        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -30,6 +32,40 @@ def test_custom_model_finds_a_width_for_each_budget(tmp_path):
     assert (tmp_path / "here" / "ledger.jsonl").exists()
     again = run("custom_model.py", "here", cwd=tmp_path).splitlines()
     assert again == told
+
+
+def test_gpt_tinystories_answers_for_every_budget_on_a_local_copy(tmp_path):
+    copy = tinystories_copy(tmp_path / "stories", times=40)
+    told = run("gpt_tinystories.py", "--path", copy, "--small", "--run-dir", "here", cwd=tmp_path)
+    assert told.split()[0] in {"trust", "provisional"}
+    answers = [line for line in told.splitlines() if " surface: " in line]
+    assert len(answers) == 4  # the sweep's three budgets, and ten times the largest
+    assert all(line.endswith(" bytes") for line in answers)
+    assert (tmp_path / "here" / "ledger.jsonl").exists()
+
+
+def test_vit_cifar_answers_for_every_budget_on_the_original_batches(tmp_path):
+    copy = cifar10_batches(tmp_path, counts=(1000, 200))
+    told = run("vit_cifar.py", "--path", copy, "--small", "--run-dir", "here", cwd=tmp_path)
+    assert told.split()[0] in {"trust", "provisional", "refuse"}
+    assert told.count(" images") >= 4
+    assert len(list((tmp_path / "here" / "trials").glob("*/outcome.json"))) >= 12
+
+
+def test_a_wrapped_command_line_answers_in_its_own_words_and_with_our_exit_codes(tmp_path):
+    told = run("cli_wrapper.py", "8e10", "--run-dir", "here", "--json", cwd=tmp_path)
+    answer = json.loads(told.splitlines()[-1])
+    assert answer["verdict"] in {"trust", "provisional"}
+    assert 1e3 < answer["params"] < 1e7
+    sentence = run("cli_wrapper.py", "8e10", "--run-dir", "here", cwd=tmp_path)
+    assert "FLOPs:" in sentence
+    ended = subprocess.run(
+        [sys.executable, str(EXAMPLES / "cli_wrapper.py"), "1e5", "--run-dir", "other"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("cli_wrapper.py: ")
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
