@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--run-dir", help="where the sweep keeps its state; run again to resume")
     asked = parser.parse_args()
     if asked.small:
-        patch, sizes, budgets, per_param = 8, [8, 16, 24, 32, 48], [1e10, 2e10, 4e10], 0.5
+        patch, sizes, budgets, per_param = 8, [8, 16, 24, 32, 48], [5e9, 1e10, 2e10], 0.5
         batch = {"batch_tokens": 32, "batch_reference_tokens": 1e4}
     else:
         patch, sizes, budgets, per_param = (

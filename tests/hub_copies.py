@@ -17,10 +17,10 @@ def tinystories_copy(folder: Path, times: int = 1) -> Path:
     """`roneneldan/TinyStories` as the hub holds it: Parquet files of a column `text` by split."""
     from datasets import Dataset
 
-    for split, stories in (("train", STORIES[12:] * times), ("validation", STORIES[:12])):
+    for split, part in (("train", STORIES[12:]), ("validation", STORIES[:12])):
         file = folder / "data" / f"{split}-00000-of-00001.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Dataset.from_dict({"text": stories}).to_parquet(file)
+        Dataset.from_dict({"text": part * times}).to_parquet(file)
     return folder
 
 

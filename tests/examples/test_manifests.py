@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def flops_fit(*arguments: object, cwd: Path) -> str:
 
 
 HUB = {
-    "gpt-tinystories.toml": ('tokenizer = "bpe:4096"', tinystories_copy),
+    "gpt-tinystories.toml": ('tokenizer = "bpe:4096"', partial(tinystories_copy, times=4)),
     "vit-cifar10.toml": ('plugin = "cifar10"', cifar10_copy),
 }
 """Manifests whose data lie on the hub: a line of theirs, and a small local copy of the data."""
