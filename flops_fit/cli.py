@@ -14,6 +14,7 @@ import typer
 
 from flops_fit.errors import FlopsFitError, ManifestError
 from flops_fit.plan_command import ManifestArgument, TotalOption, plan, planned
+from flops_fit.plugin_commands import check, plugins
 from flops_fit.printing import (
     FormatOption,
     JsonOption,
@@ -218,6 +219,8 @@ def run(
 
 app.command()(report)
 app.command()(transfer)
+app.command()(check)
+app.command()(plugins)
 
 
 @app.command(hidden=True)

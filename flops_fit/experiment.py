@@ -67,7 +67,7 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
     loss = load_loss(manifest, search_path=search_path)
     data = load_dataset(manifest, search_path=search_path)
     count = load_count(manifest, factory, search_path=search_path)
-    return Experiment(manifest, _builder(manifest, factory), data, loss, count)
+    return Experiment(manifest, builder(manifest, factory), data, loss, count)
 
 
 def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
@@ -161,7 +161,7 @@ def live_experiment(
         "dataset", data_name, lambda: load_data(made, seed=manifest.seed, overrides=overrides)
     )
     how = count or load_count(manifest, factory, search_path=())
-    return Experiment(manifest, _builder(manifest, factory, kwargs), loaded, loss, how)
+    return Experiment(manifest, builder(manifest, factory, kwargs), loaded, loss, how)
 
 
 def describe(experiment: Experiment) -> Description:
@@ -174,7 +174,7 @@ def describe(experiment: Experiment) -> Description:
     from flops_fit.training.probe import check_contract, describe_sizes, find_device
 
     manifest = experiment.manifest
-    values = size_values(manifest) or _buildable_sizes(experiment)
+    values = size_values(manifest) or buildable_sizes(manifest, experiment.build)
     check_contract(
         experiment.build,
         experiment.data,
@@ -203,7 +203,7 @@ def describe(experiment: Experiment) -> Description:
     return Description(sizes, facts, tuple(notes), device, num_devices)
 
 
-def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
+def buildable_sizes(manifest: Manifest, build: Callable[[SizeValue], Any]) -> list[SizeValue]:
     """Whole sizes that the model can be built at and that some budget's grid may want.
 
     Tries 1, 2, 3, 4, 6, 8, 12, ... (powers of two and the middles between them); one that the
@@ -215,7 +215,7 @@ def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
     """
     from flops_fit.training.probe import count_params
 
-    reach = experiment.manifest.sweep.params_reach
+    reach = manifest.sweep.params_reach
     if reach is None:
         raise ManifestError(
             '`model.sizes` is "auto", and `[sweep]` does not say how far sizes should reach',
@@ -228,7 +228,7 @@ def _buildable_sizes(experiment: Experiment) -> list[SizeValue]:
         if value in values or value == 0:
             continue
         try:
-            params = count_params(experiment.build, value)
+            params = count_params(build, value)
         except PluginError as error:
             refusal = error
             continue
@@ -289,7 +289,7 @@ def _plain(value: Any) -> Any:
     return "None" if value is None else name_of(value)
 
 
-def _builder(
+def builder(
     manifest: Manifest, factory: Callable[..., Any], kwargs: Mapping[str, Any] | None = None
 ) -> Callable[[SizeValue], Any]:
     """A function from a size value to a model, whose errors name the plugin and the size."""

@@ -6,8 +6,9 @@ the interpreter down takes down only the child.
 
     python -m flops_fit.inquiry QUESTION.json ANSWER.json
 
-The question holds `manifest` (a path), `search_path`, and for timings `trials`; the answer holds
-`description`, or `timings`, or `error`.
+The question holds `manifest` (a path), `search_path`, and for timings `trials`, for a check
+`examine`; or `load`, installed plugins to import. The answer holds `description`, `timings`,
+`findings`, or `problems`, one for each plugin that was tried so far; or `error`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from flops_fit import errors
 from flops_fit.description import Description
 from flops_fit.errors import FlopsFitError, PluginError
 from flops_fit.estimate import Timing
+from flops_fit.examination import examine
 from flops_fit.experiment import Experiment, describe, load_experiment
+from flops_fit.findings import Finding
 from flops_fit.manifest import read_manifest
+from flops_fit.plugins import Listed, problem_of
 from flops_fit.points import Trial
 
 
@@ -65,6 +69,34 @@ def ask_timings(
     ]
 
 
+def ask_findings(manifest: Path, *, search_path: Sequence[Path]) -> list[Finding]:
+    """What an examination of a manifest's plugins finds.
+
+    Raises:
+        ManifestError: the manifest breaks a rule.
+        PluginError: a plugin ended the process that examined it.
+    """
+    folders = [str(folder) for folder in search_path]
+    (answer,) = _ask({"manifest": str(manifest), "search_path": folders, "examine": True})
+    return [Finding(**finding) for finding in answer["findings"]]
+
+
+def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
+    """The same plugins, each with the problem that its import meets, if any.
+
+    One that ends the interpreter is named so, and the others are tried in another child.
+    """
+    tried: list[Listed] = []
+    while len(tried) < len(plugins):
+        rest = plugins[len(tried) :]
+        ((text, code),) = _put({"load": [asdict(plugin) for plugin in rest]}, copies=1)
+        problems = [] if text is None else json.loads(text)["problems"]
+        if len(problems) < len(rest):
+            problems.append(f"ended the interpreter (exit code {code})")
+        tried += [replace(p, problem=met) for p, met in zip(rest, problems, strict=False)]
+    return tried
+
+
 def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
     """Time the sizes of these trials in this process."""
     from flops_fit.training.probe import time_size
@@ -94,6 +126,11 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
 
 def _ask(question: Mapping[str, Any], *, copies: int = 1) -> list[dict[str, Any]]:
     """Put a question to child processes, and raise what they raised."""
+    return [_read(text, code) for text, code in _put(question, copies=copies)]
+
+
+def _put(question: Mapping[str, Any], *, copies: int) -> list[tuple[str | None, int]]:
+    """Put a question to child processes; what each wrote (None: nothing), and its exit code."""
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
         asked = Path(folder) / "question.json"
@@ -108,20 +145,20 @@ def _ask(question: Mapping[str, Any], *, copies: int = 1) -> list[dict[str, Any]
         finally:
             for child in children:
                 child.kill()
-        answers = [_read(path, code) for path, code in zip(paths, codes, strict=True)]
-    return answers
+        texts = [path.read_text(encoding="utf-8") if path.exists() else None for path in paths]
+    return list(zip(texts, codes, strict=True))
 
 
-def _read(path: Path, code: int) -> dict[str, Any]:
+def _read(text: str | None, code: int) -> dict[str, Any]:
     """A child's answer, or the error that it met."""
-    if not path.exists() and code == 1:
+    if text is None and code == 1:
         raise RuntimeError("the process that loads the plugins met a bug: see its traceback above")
-    if not path.exists():
+    if text is None:
         raise PluginError(
             f"the process that loads the plugins died (exit code {code})",
             hint="a plugin, or a library it uses, ended the interpreter: see what it printed above",
         )
-    answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    answer: dict[str, Any] = json.loads(text)
     if "error" in answer:
         met = answer["error"]
         raise getattr(errors, met["type"])(met["message"], hint=met["hint"])
@@ -133,6 +170,9 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         manifest = read_manifest(Path(question["manifest"]))
         folders = [Path(folder) for folder in question["search_path"]]
+        if "examine" in question:
+            found = examine(manifest, search_path=folders)
+            return {"findings": [finding.to_dict() for finding in found]}
         experiment = load_experiment(manifest, search_path=folders)
         if "trials" in question:
             trials = [Trial.from_dict(trial) for trial in question["trials"]]
@@ -148,10 +188,21 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         }
 
 
+def _load(plugins: Sequence[Mapping[str, Any]], answered: Path) -> None:
+    """Import plugins one after another; the answer grows, so that a crash shows which it was."""
+    problems: list[str | None] = []
+    for plugin in plugins:
+        problems.append(problem_of(Listed(**plugin)))
+        answered.write_text(json.dumps({"problems": problems}), encoding="utf-8")
+
+
 def _main(asked: str, answered: str) -> None:
     """Read the question, write the answer."""
-    answer = _answer(json.loads(Path(asked).read_text(encoding="utf-8")))
-    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+    question = json.loads(Path(asked).read_text(encoding="utf-8"))
+    if "load" in question:
+        _load(question["load"], Path(answered))
+        return
+    Path(answered).write_text(json.dumps(_answer(question)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from flops_fit.errors import PluginError
+from flops_fit.errors import FlopsFitError, PluginError
 from flops_fit.recipe import TRACKERS
 
 Kind = Literal["model", "dataset", "loss", "executor", "FLOP count"]
@@ -31,9 +32,65 @@ GROUPS: Mapping[Kind, str] = {
 }
 
 
-def find_plugins(kind: Kind) -> dict[str, EntryPoint]:
-    """The installed plugins of a kind by name; imports none of them."""
-    return {point.name: point for point in entry_points(group=GROUPS[kind])}
+@dataclass(frozen=True)
+class Listed:
+    """An installed plugin, as its package's metadata has it.
+
+    Attributes:
+        name, kind: what a manifest calls it, and where.
+        package, version: the distribution that offers it.
+        where: `module:attribute`.
+        also: other packages that claim the same name.
+        problem: why it cannot be loaded; None if it can, or was not tried.
+    """
+
+    name: str
+    kind: Kind
+    package: str
+    version: str
+    where: str
+    also: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plugin as plain data."""
+        return {**asdict(self), "group": GROUPS[self.kind]}
+
+
+def list_plugins() -> list[Listed]:
+    """Every installed plugin, by kind and name; imports none of them."""
+    listed = []
+    for kind in GROUPS:
+        points = _points(kind)
+        for point in points:
+            others = {_package(p) for p in points if p.name == point.name} - {_package(point)}
+            version = point.dist.version if point.dist else ""
+            listed.append(
+                Listed(
+                    point.name, kind, _package(point), version, point.value, tuple(sorted(others))
+                )
+            )
+    return listed
+
+
+def problem_of(plugin: Listed) -> str | None:
+    """Import an installed plugin; why that fails, or None. For a process of its own."""
+    point = EntryPoint(plugin.name, plugin.where, GROUPS[plugin.kind])
+    try:
+        loaded = guard(plugin.kind, plugin.name, point.load)
+    except PluginError as error:
+        return error.message.removeprefix(f"{plugin.kind} plugin `{plugin.name}` ")
+    return None if callable(loaded) else f"is a {type(loaded).__name__}, not something to call"
+
+
+def _points(kind: Kind) -> list[EntryPoint]:
+    """Entry points of a kind, by name; a package that is found twice on the path counts once."""
+    found = {(p.name, _package(p), p.value): p for p in entry_points(group=GROUPS[kind])}
+    return [found[key] for key in sorted(found)]
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
 
 
 def load_plugin(kind: Kind, name: str, *, search_path: Sequence[Path] = ()) -> Any:
@@ -59,9 +116,17 @@ def find_plugin(kind: Kind, name: str) -> EntryPoint:
     """The installed plugin called `name`; imports nothing.
 
     Raises:
-        PluginError: there is none; the hint names what there is.
+        PluginError: there is none, and the hint names what there is; or two packages claim it.
     """
-    found = find_plugins(kind)
+    points = _points(kind)
+    found = {point.name: point for point in points}
+    claims = [point for point in points if point.name == name]
+    if len(claims) > 1:
+        told = ", ".join(f"{_package(point)} (`{point.value}`)" for point in claims)
+        raise PluginError(
+            f"{len(claims)} packages claim the {kind} plugin `{name}`: {told}",
+            hint=f"uninstall one, or name the one you mean: `{claims[0].value}`",
+        )
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
         known = ", ".join(sorted(found)) or "none installed"
@@ -93,7 +158,7 @@ def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
     """Run a plugin's code; what it raises becomes a PluginError that names it."""
     try:
         return call()
-    except PluginError:
+    except FlopsFitError:
         raise
     except Exception as error:
         raise PluginError(

@@ -1,0 +1,221 @@
+"""Examine an experiment: load its plugins and prove their contract, claim by claim.
+
+Each fault is found where it lies and named with its mend; what depends on a broken part is skipped.
+Runs the plugins' code, so it belongs into a process of its own (see `inquiry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flops_fit.description import SizeValue, size_values
+from flops_fit.experiment import (
+    buildable_sizes,
+    builder,
+    load_count,
+    load_dataset,
+    load_factory,
+    load_loss,
+)
+from flops_fit.findings import DoubtfulError, Examination, Finding
+from flops_fit.manifest import Manifest
+from flops_fit.plugins import guard
+from flops_fit.points import Size
+from flops_fit.reporting.cells import plural
+from flops_fit.units import format_flops
+
+_EXAMPLES = 8
+"""Examples in the batch that the smallest model is tried on."""
+
+
+def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]:
+    """Every check of a manifest's plugins, in the order in which they build on each other.
+
+    What a plugin raises is a finding, and raised no further.
+    """
+    it, seen = _Subject(manifest, search_path), Examination()
+    model, data, loss = manifest.model.plugin, manifest.data.plugin, manifest.loss.plugin
+    seen.check("model", f"model plugin `{model}` loads", it.load_model)
+    seen.check("data", f"dataset plugin `{data}` loads", it.load_data)
+    seen.check("loss", f"loss plugin `{loss}` loads", it.load_loss)
+    seen.check("batch", "a batch has inputs and targets", it.draw_batch, needs=["data"])
+    seen.check("epoch", "the training set goes on as it says", it.read_training, needs=["batch"])
+    seen.check("heldout", "the held-out set stays the same", it.read_heldout, needs=["batch"])
+    seen.check("apart", "no held-out example is trained on", it.compare_sets, needs=["epoch"])
+    seen.check("sizes", "every size can be built", it.build_sizes, needs=["model"])
+    seen.check("growth", "params grow with the size", it.compare_sizes, needs=["sizes"])
+    seen.check("count", "num_params counts what is trained", it.count_params, needs=["sizes"])
+    needs = ["sizes", "batch"]
+    seen.check("forward", "the smallest size takes a batch", it.pass_forward, needs=needs)
+    needs = ["forward", "loss"]
+    seen.check("step", "the loss gives a finite gradient", it.pass_backward, needs=needs)
+    seen.check("flops", "FLOPs are counted in full", it.count_flops, needs=["forward"])
+    seen.check("learning", "the loss falls on one batch", it.train, needs=["step"])
+    seen.check("causal", "no output sees its own target", it.look_ahead, needs=["step"])
+    return seen.findings
+
+
+class _Subject:
+    """What is examined: the plugins as far as they are loaded, and a proof for each claim."""
+
+    factory: Any
+    data: Any
+    loss: Any
+    batch: Any
+    build: Any
+    counts: dict[SizeValue, Any]
+    model: Any
+
+    def __init__(self, manifest: Manifest, search_path: Sequence[Path]) -> None:
+        self.manifest = manifest
+        self.search_path = search_path
+
+    def load_model(self) -> str:
+        """Import the factory."""
+        self.factory = load_factory(self.manifest, search_path=self.search_path)
+        self.build = builder(self.manifest, self.factory)
+        return _place(self.factory)
+
+    def load_data(self) -> str:
+        """Import the data plugin and draw up its sets."""
+        self.data = load_dataset(self.manifest, search_path=self.search_path)
+        facts = self.data.facts
+        each = facts.units_per_example
+        told = f"{each:,} {facts.unit if each == 1 else plural(facts.unit)} an example"
+        causal = "; causal" if facts.causal else ""
+        return f"{told}{causal}{''.join(f'; {note.message}' for note in self.data.notes)}"
+
+    def load_loss(self) -> str:
+        """Import the loss."""
+        self.loss = load_loss(self.manifest, search_path=self.search_path)
+        return _place(self.loss)
+
+    def draw_batch(self) -> str:
+        """Take the first examples of both sets."""
+        from flops_fit.training.batches import first_examples
+        from flops_fit.training.scrutiny import describe_batch
+
+        told = self._data_says(describe_batch, self.data)
+        self.batch = self._data_says(first_examples, self.data.train, _EXAMPLES)
+        return str(told)
+
+    def read_training(self) -> str:
+        """Read an epoch, or a good part of it."""
+        from flops_fit.training.scrutiny import check_goes_on
+
+        facts = self.data.facts
+        units = facts.unique_units
+        claimed = None if units is None else units // facts.units_per_example
+        return str(self._data_says(check_goes_on, self.data.train, claimed=claimed))
+
+    def read_heldout(self) -> str:
+        """Read the held-out set twice."""
+        from flops_fit.training.scrutiny import check_repeatable
+
+        return str(self._data_says(check_repeatable, self.data.heldout))
+
+    def compare_sets(self) -> str:
+        """Look for held-out examples among those of training."""
+        from flops_fit.training.scrutiny import check_apart
+
+        return str(self._data_says(check_apart, self.data))
+
+    def build_sizes(self) -> str:
+        """Build every size without weights."""
+        from flops_fit.training.conformance import check_sizes
+
+        values = size_values(self.manifest) or buildable_sizes(self.manifest, self.build)
+        told, self.counts = check_sizes(self.build, values)
+        return told
+
+    def compare_sizes(self) -> str:
+        """Hold the counts of params side by side."""
+        from flops_fit.training.conformance import check_growth
+
+        return check_growth(self.counts)
+
+    def count_params(self) -> str:
+        """Hold the model's count against what it trains."""
+        from flops_fit.training.conformance import check_count
+
+        return check_count(self.build, self.smallest)
+
+    def pass_forward(self) -> str:
+        """Build the smallest size with weights, and hand it the batch."""
+        from flops_fit.training.conformance import check_forward
+        from flops_fit.training.counting import build_on
+        from flops_fit.training.session import seed_everything
+
+        seed_everything(0)
+        self.model = build_on(self.build, self.smallest, "cpu")
+        told = check_forward(self.model, self.batch)
+        return f"size {self.smallest}: {told}"
+
+    def pass_backward(self) -> str:
+        """One loss and its gradient."""
+        from flops_fit.training.conformance import check_step
+
+        return check_step(self.model, self.batch, self.loss)
+
+    def count_flops(self) -> str:
+        """Count the smallest and the largest size, and what cannot be counted in them."""
+        from flops_fit.training.probe import describe_sizes
+
+        count = load_count(self.manifest, self.factory, search_path=self.search_path)
+        sizes, notes = describe_sizes(
+            self.build,
+            sorted({self.smallest, max(self.counts)}),
+            self.data,
+            count=count,
+            loss=getattr(self, "loss", None),
+        )
+        if notes:
+            first, *others = (note.message for note in notes)
+            raise DoubtfulError(
+                "; ".join([first, *others]), hint='see `count` in [flops]: "model", "plugin"'
+            )
+        how = count if isinstance(count, str) else "the plugin's own count"
+        told = " to ".join(format_flops(size.flops_per_token) for size in sizes)
+        return f"{told} per {self.data.facts.unit} ({how})"
+
+    def train(self) -> str:
+        """A few steps on the batch, by the manifest's recipe."""
+        from flops_fit.training.conformance import check_learning
+
+        params = self.counts[self.smallest]
+        size = Size(self.smallest, params.params, params.non_embedding, 6.0 * params.params)
+        return str(
+            self._model_says(
+                check_learning, self.model, self.batch, self.loss,
+                recipe=self.manifest.training, size=size, build=self.build,
+            )
+        )  # fmt: skip
+
+    def look_ahead(self) -> str:
+        """Change inputs and targets, and see which outputs follow."""
+        from flops_fit.training.causality import check_causal
+
+        declared = self.data.facts.causal
+        return str(
+            self._model_says(check_causal, self.model, self.batch, self.loss, declared=declared)
+        )
+
+    @property
+    def smallest(self) -> SizeValue:
+        """The size that is built with weights."""
+        return min(self.counts)
+
+    def _data_says(self, prove: Any, *args: Any, **kwargs: Any) -> Any:
+        return guard("dataset", self.manifest.data.plugin, lambda: prove(*args, **kwargs))
+
+    def _model_says(self, prove: Any, *args: Any, **kwargs: Any) -> Any:
+        return guard("model", self.manifest.model.plugin, lambda: prove(*args, **kwargs))
+
+
+def _place(thing: Any) -> str:
+    """Where a plugin's object comes from: `my_module.MyGPT`."""
+    kind = "class" if isinstance(thing, type) else "callable"
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    return f"{kind} {getattr(thing, '__module__', '?')}.{name}"

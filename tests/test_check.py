@@ -1,0 +1,169 @@
+"""`check` passes what keeps its contract, and names the fault in what does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flops_fit.examination import examine
+from flops_fit.manifest import parse_manifest
+
+HERE = Path(__file__).parent
+GOOD = {"model": "architectures:Lstm", "data": "Text", "loss": "cross_entropy"}
+
+
+def manifest_of(model, data, loss, sizes="[16, 32, 48, 64]", rate=3e-3):
+    names = [name if ":" in name else f"architectures:{name}" for name in (model, data, loss)]
+    return (
+        f'[model]\nplugin = "{names[0]}"\nsize_param = "width"\nsizes = {sizes}\n'
+        f'[data]\nplugin = "{names[1]}"\n[loss]\nplugin = "{names[2]}"\n[sweep]\nbudgets = [1e9]\n'
+        f"[training]\nlearning_rate = {rate}\n"
+    )
+
+
+def findings(folder=HERE, **plugins):
+    manifest = parse_manifest(manifest_of(**GOOD | plugins), where="m.toml")
+    return examine(manifest, search_path=[folder, HERE])
+
+
+def by_status(found, status):
+    return {finding.check: finding for finding in found if finding.status == status}
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("architectures:Lstm", "Text"),
+        ("architectures:Moe", "Text"),
+        ("architectures:Cnn", "Pictures"),
+        ("architectures:Vit", "Pictures"),
+        ("theirs:llama", "Text"),
+    ],
+)
+def test_models_as_people_have_them_pass(tmp_path, model, data):
+    (tmp_path / "theirs.py").write_text(
+        "import architectures, flops_fit\nllama = flops_fit.counted(architectures.llama)\n"
+    )
+    found = findings(tmp_path, model=model, data=data)
+    assert {finding.status for finding in found} <= {"passed", "skipped"}, found
+    causal = by_status(found, "passed").get("no output sees its own target")
+    assert (causal is not None) == (data == "Text")
+    assert len(found) == 15
+
+
+FAULTS = [
+    # what is broken, the claim that fails, what is said of it, what the mend says
+    ({"data": "broken_plugins:Unshifted"}, "sees its own target", "given away", "row[1:]"),
+    ({"model": "broken_plugins:Bidirectional"}, "own target", "looks ahead", "is_causal"),
+    ({"model": "broken_plugins:BidirectionalAtStart"}, "own target", "looks ahead", "is_causal"),
+    ({"loss": "broken_plugins:detached"}, "finite gradient", "without a gradient", "detach"),
+    ({"data": "broken_plugins:ends_early"}, "goes on", "after 10 examples", "__iter__"),
+    ({"data": "broken_plugins:loader_ends_early"}, "goes on", "after 10 examples", "__iter__"),
+    ({"data": "broken_plugins:read_once"}, "goes on", "only once", "class"),
+    ({"data": "broken_plugins:lying_length"}, "goes on", "number 100 raises", "__len__"),
+    ({"model": "broken_plugins:same_width"}, "params grow", "do not grow", "size_param"),
+    ({"model": "broken_plugins:shrinking"}, "params grow", "size 32 has", "num_params"),
+    ({"model": "broken_plugins:refuses_48"}, "can be built", "no power of two", None),
+    ({"model": "broken_plugins:Guessing"}, "can be built", "not the same each time", "sum"),
+    ({"loss": "broken_plugins:wants_a_tensor"}, "finite gradient", "a `dict`", "outputs"),
+    ({"model": "broken_plugins:NanAtOnce"}, "finite gradient", "nan on the first", "logarithm"),
+    ({"model": "broken_plugins:NanInTheGradient"}, "finite gradient", "not finite", "root"),
+    ({"data": "broken_plugins:Shared"}, "trained on", "60 of 64 held-out", "split"),
+    ({"data": "broken_plugins:one_set_twice"}, "trained on", "the same data set", "two sets"),
+    ({"data": "broken_plugins:overlapping_subsets"}, "trained on", "10 numbers", "in common"),
+    ({"data": "broken_plugins:restless_heldout"}, "stays the same", "of its first 64", "seed"),
+    ({"loss": "broken_plugins:rewarding"}, "falls on one batch", "does not fall", "inputs"),
+    ({"model": "raises_on_import:Net"}, "loads", "RuntimeError: no licence", "plugin"),
+]
+
+
+@pytest.mark.parametrize(("plugins", "claim", "says", "mend"), FAULTS)
+def test_a_fault_is_named_where_it_lies_with_its_mend(tmp_path, plugins, claim, says, mend):
+    (tmp_path / "raises_on_import.py").write_text("raise RuntimeError('no licence')\n")
+    if plugins.get("data", "").endswith("Shared"):
+        says = says.replace("of 64", "of 60")
+    failed = by_status(findings(tmp_path, **plugins), "failed")
+    assert len(failed) == 1, failed
+    ((check, finding),) = failed.items()
+    assert claim in check
+    assert says in finding.detail
+    assert finding.mend
+    assert (mend or "") in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("plugins", "claim", "says"),
+    [
+        ({"model": "broken_plugins:Understated"}, "num_params counts", "numbers are trained"),
+        ({"model": "broken_plugins:Unused"}, "finite gradient", "`forgotten.weight`"),
+        ({"loss": "broken_plugins:shifting_loss"}, "own target", "2 positions ahead"),
+        (
+            {"data": "broken_plugins:Undeclared", "model": "broken_plugins:Bidirectional"},
+            "own target",
+            "looks ahead",
+        ),
+        ({"rate": 30.0}, "falls on one batch", "at 0.01 times the learning rate"),
+    ],
+)
+def test_what_is_odd_but_may_be_meant_is_a_warning(plugins, claim, says):
+    found = findings(**plugins)
+    assert by_status(found, "failed") == {}
+    ((check, finding),) = by_status(found, "warned").items()
+    assert claim in check
+    assert says in finding.detail
+    assert finding.mend
+
+
+def test_targets_that_the_loss_shifts_are_not_taken_for_a_leak():
+    found = findings(data="broken_plugins:Rows", loss="broken_plugins:shifting_loss")
+    passed = by_status(found, "passed")["no output sees its own target"]
+    assert "each is scored on the next input" in passed.detail
+
+
+def test_what_needs_a_broken_part_is_skipped_and_the_rest_is_checked():
+    found = findings(loss="broken_plugins:none_such")
+    assert list(by_status(found, "failed")) == ["loss plugin `broken_plugins:none_such` loads"]
+    skipped = by_status(found, "skipped")
+    assert set(skipped) == {
+        "the loss gives a finite gradient", "the loss falls on one batch",
+        "no output sees its own target",
+    }  # fmt: skip
+    assert all("none_such" in finding.detail for finding in skipped.values())
+
+
+def check(folder, text, *options):
+    (folder / "experiment.toml").write_text(text)
+    return subprocess.run(
+        [sys.executable, "-m", "flops_fit", "check", "experiment.toml", *options],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**__import__("os").environ, "PYTHONPATH": str(HERE)},
+    )  # fmt: skip
+
+
+def test_the_command_prints_every_check_and_leaves_with_the_exit_code(tmp_path):
+    ended = check(tmp_path, manifest_of(**GOOD))
+    assert ended.returncode == 0, ended.stderr
+    assert sum(" passed  " in line for line in ended.stdout.splitlines()[3:]) == 15
+    assert "next: flops-fit plan" in ended.stderr
+    broken = manifest_of(**GOOD | {"data": "broken_plugins:Unshifted"})
+    ended = check(tmp_path, broken, "--json")
+    assert ended.returncode == 3
+    told = json.loads(ended.stdout)
+    assert told["passed"] is False
+    (failed,) = [finding for finding in told["findings"] if finding["status"] == "failed"]
+    assert set(failed) == {"check", "status", "detail", "mend"}
+    assert "1 of 15 checks failed: no output sees its own target" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"experiment.toml"}
+
+
+def test_a_plugin_that_ends_the_interpreter_and_a_broken_manifest_are_one_clear_error(tmp_path):
+    (tmp_path / "ends.py").write_text("import os\nos._exit(7)\n")
+    ended = check(tmp_path, manifest_of(**GOOD | {"model": "ends:Net"}))
+    assert ended.returncode == 3
+    assert "died (exit code 7)" in ended.stderr
+    ended = check(tmp_path, manifest_of(**GOOD).replace("sizes", "sizs"))
+    assert ended.returncode == 2
+    assert "did you mean `sizes`?" in ended.stderr
