@@ -131,8 +131,13 @@ def report(
         else read_table_of_runs(source, **table_options, **options)
         for source in sources
     ]
+    formats = formats_of(figure_formats)
+    width: Literal[1, 2] | None = None
+    if figure_columns is not None:
+        width = 1 if figure_columns == "1" else 2
     if len(results) > 1:
-        _compare(results, layout, as_json=as_json)
+        figures_to = output if figures else None
+        _compare(results, layout, as_json=as_json, to=figures_to, formats=formats, columns=width)
         return
     (result,) = results
     if seal is not None:
@@ -151,12 +156,7 @@ def report(
     else:
         show(result, layout)
     if figures and folder is not None:
-        write(
-            result,
-            folder,
-            formats=formats_of(figure_formats),
-            columns=None if figure_columns is None else 1 if figure_columns == "1" else 2,
-        )
+        write(result, folder, formats=formats, columns=width)
     refuse_without_law(result)
 
 
@@ -234,8 +234,16 @@ def _score(source: Path, score: str) -> None:
     print_json(score_prediction(source, flops, real))
 
 
-def _compare(results: Sequence[Result], layout: Format, *, as_json: bool) -> None:
-    """Print two results side by side."""
+def _compare(
+    results: Sequence[Result],
+    layout: Format,
+    *,
+    as_json: bool,
+    to: Path | None,
+    formats: Sequence[str],
+    columns: Literal[1, 2] | None,
+) -> None:
+    """Print two results side by side; draw them over each other into the folder `to`."""
     if len(results) > 2:
         raise ManifestError("`report` takes one source, or two to compare")
     comparison = results[0].compare(results[1])
@@ -243,6 +251,13 @@ def _compare(results: Sequence[Result], layout: Format, *, as_json: bool) -> Non
         print_json(comparison.to_dict())
     else:
         print_tables(list(comparison.tables().values()), layout)
+    if to is not None:
+        from flops_fit.reporting.style import save_figure
+
+        to.mkdir(parents=True, exist_ok=True)
+        drawn = comparison.plot(columns).items()
+        paths = [path for name, figure in drawn for path in save_figure(figure, to / name, formats)]
+        say(f"written: {', '.join(map(str, paths))}")
 
 
 def _answer(

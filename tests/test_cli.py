@@ -337,6 +337,25 @@ def test_questions_are_answered_from_the_law_and_nonsense_is_refused(rehearsed):
     assert_is_one_clear_error(ended, 2, "los=2.4", "loss=L")
 
 
+def test_two_runs_are_drawn_over_each_other_and_tables_have_figures_too(rehearsed, tmp_path):
+    folder = rehearsed.parent
+    told = flops_fit("report", "runs/planted", "--json", cwd=folder)
+    both = flops_fit(
+        "report", "runs/planted", "runs/planted", "--output", tmp_path / "both",
+        "--figure-formats", "pdf", "--figure-columns", "1", cwd=folder,
+    )  # fmt: skip
+    assert both.returncode == told.returncode == 0, both.stderr
+    assert names_in(tmp_path / "both") == {"frontier.pdf"}
+    ended = flops_fit(
+        "report", "runs/planted", "--output", tmp_path / "one", "--figure-formats", "png", "--json",
+        cwd=folder,
+    )  # fmt: skip
+    assert json.loads(ended.stdout) == json.loads(told.stdout)
+    assert {"report.html", "result.json", "isoflop.png", "gains.png"} <= names_in(tmp_path / "one")
+    bad = flops_fit("report", "runs/planted", "--figure-formats", "gif", cwd=folder)
+    assert_is_one_clear_error(bad, 2, "--figure-formats", "gif", "png,pdf")
+
+
 def test_a_run_compared_with_itself_needs_the_same_compute(rehearsed):
     ended = flops_fit("report", "runs/planted", "runs/planted", "--json", cwd=rehearsed.parent)
     told = json.loads(ended.stdout)

@@ -10,7 +10,7 @@ from test_reporting_checklist import MANIFEST, run_directory
 from test_reporting_planted import observe, planted_result, with_outlier
 
 from flops_fit.errors import FitError
-from flops_fit.points import Excluded, Note
+from flops_fit.points import Excluded, Note, Optimum
 
 EVIL = (
     '<script>alert(1)</script>"><img src=http://canary.invalid/ onerror=alert(2)>'
@@ -118,6 +118,13 @@ def test_the_same_result_gives_the_same_page():
     assert pages[0] == pages[1]
 
 
+def test_an_interval_stands_below_its_value_and_in_the_answer(tmp_path):
+    optimum = Optimum(5e19, 1.1e9, 8e9, 2.5, (1e9, 1.2e9), (7e9, 9e9), (2.4, 2.6), method="surface")
+    page = planted_result(predictions=(optimum,)).to_html()
+    assert '<td class="n">1.1B<small>(1B\u20131.2B)</small></td>' in page
+    assert "1.1B (1B to 1.2B) params trained on 8B (7B to 9B) tokens" in read(page).text
+
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -135,6 +142,14 @@ def test_chromium_opens_the_page_without_an_error_or_a_request(tmp_path, evil_pa
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert shot.stat().st_size > 20_000, done.stderr
+    printed = tmp_path / "page.pdf"
+    subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={printed}", file.as_uri()],
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert printed.read_bytes().startswith(b"%PDF")
+    assert printed.stat().st_size > 50_000
     assert "CONSOLE" not in done.stderr
     # The browser asks its maker for time and dictionaries; nothing else may be asked for.
     hosts = set(re.findall(r'"url":"(?:https?|wss?|ftp)://([^/"]*)', log.read_text("utf-8")))

@@ -22,6 +22,8 @@ from flops_fit.reporting.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from flops_fit.reporting.style import Columns
+
 _NORMAL = 1.959964  # two-sided 95 % of the normal distribution
 
 
@@ -115,13 +117,14 @@ class Comparison:
             "multipliers": Table(f"Equal loss: {title}", ratios, tuple(self.multipliers())),
         }
 
-    def plot(self) -> dict[str, Figure]:
+    def plot(self, columns: Columns = None) -> dict[str, Figure]:
         """`frontier`: N, D and loss against compute, both laid over each other."""
         from flops_fit.reporting.frontiers import frontier_figure
 
         fits = {side.name: side.fit for side in (self.first, self.second)}
         seen = [*self.first.observations, *self.second.observations]
-        return {"frontier": frontier_figure(fits, seen, self.unit, self.loss_unit)}
+        whole = frontier_figure(fits, seen, self.unit, self.loss_unit, columns=columns)
+        return {"frontier": whole}
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain data."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.law import Fit
 from flops_fit.points import Excluded, Note, Observation
 from flops_fit.reporting import economy, tables
-from flops_fit.reporting.cells import format_value, plural
+from flops_fit.reporting.cells import Kind, format_value, plural
 from flops_fit.reporting.checklist import Check, checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
 from flops_fit.reporting.record import Record
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
     "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
-    "surface", "residuals", "curves", "gains_figure", "gains", "costs_figure", "costs", "excluded",
+    "surface", "residuals", "curves", "gains", "costs", "excluded",
     "checklist", "observations",
 )  # fmt: skip
 _CAPTIONS = {
@@ -201,7 +201,9 @@ class Contents:
             del shown["observations"]
         found = {name: Section(table.title, table=table) for name, table in shown.items()}
         for name, figure in self.figures.items():
-            found[f"{name}_figure" if name in found else name] = _figure_section(name, figure)
+            drawn = _figure_section(name, figure)
+            # Where a figure shows what a table says, the two stand under one title.
+            found[name] = replace(found[name], image=drawn.image) if name in found else drawn
         order = [name for name in _ORDER if name in found]
         order += [name for name in found if name not in order]
         return render_page(
@@ -220,12 +222,15 @@ class Contents:
         for row in self.predictions:
             if row["method"] != method or row["budget_flops"] not in self.targets:
                 continue
-            loss = format_value(row["loss"], "loss")
-            told = "" if row["loss"] is None else f"; predicted loss {loss} {self.loss_unit}"
+            told = ""
+            if row["loss"] is not None:
+                told = f"; predicted loss {_with_interval(row, 'loss', 'loss')} {self.loss_unit}"
+            if row.get("nearest_size") is not None:
+                told += f"; nearest size {row['nearest_size']:g}"
             sentences.append(
                 f"With {format_value(row['budget_flops'], 'flops')} FLOPs: "
-                f"{format_value(row['params'], 'count')} params trained on "
-                f"{format_value(row['tokens'], 'count')} {plural(self.unit)}{told} ({method})."
+                f"{_with_interval(row, 'params', 'count')} params trained on "
+                f"{_with_interval(row, 'tokens', 'count')} {plural(self.unit)}{told} ({method})."
             )
         return sentences
 
@@ -245,6 +250,16 @@ class Contents:
             Section("Provenance", text="\n".join(lines)),
             Section("Manifest", text=self.record.manifest_text),
         ]
+
+
+def _with_interval(row: Mapping[str, Any], key: str, kind: Kind) -> str:
+    """`110k (70k to 173k)`, or the value alone."""
+    pair = row.get(f"{key}_interval")
+    value = format_value(row[key], kind)
+    if pair is None:
+        return value
+    low, high = (format_value(bound, kind) for bound in pair)
+    return f"{value} ({low} to {high})"
 
 
 def _items(provenance: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 
 from flops_fit.points import Note
-from flops_fit.reporting.cells import cell, printable
+from flops_fit.reporting.cells import Column, cell, printable
 from flops_fit.reporting.style import PAGE, figure_bytes
 from flops_fit.reporting.tables import Table
 from flops_fit.reporting.verdict import Judgement
@@ -95,11 +95,16 @@ def _section(section: Section) -> Mapping[str, Any]:
 def _table(table: Table) -> Mapping[str, Any]:
     shown = table.for_people
     heads = [{"text": column.header, "number": column.is_numeric} for column in shown]
-    rows = [
-        [{"text": cell(row, column), "number": column.is_numeric} for column in shown]
-        for row in table.rows
-    ]
+    rows = [[_cell(row, column) for column in shown] for row in table.rows]
     return {"heads": heads, "rows": rows}
+
+
+def _cell(row: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
+    """A cell with its interval apart, which goes below the value."""
+    value, bracket, interval = cell(row, column), "", ""
+    if column.has_interval:
+        value, bracket, interval = value.partition(" (")
+    return {"text": value, "below": f"({interval}" if bracket else "", "number": column.is_numeric}
 
 
 def _image(image: Image) -> Mapping[str, Any]:
