@@ -89,7 +89,7 @@ class _Bars(_Lines):
             transient=True,
         )
         super().__init__(plan, run, console)
-        self.done_flops = math.fsum(t.flops for t in plan.trials if t.trial_id in self.ended)
+        self.done_flops = math.fsum(t.cost_flops for t in plan.trials if t.trial_id in self.ended)
         self.total_flops = plan.total_flops
         self.bars: dict[str, TaskID] = {}
         self.sweep = self.progress.add_task("sweep", total=self.total_flops, figure=self._figure())
@@ -110,7 +110,7 @@ class _Bars(_Lines):
             self.progress.update(self.sweep, total=self.total_flops, figure=self._figure())
         if trial is None or entry.event in _NO_END:
             return
-        self.done_flops += trial.flops
+        self.done_flops += trial.cost_flops
         bar = self.bars.pop(trial.trial_id, None)
         if bar is not None:
             self.progress.remove_task(bar)
@@ -121,7 +121,8 @@ class _Bars(_Lines):
         partial = 0.0
         for each in running:
             trial = each.trial
-            partial += trial.flops * each.step / trial.steps
+            seen = each.step * trial.batch_tokens - (trial.tokens - trial.cost_tokens)
+            partial += max(0, seen) * trial.size.flops_per_token
             fields: dict[str, Any] = {
                 "completed": each.step,
                 "figure": "" if each.loss is None else f"loss {each.loss:.3f}",

@@ -119,7 +119,7 @@ def estimate_plan(
     rows = []
     for trial in plan.trials:
         if flops_per_second:
-            seconds, memory = trial.flops / flops_per_second, None
+            seconds, memory = trial.cost_flops / flops_per_second, None
         else:
             seconds, memory = _seconds(trial, timings), _memory(trial, timings)
         rows.append(
@@ -167,7 +167,7 @@ def _seconds(trial: Trial, timings: Sequence[Timing]) -> float:
     evaluations = [(t.flops_per_token, t.evaluation_seconds) for t in timings]
     at = trial.size.flops_per_token
     evaluation = _interpolate(evaluations, at) if all(e > 0 for _, e in evaluations) else 0.0
-    return trial.tokens * _interpolate(known, at) + evaluation
+    return trial.cost_tokens * _interpolate(known, at) + evaluation
 
 
 def _memory(trial: Trial, timings: Sequence[Timing]) -> int | None:

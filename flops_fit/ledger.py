@@ -255,6 +255,7 @@ def observations_of(
                 seed=entry.fields.get("seed", trial.seed),
                 size_value=trial.size.size_value,
                 params_non_embedding=trial.size.params_non_embedding,
+                run=trial.trunk_id,
                 params_active=trial.size.params_active,
             )
         )

@@ -42,7 +42,12 @@ class Plan:
 
     @property
     def total_flops(self) -> float:
-        """FLOPs of all trials together."""
+        """FLOPs of all trials together; what several share counts once."""
+        return math.fsum(trial.cost_flops for trial in self.trials)
+
+    @property
+    def separate_flops(self) -> float:
+        """What the same trials would cost if they shared nothing."""
         return math.fsum(trial.flops for trial in self.trials)
 
     @property
@@ -51,11 +56,19 @@ class Plan:
         found = sorted({trial.budget_flops for trial in self.trials})
         return tuple(found if self.has_curves else found[-1:])
 
+    def branch_before(self, trial: Trial) -> Trial | None:
+        """The trial of the same trunk that ends just before this one's; None for the first."""
+        if trial.trunk is None:
+            return None
+        mates = [t for t in self.trials if t.trunk_id == trial.trunk_id and t.tokens < trial.tokens]
+        return max(mates, key=lambda mate: mate.tokens, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data: what `plan --json` prints and `plan.json` holds."""
         return {
             "trials": [trial.to_dict() for trial in self.trials],
             "total_flops": self.total_flops,
+            "separate_flops": self.separate_flops,
             "has_curves": self.has_curves,
             "warnings": [warning.to_dict() for warning in self.warnings],
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Interval = tuple[float, float]
@@ -39,6 +39,22 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Trunk:
+    """The constant-rate part that trials of one size and seed share, each branching off its own.
+
+    Attributes:
+        reference_tokens: units of data that the recipe's rules for rate and decay are asked for.
+        warmup_steps: optimiser steps over which the rate rises, the same for every branch.
+        shared_tokens: units of data that the trunk has seen at the branch before this trial's; 0
+            for the shortest. This trial goes on from there, so it does not pay for them.
+    """
+
+    reference_tokens: int
+    warmup_steps: int
+    shared_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One planned training result: a size, how much data it sees, and a seed.
 
@@ -50,6 +66,7 @@ class Trial:
         seed: seeds initialisation, data order and everything else that draws.
         learning_rate_factor: peak learning rates are the recipe's times this; 1 except in a study
             of learning rates.
+        trunk: what it shares with other trials; None: it is trained by itself.
     """
 
     trial_id: str
@@ -59,11 +76,34 @@ class Trial:
     batch_tokens: int
     seed: int
     learning_rate_factor: float = 1.0
+    trunk: Trunk | None = None
 
     @property
     def flops(self) -> float:
         """FLOPs that the trial spends: its tokens times the FLOPs of one token."""
         return self.tokens * self.size.flops_per_token
+
+    @property
+    def cost_tokens(self) -> int:
+        """Units of data that the trial is really trained on, without the trunk before it."""
+        return self.tokens - (0 if self.trunk is None else self.trunk.shared_tokens)
+
+    @property
+    def cost_flops(self) -> float:
+        """FLOPs that the trial really costs, without those of the trunk before it."""
+        return self.cost_tokens * self.size.flops_per_token
+
+    @property
+    def trunk_id(self) -> str | None:
+        """What the trials of one trunk have in common; None without one."""
+        if self.trunk is None:
+            return None
+        return _digest(
+            [
+                float(self.size.size_value), self.size.params, self.batch_tokens, self.seed,
+                self.learning_rate_factor, self.trunk.reference_tokens, self.trunk.warmup_steps,
+            ]
+        )  # fmt: skip
 
     @property
     def steps(self) -> int:
@@ -80,17 +120,20 @@ class Trial:
         batch_tokens: int,
         seed: int,
         learning_rate_factor: float = 1.0,
+        trunk: Trunk | None = None,
     ) -> Trial:
         """Make a trial and derive its `trial_id` from what it consists of."""
-        content = [
+        content: list[Any] = [
             float(budget_flops), float(size.size_value), size.params, tokens, batch_tokens, seed,
         ]  # fmt: skip
         if learning_rate_factor != 1.0:
             content.append(learning_rate_factor)
-        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+        if trunk is not None:
+            content.append(["trunk", trunk.reference_tokens, trunk.warmup_steps])
         return cls(
-            digest, float(budget_flops), size, tokens, batch_tokens, seed, learning_rate_factor
-        )
+            _digest(content), float(budget_flops), size, tokens, batch_tokens, seed,
+            learning_rate_factor, trunk,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as plain data, as `plan --json` prints it."""
@@ -109,6 +152,8 @@ class Trial:
         }
         if self.learning_rate_factor != 1.0:
             data["learning_rate_factor"] = self.learning_rate_factor
+        if self.trunk is not None:
+            data["trunk"] = {"trunk_id": self.trunk_id, **asdict(self.trunk)}
         return data
 
     @classmethod
@@ -129,7 +174,20 @@ class Trial:
             data["batch_tokens"],
             data["seed"],
             data.get("learning_rate_factor", 1.0),
+            _trunk_from(data.get("trunk")),
         )
+
+
+def _digest(content: Any) -> str:
+    """12 hexadecimal digits of a hash of plain data."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def _trunk_from(data: Mapping[str, Any] | None) -> Trunk | None:
+    """A trunk from what `Trial.to_dict` made of it."""
+    if data is None:
+        return None
+    return Trunk(data["reference_tokens"], data["warmup_steps"], data["shared_tokens"])
 
 
 @dataclass(frozen=True, slots=True)

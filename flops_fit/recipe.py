@@ -81,6 +81,8 @@ class Recipe:
         schedule: from the peak to `final_learning_rate_fraction` at the trial's own end. `linear`
             and `cosine` fall from the end of warm-up on, `wsd` holds the peak and falls linearly
             over the last `cooldown_fraction` of the steps, `constant` never falls.
+        share_trunks: under `wsd`, trials of one size and seed share the part before their
+            cool-downs, with one batch and one warm-up (`training/trunks.py`).
         warmup_fraction: share of the steps over which the rate rises linearly from zero.
         warmup_tokens_per_param: warm-up lasts no longer than this many units of data per
             parameter (Porian et al. 2024: one); 0 sets no such limit.
@@ -126,6 +128,7 @@ class Recipe:
     momentum: float = 0.9
     clip_norm: float = 1.0
     schedule: Schedule = "linear"
+    share_trunks: bool = True
     warmup_fraction: float = 0.1
     cooldown_fraction: float = 0.2
     final_learning_rate_fraction: float = 0.0

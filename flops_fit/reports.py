@@ -20,7 +20,8 @@ from flops_fit.units import parse_number
 if TYPE_CHECKING:
     from flops_fit.planning.ladder import LadderCheck
 
-_HARMLESS = {"heldout_split", "data_seen_again"}  # worth saying, no reason to doubt a law
+# Worth saying, and no reason to doubt a law.
+_HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again"}
 _WALD = Note(
     "no_resampling",
     "a large table: intervals are Wald's, and the back-test uses a part of the runs; `--bootstrap "

@@ -73,6 +73,10 @@ class RunDir:
         """The directory of one trial."""
         return self.path / "trials" / trial_id
 
+    def trunk(self, trunk_id: str) -> Path:
+        """Where the trials that share a trunk leave it for one another."""
+        return self.path / "trunks" / trunk_id
+
     def outcome(self, trial_id: str) -> Path:
         """What one trial left."""
         return self.trial(trial_id) / "outcome.json"

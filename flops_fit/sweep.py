@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +162,7 @@ class _Sweep:
         state, by_id = self.ledger.state, {t.trial_id: t for t in self.plan.trials}
         at_work = [*(by_id[i] for i in self.began), waiting[0]]
         flops = state.spent_flops + math.fsum(
-            max(0.0, t.flops - state.flops.get(t.trial_id, 0.0)) for t in at_work
+            max(0.0, self._cost(t) - state.flops.get(t.trial_id, 0.0)) for t in at_work
         )
         seconds = self._spent_seconds() + math.fsum(self._seconds_to_go(t) for t in at_work)
         self.cap = self.caps.reached(
@@ -170,6 +170,21 @@ class _Sweep:
             device_seconds=seconds * self.caps.devices_per_trial,
             waiting=waiting,
         )
+
+    def _cost(self, trial: Trial) -> float:
+        """FLOPs that a trial will spend: all of its own where the trunk before it is missing."""
+        before = self.plan.branch_before(trial)
+        is_there = before is not None and before.trial_id in self.ledger.state.finished
+        return trial.cost_flops if is_there else trial.flops
+
+    def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
+        """The first trial in line that waits for no other to leave it its trunk; None if all do."""
+        open_ids = {trial.trial_id for trial in (*waiting, *running)}
+        for trial in waiting:
+            before = self.plan.branch_before(trial)
+            if before is None or before.trial_id not in open_ids:
+                return trial
+        return None
 
     def seconds_left(self) -> float | None:
         """How long the running trials may go on until the cap; None without one."""
@@ -194,16 +209,16 @@ class _Sweep:
     def _seconds_to_go(self, trial: Trial) -> float:
         """How long a trial will still run, at the pace of the finished one nearest in size."""
         state = self.ledger.state
-        known = [t for t in self.plan.trials if t.trial_id in state.finished and t.flops > 0]
+        known = [t for t in self.plan.trials if t.trial_id in state.finished]
         if not known:
             return 0.0
         size = math.log(trial.size.flops_per_token)
         gaps = [abs(math.log(t.size.flops_per_token) - size) for t in known]
         near = [t for t, gap in zip(known, gaps, strict=True) if gap <= min(gaps) + 1e-9]
-        pace = max(state.wall_seconds[t.trial_id] / t.flops for t in near)
+        pace = max(state.wall_seconds[t.trial_id] / state.flops[t.trial_id] for t in near)
         began = self.began.get(trial.trial_id)
         so_far = 0.0 if began is None else time.monotonic() - began
-        return max(0.0, pace * trial.flops - so_far)
+        return max(0.0, pace * self._cost(trial) - so_far)
 
     def _by_id(self, trial_id: str) -> Trial:
         """A trial of the plan."""
@@ -223,14 +238,17 @@ class _Sweep:
         self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
     ) -> None:
         """Keep `max_running` trials running until all have ended, or a cap is reached."""
-        waiting = list(reversed(pending))
+        waiting = list(pending)
         running: dict[Future[None], Trial] = {}
         while waiting or running:
             while waiting and len(running) < max_running and self.cap is None:
-                self.check_caps(waiting[::-1])
+                trial = self._next(waiting, running.values())
+                if trial is None:
+                    break
+                self.check_caps([trial, *(each for each in waiting if each is not trial)])
                 if self.cap is not None:
                     break
-                trial = waiting.pop()
+                waiting.remove(trial)
                 attempt = self.ledger.state.attempts.get(trial.trial_id, 0) + 1
                 self.append("trial_started", trial, attempt=attempt)
                 self.began[trial.trial_id] = time.monotonic()
@@ -246,7 +264,7 @@ class _Sweep:
                 self.cap = self.caps.out_of_time(
                     (self._spent_seconds() + math.fsum(map(self._seconds_to_go, running.values())))
                     * self.caps.devices_per_trial,
-                    [*running.values(), *reversed(waiting)],
+                    [*running.values(), *waiting],
                 )
                 return
             self.watcher.on_progress([self._progress(trial) for trial in running.values()])
@@ -268,7 +286,8 @@ class _Sweep:
         flops = outcome.flops
         if outcome.status == "failed":
             # A trial that died told nobody what it had spent, but for its last sign of life.
-            flops = max(flops, trial.flops * self._progress(trial).step / trial.steps)
+            seen = self._progress(trial).step * trial.batch_tokens - trial.tokens
+            flops = max(flops, trial.cost_flops + seen * trial.size.flops_per_token)
         spent: dict[str, Any] = {
             "tokens": outcome.tokens,
             "flops": flops,

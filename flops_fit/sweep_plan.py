@@ -10,10 +10,12 @@ from flops_fit.designs import Ground, lay_out
 from flops_fit.errors import PlanError
 from flops_fit.manifest import Manifest
 from flops_fit.plan import Plan
-from flops_fit.points import Size
+from flops_fit.points import Note, Size
 from flops_fit.prepared import Prepared
 from flops_fit.training.recipes import batch_tokens
+from flops_fit.training.trunks import share_trunks
 from flops_fit.transfer import lay_transfer
+from flops_fit.units import format_flops
 
 if TYPE_CHECKING:
     from flops_fit.planning.power import Power
@@ -25,8 +27,30 @@ def make_plan(prepared: Prepared) -> Plan:
     Raises:
         PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
     """
-    laid = lay_out(prepared.manifest.sweep, ground_of(prepared))
-    return replace(laid, warnings=(*prepared.description.notes, *laid.warnings))
+    manifest = prepared.manifest
+    laid = lay_out(manifest.sweep, ground_of(prepared))
+    trials = share_trunks(
+        laid.trials,
+        manifest.training,
+        units_per_example=prepared.description.facts.units_per_example,
+        multiple_of_examples=manifest.execution.devices_per_trial,
+    )
+    shared = replace(laid, trials=trials)
+    notes = (*prepared.description.notes, *_saving(shared), *laid.warnings)
+    return replace(shared, warnings=notes)
+
+
+def _saving(plan: Plan) -> tuple[Note, ...]:
+    """What sharing trunks saves, where trials do."""
+    total, separate = plan.total_flops, plan.separate_flops
+    if total == separate:
+        return ()
+    trunks = len({trial.trunk_id for trial in plan.trials if trial.trunk is not None})
+    said = (
+        f"trials share {trunks} trunks and cost {format_flops(total)} FLOPs, {total / separate:.0%}"
+        f" of the {format_flops(separate)} that they would cost apart"
+    )
+    return (Note("shared_trunks", said),)
 
 
 def make_transfer_plan(prepared: Prepared) -> Plan:

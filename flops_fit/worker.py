@@ -20,6 +20,7 @@ import math
 import os
 import queue
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -75,12 +76,21 @@ class Bench:
             outcome = self._outcome_of(trial)
             if outcome is not None and not this_rank():
                 write_outcome(self.run, outcome)
+                self._drop_trunk(trial)
             # Closing a tracker may wait for its server: the outcome must not.
             if self._trackers is not None:
                 self._trackers.finish("interrupted" if outcome is None else outcome.status)
                 # One that does not start may take minutes to say so: once is enough.
                 self._unusable |= self._trackers.unusable
                 self._trackers = None
+
+    def _drop_trunk(self, ended: Trial) -> None:
+        """Remove a trunk's checkpoints once no trial is left that would go on from them."""
+        if ended.trunk_id is None:
+            return
+        mates = [t for t in self._trials.values() if t.trunk_id == ended.trunk_id]
+        if all(self.run.outcome(mate.trial_id).exists() for mate in mates):
+            shutil.rmtree(self.run.trunk(ended.trunk_id), ignore_errors=True)
 
     @property
     def pending(self) -> list[str]:
@@ -127,6 +137,7 @@ class Bench:
                 device=None if execution.device == "auto" else execution.device,
                 threads=execution.threads_per_worker,
                 should_stop=self.stop.is_set,
+                trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
                 progress=lambda said: write_json(
                     self.run.progress(trial.trial_id), said, durable=False
                 ),

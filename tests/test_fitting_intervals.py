@@ -238,3 +238,27 @@ def test_intervals_cover_as_often_as_they_say(name: str) -> None:
     shares = np.mean([covered(COVERAGE[name], seed, 400) for seed in range(300)], axis=0)[:3]
     assert shares.min() >= 0.92
     assert shares.max() <= 0.99
+
+
+def test_runs_that_share_a_trunk_do_not_count_as_independent() -> None:
+    hits = {True: 0, False: 0}
+    truth = CHINCHILLA.beta / (CHINCHILLA.alpha + CHINCHILLA.beta)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = []
+        for k, n in enumerate(np.geomspace(1e8, 3e9, 5)):
+            effect = 0.003 * math.sqrt(0.9) * rng.standard_normal()
+            for d in 20 * n * np.geomspace(0.25, 4, 5):
+                noise = effect + 0.003 * math.sqrt(0.1) * rng.standard_normal()
+                rows.append((n, d, CHINCHILLA.loss(n, d) * math.exp(noise), f"trunk {k}"))
+        for is_told in hits:
+            runs = [
+                Observation(
+                    n, d, 6 * n * d, loss, None, f"{n:g} {d:g}", run=run if is_told else None
+                )
+                for n, d, loss, run in rows
+            ]
+            low, high = fit(runs, bootstrap=200, seed=seed).intervals["a"]
+            hits[is_told] += low <= truth <= high
+    assert hits[True] >= 55
+    assert hits[False] <= 50

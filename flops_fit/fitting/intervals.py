@@ -26,7 +26,8 @@ from flops_fit.law import Fit, FlopsPerToken
 from flops_fit.points import Interval
 
 LEVEL = 0.95
-MIN_CLUSTERS = 10
+MIN_CLUSTERS = 10  # recurring model sizes from which they are resampled whole
+MIN_TRUNKS = 4  # the same where runs of a size share their training, so cannot stand alone
 _FEW_FOR_PAIRS = 25  # observations below which resampled pairs spread too widely
 _FEW = 50  # observations below which resamples have local optima worth a second search
 _CONTINUED = (1e-2, 3e-3)
@@ -60,10 +61,15 @@ def t_interval(estimate: float, error: float, degrees_of_freedom: int) -> Interv
 
 
 def clusters_of(solved: SolvedSurface) -> list[float] | None:
-    """The model size of each run, where at least 10 sizes recur at least twice; else None."""
+    """The model size of each run, where at least 10 sizes recur at least twice; else None.
+
+    Runs that branch off one trunk are one training up to there, so that 4 sizes are enough.
+    """
     sizes = [o.params for o in solved.observations]
     different = len(set(sizes))
-    return sizes if different >= MIN_CLUSTERS and 2 * different <= len(sizes) else None
+    trunks = [o.run for o in solved.observations if o.run is not None and o.step is None]
+    least = MIN_TRUNKS if len(set(trunks)) < len(trunks) else MIN_CLUSTERS
+    return sizes if different >= least and 2 * different <= len(sizes) else None
 
 
 def degrees_of_freedom(solved: SolvedSurface, *, by_size: bool = True) -> int:

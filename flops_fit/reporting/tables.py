@@ -112,7 +112,7 @@ def plan_table(
         Column("seed", "seed", "integer"),
     )
     rows = tuple({**trial.to_dict(), "steps": trial.steps} for trial in trials)
-    total = format_value(sum(trial.flops for trial in trials), "flops")
+    total = format_value(sum(trial.cost_flops for trial in trials), "flops")
     notes = (f"{len(trials)} trials, {total} FLOPs in all", *(_warning(w) for w in warnings))
     return Table("Plan", columns, rows, notes)
 

@@ -48,16 +48,16 @@ def save_checkpoint(directory: Path, state: dict[str, Any], *, step: int, rank: 
     return path
 
 
-def load_checkpoint(directory: Path, *, rank: int = 0, step: int | None = None) -> Any:
+def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = None) -> Any:
     """The newest checkpoint that can be read, as it was saved; None if there is none.
 
     Args:
         directory: the trial's directory.
         rank: whose file.
-        step: only a checkpoint of that many steps.
+        most_steps: only a checkpoint of no more steps.
     """
     for path in _checkpoints(directory, rank):
-        if step is not None and path.name != f"step-{step:012d}{_suffix(rank)}":
+        if most_steps is not None and int(path.name[5:17]) > most_steps:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -32,7 +32,7 @@ from flops_fit.training.heldout import HeldOut, Loss
 from flops_fit.training.loading import open_with_workers
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import Session, seed_everything
-from flops_fit.training.steps import curve_steps, learning_rate_factor, warmup_steps
+from flops_fit.training.steps import curve_steps, learning_rate_factor
 from flops_fit.training.streams import (
     Batch,
     count_examples,
@@ -42,6 +42,7 @@ from flops_fit.training.streams import (
     split_batch,
 )
 from flops_fit.training.telemetry import Meter
+from flops_fit.training.trunks import branch_step, warmup_of
 
 Build = Callable[[Any], nn.Module]
 
@@ -60,10 +61,14 @@ class Training:
         directory: Path,
         session: Session,
         threads: int,
+        trunk: Path | None = None,
     ) -> None:
-        """Build the model from the trial's seed alone, and open the stream."""
+        """Build the model from the trial's seed alone, and open the stream.
+
+        `trunk` is the directory of the trunk that the trial shares with others, if it does.
+        """
         self.trial, self.recipe, self.loss, self.session = trial, recipe, loss, session
-        self.directory = directory
+        self.directory, self.trunk = directory, None if trial.trunk is None else trunk
         self.meter = Meter(trial, session=session, threads=threads)
         self.units = data.facts.units_per_example
         self.examples = trial.batch_tokens // self.units
@@ -97,9 +102,8 @@ class Training:
             device=device,
         )  # fmt: skip
         self.heldout = HeldOut(data.heldout, recipe=recipe, device=device)
-        self.warmup = warmup_steps(
-            recipe, steps=trial.steps, batch_tokens=trial.batch_tokens, params=trial.size.params
-        )
+        self.warmup = warmup_of(trial, recipe)
+        self.branch = None if self.trunk is None else branch_step(trial, recipe)
         self.window = max(1, trial.steps // CHECKS)
         self.watch = Watch(self.warmup, trial.steps)
         self.curve = Curve(directory / "curve.jsonl")
@@ -115,7 +119,7 @@ class Training:
         """Restore the newest checkpoint, or measure the untrained model."""
         seed_everything(derive_seed(self.trial.seed, "training", self.session.rank) % 2**63)
         state = load_checkpoint(self.directory, rank=self.session.rank)
-        if state is not None:
+        if state is not None or (state := self._trunk_state()) is not None:
             self._restore(state)
         else:
             self.untrained_loss = self._part_loss()
@@ -219,10 +223,26 @@ class Training:
             losses = self.heldout.losses(self.model, self.loss, chosen=self.curve_part)
         return self.heldout.mean(losses)
 
-    def save(self) -> None:
-        """Write a checkpoint of everything that draws or counts."""
+    def _trunk_state(self) -> dict[str, Any] | None:
+        """What an earlier branch of the same trunk left, less what it measured; None without."""
+        if self.trunk is None or self.branch is None:
+            return None
+        state = load_checkpoint(self.trunk, rank=self.session.rank, most_steps=self.branch)
+        if state is None or state["trunk_id"] != self.trial.trunk_id:
+            return None
+        times = dict.fromkeys(state["meter"], 0.0) | {"untimed_tokens": state["tokens"]}
+        return {**state, "trial_id": self.trial.trial_id, "meter": times}
+
+    @property
+    def at_branch(self) -> bool:
+        """Whether the trunk ends here for this trial, and goes on for longer ones."""
+        return self.branch is not None and self.step == self.branch > 0
+
+    def save(self, directory: Path | None = None) -> None:
+        """Write a checkpoint of everything that draws or counts; the trial's own by default."""
         state = {
             "trial_id": self.trial.trial_id,
+            "trunk_id": self.trial.trunk_id,
             "model": self.bare_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -235,7 +255,7 @@ class Training:
             "watch": self.watch.state(),
             "meter": self.meter.state(tokens=self.tokens),
         }
-        save_checkpoint(self.directory, state, step=self.step, rank=self.session.rank)
+        save_checkpoint(directory or self.directory, state, step=self.step, rank=self.session.rank)
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on where `save` left off; random states last, since opening a stream may draw."""
@@ -280,6 +300,10 @@ class Training:
             "heldout_examples": self.heldout.examples,
             **self.meter.details(),
         }
+        if self.trial.trunk is not None:
+            untimed = self.meter.untimed_tokens
+            details["trunk"] = {"trunk_id": self.trial.trunk_id, "shared_tokens": untimed}
+            details["spent_flops"] = flops - untimed * self.trial.size.flops_per_token
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good

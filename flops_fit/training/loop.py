@@ -45,6 +45,7 @@ def train(
     progress: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_seconds: float = 300.0,
     keep_checkpoints: bool = False,
+    trunk: Path | None = None,
     trackers: Trackers | None = None,
 ) -> Outcome:
     """Train one trial to its end, going on from its checkpoint if there is one.
@@ -62,6 +63,7 @@ def train(
         progress: told of {trial_id, step, steps, loss} at most twice a second.
         checkpoint_seconds: time between two checkpoints.
         keep_checkpoints: leave them when the trial has ended.
+        trunk: directory of the trunk that the trial shares with others, where it does.
         trackers: told of the same numbers; whoever made them closes them. Only the first process
             of a trial uses its own.
 
@@ -79,6 +81,7 @@ def train(
         training = Training(
             replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
             directory=directory, session=session, threads=threads,
+            trunk=None if discarded else trunk,  # Another seed is another trunk.
         )  # fmt: skip
         training.begin()
         if tracked is not None:
@@ -120,6 +123,8 @@ def _run(
             training.save()
             raise Interrupted(f"trial {trial.trial_id} stopped after step {training.step}")
         training.take_step()
+        if training.at_branch:
+            training.save(training.trunk)
         if training.at_window_end:
             reason = training.look()
             if trackers is not None:

@@ -39,7 +39,8 @@ def make_optimizer(
     Raises:
         PluginError: the model's `configure_optimizers` gives no single optimizer.
     """
-    given = settings(recipe, size=trial.size, tokens=trial.tokens, batch_tokens=trial.batch_tokens)
+    tokens = trial.tokens if trial.trunk is None else trial.trunk.reference_tokens
+    given = settings(recipe, size=trial.size, tokens=tokens, batch_tokens=trial.batch_tokens)
     factor = trial.learning_rate_factor
     if hasattr(model, "configure_optimizers"):
         return _own_optimizer(model, recipe=recipe, given=given, factor=factor, device=device)

@@ -39,7 +39,7 @@ def discard(directory: Path, outcome: Outcome, *, seed: int) -> None:
         "error": outcome.error,
         "step": outcome.details.get("stopped_at_step"),
         "last_good": outcome.details.get("last_good"),
-        "flops": outcome.flops,
+        "flops": outcome.details.get("spent_flops", outcome.flops),
         "wall_seconds": outcome.wall_seconds,
     }
     # A crash from here to the last line leaves an attempt that starts, and diverges, once more.
@@ -59,7 +59,8 @@ def with_discarded(outcome: Outcome, discarded: Sequence[dict[str, Any]], *, see
     """The outcome of the last attempt, which says what the earlier ones were and took."""
     if not discarded:
         return outcome
-    spent = outcome.flops + sum(attempt["flops"] for attempt in discarded)
+    own = outcome.details.get("spent_flops", outcome.flops)
+    spent = own + sum(attempt["flops"] for attempt in discarded)
     told = {"seed": seed, "discarded": list(discarded), "spent_flops": spent}
     return replace(
         outcome,

@@ -48,13 +48,18 @@ def learning_rate_factor(
         return 1.0
     start = warmup
     if schedule == "wsd":
-        start = max(warmup, steps - round(cooldown_fraction * steps))
+        start = cooldown_start(steps, warmup=warmup, cooldown_fraction=cooldown_fraction)
     if step < start:
         return 1.0
     # The peak is held at the last step before the decay, `start - 1`.
     progress = (step - start + 1) / (steps - start + 1)
     shape = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
     return final_fraction + (1 - final_fraction) * shape
+
+
+def cooldown_start(steps: int, *, warmup: int, cooldown_fraction: float) -> int:
+    """Steps done when a `wsd` schedule begins to fall: where a trial branches off its trunk."""
+    return max(warmup, steps - round(cooldown_fraction * steps))
 
 
 def curve_steps(*, steps: int, points: int) -> list[int]:

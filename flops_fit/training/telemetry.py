@@ -29,6 +29,7 @@ class Meter:
         self._evaluating = self._data = self._training = 0.0
         self._training_began: float | None = None
         self._tokens = 0
+        self.untimed_tokens = 0  # seen before this trial began, on the trunk that it branches off
         if session.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(session.device)
 
@@ -77,17 +78,19 @@ class Meter:
             "training": self._earlier["training"] + self._since_start(),
             "evaluating": self._earlier["evaluating"] + self._evaluating,
             "data": self._earlier["data"] + self._data,
+            "untimed_tokens": self.untimed_tokens,
         }
 
     def restore(self, state: dict[str, float]) -> None:
         """Count on from a checkpoint's times."""
         self._earlier = dict(state)
+        self.untimed_tokens = int(self._earlier.pop("untimed_tokens"))
 
     def details(self) -> dict[str, Any]:
         """Rates, shares, memory and versions; JSON-ready."""
         training = self._earlier["training"] + self._training
         evaluating = self._earlier["evaluating"] + self._evaluating
-        rate = self._tokens / training if training > 0 else None
+        rate = (self._tokens - self.untimed_tokens) / training if training > 0 else None
         device = self.session.device
         achieved = None if rate is None else rate * self.trial.size.flops_per_token
         peak = matmul_peak(device, self.session.precision, self.threads) * self.session.world

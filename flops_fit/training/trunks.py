@@ -1,0 +1,96 @@
+"""Trials that share a constant-rate trunk, so that many horizons cost little more than the longest.
+
+Under the schedule `wsd` the rate is constant until the cool-down. Trials of one size and seed, of
+one batch and warm-up, are therefore one and the same training up to where the shortest of them
+begins to cool down; the next goes on from there, and so on. Each trial is to the last bit what it
+would be by itself, and its loss is at the end of its own schedule.
+
+Source: Hu et al. 2024 (arXiv:2404.06395); Haegele et al. 2024 (arXiv:2405.18392).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flops_fit.points import Trial, Trunk
+from flops_fit.recipe import Recipe
+from flops_fit.training.recipes import batch_tokens
+from flops_fit.training.steps import cooldown_start, warmup_steps
+
+_FEWEST_STEPS = 50  # of the shortest horizon: rounding to whole steps then moves it by under 1 %
+
+
+def share_trunks(
+    trials: Sequence[Trial], recipe: Recipe, *, units_per_example: int, multiple_of_examples: int
+) -> tuple[Trial, ...]:
+    """The same trials, those of one size and seed on one trunk, in the order given.
+
+    A trunk's batch is that of the geometric mean of its horizons, no larger than leaves the
+    shortest its 50 steps; its warm-up is that of the shortest. Trials that share with no other, and
+    all of them under another schedule than `wsd`, are left as they are.
+
+    Args:
+        trials: of a plan.
+        recipe: schedule, batch and warm-up.
+        units_per_example: units of data in one example.
+        multiple_of_examples: as for `batch_tokens`.
+    """
+    if recipe.schedule != "wsd" or not recipe.share_trunks:
+        return tuple(trials)
+    groups: dict[tuple[float, int, float], list[Trial]] = {}
+    for trial in trials:
+        key = (trial.size.size_value, trial.seed, trial.learning_rate_factor)
+        groups.setdefault(key, []).append(trial)
+    placed: dict[str, Trial] = {}
+    for group in groups.values():
+        if len({trial.tokens for trial in group}) > 1:
+            placed.update(_on_trunk(group, recipe, units_per_example * multiple_of_examples,
+                                    units_per_example, multiple_of_examples))  # fmt: skip
+    return tuple(placed.get(trial.trial_id, trial) for trial in trials)
+
+
+def _on_trunk(
+    group: Sequence[Trial], recipe: Recipe, quantum: int, units: int, multiple: int
+) -> dict[str, Trial]:
+    """The trials of one size and seed on their trunk, by the id that each had."""
+    horizons = sorted(trial.tokens for trial in group)
+    size, shortest = group[0].size, horizons[0]
+    middle = round(math.exp(math.fsum(map(math.log, horizons)) / len(horizons)))
+    batch = batch_tokens(
+        recipe, size=size, tokens=middle, units_per_example=units, multiple_of_examples=multiple
+    )
+    if recipe.batch_rule != "fixed":
+        batch = min(batch, max(1, shortest // _FEWEST_STEPS // quantum) * quantum)
+    warmup = warmup_steps(
+        recipe, steps=max(1, round(shortest / batch)), batch_tokens=batch, params=size.params
+    )
+    placed, shared = {}, 0
+    for trial in sorted(group, key=lambda trial: trial.tokens):
+        tokens = max(1, round(trial.tokens / batch)) * batch
+        made = Trial.of(
+            budget_flops=trial.budget_flops, size=size, tokens=tokens, batch_tokens=batch,
+            seed=trial.seed, learning_rate_factor=trial.learning_rate_factor,
+            trunk=Trunk(middle, warmup),
+        )  # fmt: skip
+        placed[trial.trial_id] = replace(made, trunk=Trunk(middle, warmup, shared))
+        shared = branch_step(made, recipe) * batch
+    return placed
+
+
+def warmup_of(trial: Trial, recipe: Recipe) -> int:
+    """Steps over which a trial's rate rises: its trunk's, or its own."""
+    if trial.trunk is not None:
+        return trial.trunk.warmup_steps
+    return warmup_steps(
+        recipe, steps=trial.steps, batch_tokens=trial.batch_tokens, params=trial.size.params
+    )
+
+
+def branch_step(trial: Trial, recipe: Recipe) -> int:
+    """Steps that a trial's trunk has done where it branches off."""
+    assert trial.trunk is not None, "a trial by itself has no branch"
+    return cooldown_start(
+        trial.steps, warmup=trial.trunk.warmup_steps, cooldown_fraction=recipe.cooldown_fraction
+    )
