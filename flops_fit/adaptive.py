@@ -17,7 +17,7 @@ from flops_fit.designs import Ground
 from flops_fit.errors import PlanError
 from flops_fit.ledger import Ledger, LedgerState
 from flops_fit.manifest import Manifest
-from flops_fit.plan import Plan
+from flops_fit.plan import MIN_STEPS, Plan
 from flops_fit.planning.decide import decide
 from flops_fit.planning.terms import Decision, History, Run, Terms
 from flops_fit.points import Trial
@@ -26,6 +26,8 @@ from flops_fit.sweep import SweepSummary, Watcher
 
 NUM_LEVELS = 6
 SPACING = 3.0
+_MIN_SIZES = 4
+_MIN_LEVELS = 3
 _FURTHER = 10.0  # the target over the top budget where none is stated
 
 
@@ -48,7 +50,7 @@ def make_terms(
         is_new: whether levels are laid out anew below the plan's top, or are the plan's own.
 
     Raises:
-        PlanError: the design has no levels of compute.
+        PlanError: the design has no levels of compute, or too few that train enough sizes.
     """
     if not plan.has_curves or len(plan.budgets) < 2:
         raise PlanError(
@@ -57,11 +59,11 @@ def make_terms(
             hint='use `design = "ladder"` or `"isoflop"` in [sweep]',
         )
     budgets = tuple(sorted(plan.budgets, reverse=True))
-    if is_new:
+    if is_new and manifest.sweep.design != "ladder":
         budgets = tuple(float(f"{budgets[0] / SPACING**k:.2e}") for k in range(NUM_LEVELS))
     goal = manifest.sweep.goal
     target = goal.at if goal else manifest.largest_target or _FURTHER * budgets[0]
-    return Terms(
+    terms = Terms(
         sizes=tuple(sorted(ground.sizes, key=lambda size: size.params)),
         batch_tokens=ground.batch_tokens,
         budgets=budgets,
@@ -71,6 +73,24 @@ def make_terms(
         tokens_per_param=manifest.sweep.expected_ratio,
         seed=manifest.seed,
     )
+    return _with_usable_levels(terms) if is_new else terms
+
+
+def _with_usable_levels(terms: Terms) -> Terms:
+    """The terms without the lowest levels that train too few sizes for enough steps.
+
+    Raises:
+        PlanError: fewer than three levels are left.
+    """
+    usable = [k for k in range(len(terms.budgets)) if len(terms.trainable(k)) >= _MIN_SIZES]
+    kept = tuple(terms.budgets[k] for k in usable)
+    if len(kept) < _MIN_LEVELS:
+        raise PlanError(
+            f"{len(kept)} of {len(terms.budgets)} levels of compute train {_MIN_SIZES} sizes or "
+            f"more for {MIN_STEPS} optimiser steps, and an adaptive sweep needs {_MIN_LEVELS}",
+            hint="add smaller sizes, raise `sweep.total_flops`, or make the batch smaller",
+        )
+    return replace(terms, budgets=kept)
 
 
 def conduct_adaptively(

@@ -90,6 +90,7 @@ def find_optimal(
     *,
     run_dir: str | Path | None = None,
     watcher: Watcher | None = None,
+    adaptive: bool = False,
     max_flops: float | None = None,
     max_hours: float | None = None,
     max_cost: float | None = None,
@@ -110,13 +111,14 @@ def find_optimal(
         run_dir: where the sweep keeps its state; called again with the same arguments, it resumes.
             `runs/<model>-<fingerprint>` if None.
         watcher: told of the ledger's entries and of progress.
+        adaptive: choose the runs one batch after another, until the `goal` or a cap is reached.
         max_flops: the sweep stops before the trial that would pass this many FLOPs in all.
         max_hours: the same for device hours, all trials added up.
         max_cost: the same for money, at `price_per_hour`.
         price_per_hour: of one device.
         **options: `heldout_dataset`, `sizes` and `derive` (as in the manifest), `design` and the
             keys of its `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`,
-            `num_sizes`, `size_range`, `largest_params`, `tokens`, `sizes_per_budget`,
+            `num_sizes`, `size_range`, `largest_params`, `tokens`, `goal`, `sizes_per_budget`,
             `tokens_per_param`, `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs; or a
             function (model, batch) -> FLOPs), `unit`, `units_per_example`, `unique_units`,
             `loss_unit`, `causal`, `training` (a mapping, as the manifest's section), `device`,
@@ -139,7 +141,7 @@ def find_optimal(
     manifest = prepared.manifest
     name = f"{manifest.name}-{fingerprint(manifest)}"
     directory = Path("runs") / name if run_dir is None else Path(run_dir)
-    run = start_run(prepared, make_plan(prepared), directory)
+    run = start_run(prepared, make_plan(prepared), directory, is_adaptive=adaptive)
     caps = make_caps(
         manifest,
         max_flops=max_flops,
@@ -147,7 +149,7 @@ def find_optimal(
         max_cost=max_cost,
         price_per_hour=price_per_hour,
     )
-    summary = carry_out(prepared, run, watcher=watcher, caps=caps)
+    summary = carry_out(prepared, run, watcher=watcher, caps=caps, is_adaptive=adaptive)
     if summary.is_interrupted:
         raise KeyboardInterrupt
     if summary.cap is not None:

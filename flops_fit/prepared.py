@@ -179,6 +179,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "size_range": ("sweep", "size_range"),
     "largest_params": ("sweep", "largest_params"),
     "tokens": ("sweep", "tokens"),
+    "goal": ("sweep", "goal"),
     "sizes_per_budget": ("sweep", "sizes_per_budget"),
     "tokens_per_param": ("sweep", "tokens_per_param"),
     "size_span": ("sweep", "size_span"),

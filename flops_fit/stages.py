@@ -120,6 +120,7 @@ def start_run(
     Raises:
         RunDirError: the directory holds another experiment (what differs is named), or files that
             are not a run.
+        PlanError: an adaptive sweep of this design, or of these sizes, cannot be.
     """
     run = RunDir(directory)
     if not simulated:
@@ -136,6 +137,10 @@ def start_run(
             f"`{directory}` is not empty and is not a run directory",
             hint="name another with --run-dir",
         )
+    if is_adaptive:
+        from flops_fit.adaptive import make_terms
+
+        make_terms(prepared.manifest, ground_of(prepared), plan)
     facts = prepared.description.facts
     provenance = {
         "fingerprint": fingerprint(prepared.manifest),

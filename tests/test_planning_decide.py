@@ -167,3 +167,9 @@ def test_sizes_that_end_too_early_are_said_and_worked_with():
     history = sweep(small)
     assert "the sizes end before" in " ".join(d.reason for d in history.decisions)
     assert history.decisions[-1].action == "stop"
+
+
+@pytest.mark.parametrize("sizes", [size_ladder(0, 2), size_ladder(39, 40)])
+def test_too_few_sizes_end_the_sweep_and_do_not_hang_it(sizes):
+    history = sweep(terms(sizes=sizes))
+    assert history.decisions[-1].action == "stop"

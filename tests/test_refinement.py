@@ -162,3 +162,20 @@ def test_an_adaptive_sweep_stops_at_its_cap_and_goes_on_when_it_is_lifted(
     made = [e for e in entries if e["event"] == "decision_made"]
     assert made[-1]["action"] == "stop"
     assert made[-1]["figures"]["params_error"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("replaced", "said"),
+    [
+        ({"sweep": 'design = "grid"\ntokens_per_param = [5, 20, 80]'}, "`grid` has none"),
+        ({"sweep": 'design = "ladder"\ntotal_flops = 4e9'}, "levels of compute train"),
+    ],
+)
+def test_an_adaptive_sweep_that_cannot_be_is_refused_before_anything_is_written(
+    tmp_path, write_manifest, command, replaced, said
+):
+    manifest = write_manifest(**replaced)
+    ended = command("run", manifest, "--simulate", "--adaptive")
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert not (tmp_path / "runs/planted/manifest.toml").exists()

@@ -7,7 +7,8 @@
    level from the top, as soon as that optimum is known to a factor of two. So the levels can be
    held against each other, whatever the law's own error says.
 4. Batches of the runs of most worth (`worth`), from the levels that are open, until the goal is
-   reached. The next level opens when its optimum is known to a factor of two; one a batch. The
+   reached. The next level opens when its optimum is known to a factor of two; one a batch; a level
+   whose first run is worth most gets three, as in 3, so that it shows its own minimum. The
    FLOPs of three runs at the top are kept for 6. A level whose fitted optimum lies outside its runs
    gets a run there; a run far above the law is repeated with another seed, and left out if the
    other is not.
@@ -28,7 +29,7 @@ from flops_fit.planning.belief import DRIFT, Belief
 from flops_fit.planning.ladder import check_ladder
 from flops_fit.planning.mending import dropped_levels, nearest_size, outvoted, weaknesses
 from flops_fit.planning.terms import Action, Decision, History, Run, Terms
-from flops_fit.planning.worth import belief_of, candidates, choose, flops_per_token_of
+from flops_fit.planning.worth import Pick, belief_of, candidates, choose, flops_per_token_of
 from flops_fit.points import Trial
 from flops_fit.units import format_count, format_flops
 
@@ -51,7 +52,9 @@ _ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
 
 def decide(terms: Terms, history: History) -> Decision:
     """The next decision. Every trial of the earlier ones has ended."""
-    decision = _pilot(terms, history) or _after_pilot(terms, history)
+    decision = _pilot(terms, history)
+    if decision is None or not decision.trials:
+        decision = _after_pilot(terms, history)
     return replace(decision, number=len(history.decisions))
 
 
@@ -162,6 +165,8 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
     batch = _batch(terms, history, plain, left, is_there=error <= goal)
     if batch.trials:
         reason = f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
+        if batch.action == "climb":
+            return replace(batch, figures=figures)
         return replace(
             found, action="batch", reason=f"{reason}; {batch.reason}", trials=batch.trials,
             reasons=batch.reasons, figures={**figures, **batch.figures},
@@ -183,22 +188,36 @@ def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> 
     """Three sizes at the lowest level that has none, if its optimum is known well enough."""
     dropped = dropped_levels(terms, history)
     for level in range(terms.lowest, CLIMB_TO - 1, -1):
-        budget = terms.budgets[level]
-        tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
-        if len(tried) >= len(CLIMBING) or level in dropped:
+        if _is_climbed(terms, history, level) or level in dropped:
             continue
-        if plain.error(budget) > _KNOWN:
-            return None
-        centre = math.exp(plain.log_params(budget))
-        reason = (
-            f"the optimum at {format_flops(budget)} FLOPs is known to a factor of "
-            f"{math.exp(plain.error(budget)):.2f}, near {format_count(centre)} params"
-        )
-        wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
-        asked = _ask(terms, history, "climb", wanted, reason)
-        trials = tuple(_affordable(asked.trials, left_flops))
-        return replace(asked, trials=trials) if trials else None
+        return _bracket(terms, history, plain, level, left_flops)
     return None
+
+
+def _is_climbed(terms: Terms, history: History, level: int) -> bool:
+    """Whether as many sizes as show a minimum were run at a level."""
+    tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
+    return len(tried) >= len(CLIMBING)
+
+
+def _bracket(
+    terms: Terms, history: History, plain: Belief, level: int, left_flops: float
+) -> Decision | None:
+    """Sizes about a level's optimum, so that there are three; None where they cannot be had."""
+    budget = terms.budgets[level]
+    error = plain.error(budget)
+    if error > _KNOWN:
+        return None
+    tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
+    centre = math.exp(plain.log_params(budget))
+    reason = (
+        f"the optimum at {format_flops(budget)} FLOPs is known to a factor of "
+        f"{math.exp(error):.2f}, near {format_count(centre)} params"
+    )
+    wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
+    asked = _ask(terms, history, "climb", wanted, reason)
+    trials = tuple(_affordable(asked.trials, left_flops))
+    return replace(asked, trials=trials) if trials else None
 
 
 def _affordable(trials: Sequence[Trial], left_flops: float) -> list[Trial]:
@@ -231,15 +250,27 @@ def _batch(
     mending = [(each.remedy, each.message) for each in found if each.remedy]
     mending = [(trial, why) for trial, why in mending if trial.flops <= left_flops][:BATCH]
     reasons = {trial.trial_id: why for trial, why in mending}
-    among = candidates(terms, history, steering, kept)
-    picks = choose(
-        steering,
-        terms.target_flops,
-        [trial for trial in among if trial.trial_id not in reasons],
-        count=0 if is_there else BATCH - len(mending),
-        left_flops=left_flops - math.fsum(trial.flops for trial, _ in mending),
-        top_flops=terms.top_flops,
-    )
+    spare = left_flops - math.fsum(trial.flops for trial, _ in mending)
+    count = 0 if is_there else BATCH - len(mending)
+
+    def picked(levels: Sequence[int]) -> list[Pick]:
+        among = candidates(terms, history, steering, levels)
+        among = [trial for trial in among if trial.trial_id not in reasons]
+        return choose(
+            steering, terms.target_flops, among,
+            count=count, left_flops=spare, top_flops=terms.top_flops,
+        )  # fmt: skip
+
+    picks = picked(kept)
+    bare = [k for k in kept if not _is_climbed(terms, history, k)]
+    wanted = [terms.level_of(p.trial) for p in picks if terms.level_of(p.trial) in bare]
+    if wanted and not mending:
+        # A level that is worth a run is given three, so that it shows its own minimum.
+        climb = _bracket(terms, history, plain, max(wanted), spare)
+        if climb is not None and len(climb.trials) == len(CLIMBING):
+            return climb
+    if wanted:
+        picks = picked([k for k in kept if k not in bare])
     figures = {"open_level": float(open_level)}
     for pick in picks:
         reasons[pick.trial.trial_id] = (
