@@ -5,7 +5,13 @@ import pytest
 from test_fitting_transfer import SHAPES, points
 
 from flops_fit.fitting.transfer import fit_transfer
-from flops_fit.reporting.transfer import costs_table, describe_transfer, optima_table
+from flops_fit.reporting.transfer import (
+    bracketing,
+    costs_table,
+    describe_transfer,
+    optima_table,
+    transfer_from,
+)
 from flops_fit.reporting.transfer_figure import transfer_figure
 
 
@@ -75,3 +81,26 @@ def test_a_study_without_an_optimum_is_drawn_all_the_same():
     figure = transfer_figure(edge, size_param="d", rule="constant")
     assert len(figure.axes[0].get_legend().get_texts()) == 3
     figure.canvas.draw()
+
+
+def test_data_read_back_are_the_same_study(study):
+    told = json.loads(json.dumps(describe_transfer(study)))
+    assert transfer_from(told) == study
+
+
+def test_a_sweep_beside_its_study_says_whether_the_rate_was_bracketed(study):
+    told = describe_transfer(study) | {"size_param": "d_model"}
+    assert bracketing(None) == (None, "no bracketing recorded (`flops-fit transfer` does it)")
+    held, figure = bracketing(told)
+    assert not held
+    assert figure == (
+        "bracketed at 3 of 3 sizes: not carried, -0.50 [-0.50, -0.50] in d_model left over"
+    )
+    good = fit_transfer(points(noise=0.001), SHAPES, own="constant")
+    assert bracketing(describe_transfer(good) | {"size_param": "d"})[0]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_figure_fills_the_columns_of_a_paper(study, columns):
+    figure = transfer_figure(study, size_param="d", rule="constant", columns=columns)
+    assert figure.get_figwidth() == {1: 3.4, 2: 6.9}[columns]

@@ -1,8 +1,10 @@
 """`flops-fit transfer`, from the manifest to the verdict, on a user's own small model."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,8 @@ from flops_fit.manifest import TransferSection, parse_manifest
 from flops_fit.plan import Plan
 from flops_fit.points import Size, Trial
 from flops_fit.prepared import refuse_other_study
+from flops_fit.reporting.checklist import checklist
+from flops_fit.reporting.record import Record
 from flops_fit.reports import read_run
 from flops_fit.rundir import RunDir
 from flops_fit.stages import check_same
@@ -138,6 +142,18 @@ def test_a_manifest_that_changed_is_refused_by_what_changed(study):
         check_same(run, parse_manifest(changed, where="it"), simulated=False, study="transfer")
     grid = parse_manifest(MANIFEST + "[transfer]\nrates = 9\n", where="it")
     check_same(run, grid, simulated=False, study="transfer")
+
+
+def test_the_report_of_the_sweep_knows_the_study_beside_it(study, tmp_path):
+    folder, _ = study
+    sweep = shutil.copytree(folder / "runs/mine-transfer", tmp_path / "mine")  # the same experiment
+    shutil.copytree(folder / "runs/mine-transfer", tmp_path / "mine-transfer")
+    record = Record.read(sweep)
+    assert record.transfer["name"] == "mine"
+    checks = [c for c in checklist({}, [], record=record) if "learning rate" in c.rule]
+    assert "of 2 sizes" in checks[0].figure
+    other = replace(record, provenance={"fingerprint": "another"})
+    assert other.transfer is None
 
 
 def test_what_cannot_be_read_is_refused_by_its_name(tmp_path):

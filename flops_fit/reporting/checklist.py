@@ -17,6 +17,7 @@ from flops_fit.points import Excluded, Observation
 from flops_fit.reporting.cells import Column, format_value
 from flops_fit.reporting.record import Record
 from flops_fit.reporting.tables import Table
+from flops_fit.reporting.transfer import bracketing
 from flops_fit.reporting.verdict import (
     EXPONENT_RANGE,
     MAX_EXTRAPOLATION,
@@ -139,11 +140,12 @@ def _of_training(record: Record) -> Iterator[Check]:
         "default",
         "arXiv:2406.19146",
     )
+    held, told = bracketing(record.transfer)
+    bare = recipe.bare_learning_rate or "its published constants"
     yield Check(
         "the learning rate follows a stated rule, bracketed at two sizes or more",
-        None,
-        f"rule `{recipe.learning_rate_rule}` from "
-        f"{recipe.bare_learning_rate or 'its published constants'}; no bracketing recorded",
+        held,
+        f"rule `{recipe.learning_rate_rule}` from {bare}; {told}",
         "warned",
         "arXiv:2406.19146; arXiv:2503.04715",
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
     "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
-    "surface", "residuals", "curves", "gains", "costs", "excluded",
+    "surface", "residuals", "curves", "transfer", "gains", "costs", "excluded",
     "checklist", "observations",
 )  # fmt: skip
 _CAPTIONS = {
@@ -46,6 +46,11 @@ _CAPTIONS = {
     ),
     "residuals": ("Residuals", "How far each trial lies above the fitted surface."),
     "curves": ("Training curves", "Held-out loss along each training, against compute."),
+    "transfer": (
+        "Learning-rate transfer",
+        "Loss above the best of its size against learning rate, with a parabola near the best; and "
+        "the best rate of each size, beside what the manifest's rule gives from the smallest on.",
+    ),
     "gains": (
         "What each level of compute bought",
         "The answer at the largest target from the runs up to each level of compute; bars and "

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure  # noqa: TID253 - this room is part of the 
 
 from flops_fit.reporting import diagnostics, figures, frontiers, spending
 from flops_fit.reporting.style import Columns
+from flops_fit.reporting.transfer import transfer_from
+from flops_fit.reporting.transfer_figure import transfer_figure
 from flops_fit.reporting.verdict import headline_method, in_order, is_usable
 
 if TYPE_CHECKING:
@@ -48,6 +50,12 @@ def draw(report: Contents, columns: Columns) -> dict[str, Figure]:
         found["curves"] = diagnostics.curves_figure(
             curves, loss_unit, envelope=envelope, columns=columns
         )
+    study = None if report.record is None else report.record.transfer
+    if study is not None:
+        found["transfer"] = transfer_figure(
+            transfer_from(study), size_param=study["size_param"], rule=study["rule"],
+            columns=columns,
+        )  # fmt: skip
     if len(usable) > 1 and report.targets:
         rows = [row for row in report.predictions if row["budget_flops"] in report.targets]
         found["agreement"] = diagnostics.agreement_figure(rows, unit, columns=columns)

@@ -67,6 +67,24 @@ class Record:
         return self.manifest.data.unique_units or facts.get("unique_units")
 
     @property
+    def transfer(self) -> Mapping[str, Any] | None:
+        """What a study of this experiment's learning rates said; None where there is none.
+
+        It is looked for where `flops-fit transfer` puts it, beside the sweep's run directory.
+        """
+        study = RunDir(self.directory.with_name(f"{self.directory.name}-transfer"))
+        told = study.report / "transfer.json"
+        if not told.is_file():
+            return None
+        try:
+            is_same = read_json(study.provenance).get("fingerprint") == self.provenance.get(
+                "fingerprint"
+            )
+            return read_json(told) if is_same else None
+        except FlopsFitError:
+            return None
+
+    @property
     def manifest_text(self) -> str:
         """The manifest as written."""
         return RunDir(self.directory).manifest.read_text(encoding="utf-8")

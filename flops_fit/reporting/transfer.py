@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flops_fit.fitting.transfer import Bracket, Slope, Transfer
+from flops_fit.fitting.transfer import Bracket, Cost, Slope, Transfer
+from flops_fit.points import Note
 from flops_fit.reporting.archive import plain
 from flops_fit.reporting.cells import Column, plural
 from flops_fit.reporting.tables import Table
@@ -82,6 +84,42 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
         "sizes": [_described(bracket) for bracket in transfer.brackets],
         "rules": [asdict(cost) for cost in transfer.costs],
     }
+
+
+def transfer_from(data: Mapping[str, Any]) -> Transfer:
+    """The inverse of `describe_transfer`."""
+    pairs = ("factor_interval", "rate_interval")
+    brackets = []
+    for size in data["sizes"]:
+        rates = tuple(tuple(rate.values()) for rate in size["rates"])
+        intervals = {name: None if size[name] is None else tuple(size[name]) for name in pairs}
+        brackets.append(Bracket(**{**size, **intervals, "rates": rates}))
+
+    def slope(name: str) -> Slope | None:
+        found = data[name]
+        return None if found is None else Slope(found["value"], tuple(found["interval"]))
+
+    return Transfer(
+        brackets=tuple(brackets),
+        verdict=data["verdict"],
+        reasons=tuple(Note(reason["code"], reason["message"]) for reason in data["reasons"]),
+        slope=slope("slope"),
+        rate_slope=slope("rate_slope"),
+        costs=tuple(Cost(**rule) for rule in data["rules"]),
+        noise=data["noise"],
+    )
+
+
+def bracketing(data: Mapping[str, Any] | None) -> tuple[bool | None, str]:
+    """Whether the learning rate was bracketed at two sizes or more and carries, and the figure."""
+    if data is None:
+        return None, "no bracketing recorded (`flops-fit transfer` does it)"
+    inside = sum(size["status"] == "interior" for size in data["sizes"])
+    told = f"bracketed at {inside} of {len(data['sizes'])} sizes: {data['verdict']}"
+    if data["slope"] is not None:
+        told += f", {_slope(Slope(data['slope']['value'], tuple(data['slope']['interval'])))}"
+        told += f" in {data['size_param']} left over"
+    return inside >= 2 and data["verdict"] == "carried", told
 
 
 def _described(bracket: Bracket) -> dict[str, Any]:

@@ -9,7 +9,16 @@ import numpy as np  # noqa: TID253 - this room is part of the figures' door
 from matplotlib.figure import Figure  # noqa: TID253
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator  # noqa: TID253
 
-from flops_fit.reporting.style import GREY, MARKERS, PAGE, RED, budget_colours, paper_style
+from flops_fit.reporting.style import (
+    GREY,
+    MARKERS,
+    PAGE,
+    RED,
+    Columns,
+    budget_colours,
+    figure_size,
+    paper_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,17 +31,24 @@ _SHOWN = 0.35
 _MOST_TICKS = 6
 
 
-def transfer_figure(transfer: Transfer, *, size_param: str, rule: str) -> Figure:
+def transfer_figure(
+    transfer: Transfer, *, size_param: str, rule: str, columns: Columns = None
+) -> Figure:
     """Left: loss above the best against learning rate, a curve a size. Right: the best rates.
 
     Args:
         transfer: the study.
         size_param: the argument that sets the size.
         rule: the manifest's learning-rate rule.
+        columns: of a paper that the figure is to fill; in one, the two stand one below the other.
     """
     with paper_style():
-        figure = Figure(figsize=(PAGE, 2.9), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+        size = figure_size(columns, (PAGE, 2.9), one=5.6, two=2.9)
+        figure = Figure(figsize=size, layout="constrained")
+        if columns == 1:
+            left, right = figure.subplots(2, 1)
+        else:
+            left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
         colours = budget_colours(len(transfer.brackets))
         for place, bracket in enumerate(transfer.brackets):
             _draw_losses(left, bracket, colours[place], MARKERS[place % len(MARKERS)], size_param)
