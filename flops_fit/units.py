@@ -26,7 +26,9 @@ def parse_number(value: object) -> float:
 
 
 def format_count(value: float, digits: int = 3) -> str:
-    """A count with a unit letter: 3200000000 -> `3.2B`, 16200 -> `16.2k`."""
+    """A count with a unit letter: 3200000000 -> `3.2B`; powers of ten where no letter serves."""
+    if value != 0 and not 1e-3 <= abs(value) < 1e15:
+        return format_flops(value, digits)
     for size, letter in _COUNTS:
         if abs(value) >= size * (1 - 0.5 * 10.0**-digits):
             return f"{_significant(value / size, digits)}{letter}"
