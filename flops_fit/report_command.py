@@ -115,7 +115,12 @@ def report(
         _score(sources[0], score)
         return
     options: dict[str, Any] = {
-        "budgets": [parsed for text in budget or [] if (parsed := number_of(text, "--budget"))],
+        # A sealed prediction without an interval could not be held against anything.
+        "budgets": [
+            parsed
+            for text, option in [*((t, "--budget") for t in budget or []), (seal, "--seal")]
+            if (parsed := number_of(text, option))
+        ],
         "methods": method,
         "bootstrap": bootstrap,
         "seed": seed,

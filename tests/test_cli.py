@@ -402,6 +402,9 @@ def test_a_prediction_is_sealed_before_the_run_and_scored_after_it(rehearsed):
     )
     assert scored["predicted"] == sealed["prediction"]["loss"]
     assert scored["error"] == pytest.approx(scored["predicted"] - 2.2)
+    low, high = sealed["prediction"]["loss_interval"]
+    assert low < sealed["prediction"]["loss"] < high
+    assert scored["is_inside"] is (low <= 2.2 <= high)
     ledger = folder / "runs/planted/ledger.jsonl"
     text = ledger.read_text()
     ledger.write_text(text.replace(f'"loss": {scored["predicted"]}', '"loss": 2.2'))
