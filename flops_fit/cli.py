@@ -144,7 +144,7 @@ def run(
     from flops_fit.prepared import prepare, resume
     from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
-    from flops_fit.spending import make_caps, share_of_target, stopped_at
+    from flops_fit.spending import make_caps, memory_notes, share_of_target, stopped_at
     from flops_fit.stages import (
         carry_out,
         estimate_first,
@@ -184,6 +184,8 @@ def run(
             f"expected: {format_duration(estimate.wall_seconds)}, {estimate.workers} trials side "
             f"by side ({estimate.basis})"
         )
+        for note in memory_notes(estimate):
+            say(f"warning: {note.message}")
     with watching(started) as watcher:
         summary = carry_out(
             prepared,
@@ -267,7 +269,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
     """The estimate with its totals."""
     from flops_fit.points import Note
     from flops_fit.reporting.tables import estimate_table
-    from flops_fit.spending import share_note
+    from flops_fit.spending import memory_notes, share_note
 
     totals = {
         "flops": costed.total_flops,
@@ -280,5 +282,10 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
         [row.to_dict() for row in costed.trials],
         unit=prepared.description.facts.unit,
         totals=totals,
-        warnings=[basis, share_note(prepared.manifest, costed.total_flops), *made.warnings],
+        warnings=[
+            basis,
+            *memory_notes(costed),
+            share_note(prepared.manifest, costed.total_flops),
+            *made.warnings,
+        ],
     )

@@ -25,12 +25,20 @@ class Timing:
         seconds_per_token: of training, data included, warm-up steps left out.
         evaluation_seconds: one pass over the held-out set; the trial makes a few.
         memory_bytes: peak of the process (CPU) or of the device; None where it cannot be told.
+        setup_seconds: what each trial takes before its first usual step: building the model,
+            reading the held-out set, compiling.
+        startup_seconds: what each worker takes before its first trial: importing torch, loading
+            the data.
+        available_bytes: memory that the device (or, on a CPU, the machine) has in all.
     """
 
     flops_per_token: float
     seconds_per_token: float
     evaluation_seconds: float = 0.0
     memory_bytes: int | None = None
+    setup_seconds: float = 0.0
+    startup_seconds: float = 0.0
+    available_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Estimate:
         wall_seconds: from start to end with `workers` side by side.
         device_seconds: of all trials one after another: what is paid for.
         memory_bytes: the largest trial's; None where not known.
+        available_bytes: what each trial has, its share where several share the machine's memory.
         cost: in the currency of the price; None without a price.
         workers: trials side by side.
         basis: where the times come from, for the reader.
@@ -79,6 +88,16 @@ class Estimate:
     cost: float | None
     workers: int
     basis: str
+    available_bytes: int | None = None
+
+    @property
+    def does_not_fit(self) -> tuple[Trial, ...]:
+        """The trials that are forecast to run out of memory."""
+        if self.available_bytes is None:
+            return ()
+        return tuple(
+            row.trial for row in self.trials if (row.memory_bytes or 0) > self.available_bytes
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data: what `estimate --json` prints."""
@@ -87,6 +106,8 @@ class Estimate:
             "wall_seconds": self.wall_seconds,
             "device_seconds": self.device_seconds,
             "memory_bytes": self.memory_bytes,
+            "available_bytes": self.available_bytes,
+            "does_not_fit": [trial.trial_id for trial in self.does_not_fit],
             "cost": self.cost,
             "workers": self.workers,
             "basis": self.basis,
@@ -102,6 +123,9 @@ def estimate_plan(
     workers: int = 1,
     devices_per_trial: int = 1,
     price_per_hour: float | None = None,
+    curve_points: int = 0,
+    curve_share: float = 0.0,
+    shares_memory: bool = False,
     basis: str,
 ) -> Estimate:
     """Cost a plan from measured sizes, or from a stated rate.
@@ -113,6 +137,9 @@ def estimate_plan(
         workers: trials that run side by side.
         devices_per_trial: devices that are paid for while a trial runs.
         price_per_hour: of one device.
+        curve_points: evaluations of each trial before its end.
+        curve_share: the largest share of a trial's time that they may take.
+        shares_memory: whether trials side by side share one memory, as on a CPU.
         basis: where the times come from, for the reader.
     """
     assert timings or flops_per_second, "an estimate needs timings or a rate"
@@ -121,7 +148,8 @@ def estimate_plan(
         if flops_per_second:
             seconds, memory = trial.cost_flops / flops_per_second, None
         else:
-            seconds, memory = _seconds(trial, timings), _memory(trial, timings)
+            seconds = _seconds(trial, timings, curve_points=curve_points, curve_share=curve_share)
+            memory = _memory(trial, timings)
         rows.append(
             TrialEstimate(trial, seconds, memory, _cost(seconds, devices_per_trial, price_per_hour))
         )
@@ -130,12 +158,17 @@ def estimate_plan(
     return Estimate(
         trials=tuple(rows),
         total_flops=plan.total_flops,
-        wall_seconds=_makespan([row.wall_seconds for row in rows], workers),
+        wall_seconds=_makespan(
+            [row.wall_seconds for row in rows],
+            workers,
+            startup=max((timing.startup_seconds for timing in timings), default=0.0),
+        ),
         device_seconds=device_seconds,
         memory_bytes=max(memories, default=None),
         cost=_cost(device_seconds, devices_per_trial, price_per_hour),
         workers=workers,
         basis=basis,
+        available_bytes=_available(timings, workers if shares_memory else 1),
     )
 
 
@@ -161,13 +194,29 @@ def sizes_to_time(plan: Plan) -> list[Trial]:
     return [groups[index][len(groups[index]) // 2] for index in picked]
 
 
-def _seconds(trial: Trial, timings: Sequence[Timing]) -> float:
-    """Wall-clock of one trial: its training and one evaluation at its end."""
-    known = [(t.flops_per_token, t.seconds_per_token) for t in timings]
-    evaluations = [(t.flops_per_token, t.evaluation_seconds) for t in timings]
+def _seconds(
+    trial: Trial, timings: Sequence[Timing], *, curve_points: int, curve_share: float
+) -> float:
+    """Wall-clock of one trial: setting up, training, its curve's evaluations, and the last one."""
     at = trial.size.flops_per_token
-    evaluation = _interpolate(evaluations, at) if all(e > 0 for _, e in evaluations) else 0.0
-    return trial.cost_tokens * _interpolate(known, at) + evaluation
+    training = training_seconds(at, trial.cost_tokens, timings)
+    setup, evaluation = (
+        _interpolate([(t.flops_per_token, seconds) for t, seconds in known], at)
+        if all(seconds > 0 for _, seconds in known)
+        else 0.0
+        for known in (
+            [(t, t.setup_seconds) for t in timings],
+            [(t, t.evaluation_seconds) for t in timings],
+        )
+    )
+    curve = min(curve_share * training, curve_points * evaluation)
+    return setup + training + curve + evaluation
+
+
+def _available(timings: Sequence[Timing], sharing: int) -> int | None:
+    """Memory of each of the trials that share it; None where it is not known."""
+    known = [t.available_bytes for t in timings if t.available_bytes is not None]
+    return min(known) // sharing if known else None
 
 
 def _memory(trial: Trial, timings: Sequence[Timing]) -> int | None:
@@ -189,9 +238,9 @@ def _interpolate(known: Sequence[tuple[float, float]], at: float) -> float:
     return math.exp((1 - share) * math.log(y0) + share * math.log(y1))
 
 
-def _makespan(seconds: Sequence[float], workers: int) -> float:
+def _makespan(seconds: Sequence[float], workers: int, *, startup: float) -> float:
     """When the last of these ends, started in this order as workers fall free."""
-    ends = [0.0] * workers
+    ends = [startup] * workers
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
     return max(ends)

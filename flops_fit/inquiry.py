@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -119,6 +120,8 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
                 seconds_per_token=measured.seconds_per_step / measured.batch_tokens,
                 evaluation_seconds=measured.evaluation_seconds,
                 memory_bytes=measured.memory_bytes,
+                setup_seconds=measured.setup_seconds,
+                available_bytes=measured.available_bytes,
             )
         )
     return timings
@@ -167,6 +170,7 @@ def _read(text: str | None, code: int) -> dict[str, Any]:
 
 def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     """What the child says."""
+    began = time.monotonic()
     try:
         manifest = read_manifest(Path(question["manifest"]))
         folders = [Path(folder) for folder in question["search_path"]]
@@ -176,7 +180,9 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         experiment = load_experiment(manifest, search_path=folders)
         if "trials" in question:
             trials = [Trial.from_dict(trial) for trial in question["trials"]]
-            return {"timings": [asdict(timing) for timing in time_sizes(experiment, trials)]}
+            startup = time.monotonic() - began
+            timings = time_sizes(experiment, trials)
+            return {"timings": [asdict(replace(t, startup_seconds=startup)) for t in timings]}
         return {"description": describe(experiment).to_dict()}
     except FlopsFitError as error:
         return {

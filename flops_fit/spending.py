@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flops_fit.caps import Caps
 from flops_fit.errors import CapReachedError, ManifestError
+from flops_fit.estimate import Estimate
 from flops_fit.manifest import Manifest
 from flops_fit.points import Note
 from flops_fit.rundir import RunDir
@@ -53,6 +54,24 @@ def share_note(manifest: Manifest, total_flops: float) -> Note:
     """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
     code = "no_target" if manifest.largest_target is None else "share_of_target"
     return Note(code, share_of_target(manifest, total_flops))
+
+
+def memory_notes(estimate: Estimate) -> tuple[Note, ...]:
+    """That trials are forecast to run out of memory, where some are."""
+    lost = estimate.does_not_fit
+    if not lost:
+        return ()
+    assert estimate.memory_bytes is not None and estimate.available_bytes is not None  # noqa: PT018
+    first = min(trial.size.params for trial in lost)
+    return (
+        Note(
+            "out_of_memory",
+            f"{len(lost)} of {len(estimate.trials)} trials, from {first:,} params on, are forecast "
+            f"to run out of memory: up to {estimate.memory_bytes / 2**30:.3g} GiB, where each has "
+            f"{estimate.available_bytes / 2**30:.3g} GiB; a smaller `micro_batch_examples` lowers "
+            "it without changing the batch, fewer workers share a machine's memory among fewer",
+        ),
+    )
 
 
 def share_of_target(manifest: Manifest, flops: float) -> str:

@@ -70,6 +70,9 @@ def make_estimate(
         workers=workers,
         devices_per_trial=execution.devices_per_trial,
         price_per_hour=execution.price_per_hour if price_per_hour is None else price_per_hour,
+        curve_points=prepared.manifest.training.curve_points,
+        curve_share=prepared.manifest.training.curve_share,
+        shares_memory=prepared.description.num_devices == 0,
         basis=basis,
     )
 

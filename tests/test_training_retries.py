@@ -115,3 +115,30 @@ def test_the_ledger_counts_what_was_really_spent(tmp_path):
     ledger.append("trial_finished", trial_id="a", flops=10.0, spent_flops=14.0, loss=1.0)
     assert ledger.state.spent_flops == 14.0
     ledger.close()
+
+
+class Greedy(Mlp):
+    """As a device with little memory: a pass of more than two examples does not fit."""
+
+    def forward(self, inputs):
+        if self.training and len(inputs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(inputs)
+
+
+def test_a_batch_that_does_not_fit_is_passed_in_parts_and_stays_the_same_batch(tmp_path):
+    whole = train_with(Mlp, TRIAL, RECIPE, tmp_path / "whole")
+    parts = train_with(Greedy, TRIAL, RECIPE, tmp_path / "parts")
+    assert parts.details["recipe"]["micro_batch_examples"] == 2
+    assert parts.details["batch_tokens"] == whole.details["batch_tokens"] == 8
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert parts.tokens == whole.tokens
+
+
+def test_an_error_that_is_not_of_memory_is_not_tried_again(tmp_path):
+    class Broken(Mlp):
+        def forward(self, inputs):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        train_with(Broken, TRIAL, RECIPE, tmp_path)

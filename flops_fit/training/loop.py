@@ -20,8 +20,9 @@ from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.engine import Build, Training
 from flops_fit.training.heldout import Loss
+from flops_fit.training.memory import pass_less
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
-from flops_fit.training.session import open_session
+from flops_fit.training.session import Session, open_session
 from flops_fit.training.trackers import Run, Trackers
 
 _PROGRESS_SECONDS = 0.5
@@ -78,22 +79,17 @@ def train(
     while True:
         discarded = read_discarded(directory)
         seed = seed_of_attempt(trial.seed, len(discarded))
-        training = Training(
-            replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
-            directory=directory, session=session, threads=threads,
-            trunk=None if discarded else trunk,  # Another seed is another trunk.
-        )  # fmt: skip
-        training.begin()
-        if tracked is not None:
-            place = {**trial.to_dict(), **recipe.to_dict()}
-            tracked.start(Run.of(trial, step=training.step), place)
-        reason = _run(
-            training, should_stop=should_stop, progress=progress,
-            checkpoint_seconds=checkpoint_seconds, trackers=tracked,
-        )  # fmt: skip
-        outcome = training.outcome(reason)
-        if tracked is not None:
-            outcome = _track_end(tracked, outcome, step=training.step)
+        try:
+            outcome = _attempt(
+                replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
+                directory=directory, session=session, threads=threads, should_stop=should_stop,
+                progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked,
+                trunk=None if discarded else trunk,  # Another seed is another trunk.
+            )  # fmt: skip
+        except RuntimeError as error:
+            share = trial.batch_tokens // data.facts.units_per_example // session.world
+            recipe = pass_less(error, recipe, examples=share, session=session)
+            continue
         if outcome.status != "diverged" or len(discarded) >= recipe.retries:
             break
         if session.rank == 0:
@@ -102,6 +98,41 @@ def train(
     if not keep_checkpoints and session.rank == 0:
         drop_checkpoints(directory)
     return with_discarded(outcome, discarded, seed=seed)
+
+
+def _attempt(
+    trial: Trial,
+    *,
+    build: Build,
+    data: LoadedData,
+    loss: Loss,
+    recipe: Recipe,
+    directory: Path,
+    session: Session,
+    threads: int,
+    should_stop: Callable[[], bool],
+    progress: Callable[[dict[str, Any]], None] | None,
+    checkpoint_seconds: float,
+    trackers: Trackers | None,
+    trunk: Path | None,
+) -> Outcome:
+    """Train a trial once, from its newest checkpoint, its trunk or its beginning."""
+    training = Training(
+        trial, build=build, data=data, loss=loss, recipe=recipe, directory=directory,
+        session=session, threads=threads, trunk=trunk,
+    )  # fmt: skip
+    training.begin()
+    if trackers is not None:
+        place = {**trial.to_dict(), **recipe.to_dict()}
+        trackers.start(Run.of(trial, step=training.step), place)
+    reason = _run(
+        training, should_stop=should_stop, progress=progress,
+        checkpoint_seconds=checkpoint_seconds, trackers=trackers,
+    )  # fmt: skip
+    outcome = training.outcome(reason)
+    if trackers is not None:
+        outcome = _track_end(trackers, outcome, step=training.step)
+    return outcome
 
 
 def _run(

@@ -23,9 +23,10 @@ from flops_fit.training.counting import Counted, build_on, count_flops, own_flop
 from flops_fit.training.engine import Training
 from flops_fit.training.gaps import check_counted, gaps
 from flops_fit.training.heldout import Loss, check_loss
-from flops_fit.training.session import open_session, seed_everything
+from flops_fit.training.memory import pass_less
+from flops_fit.training.session import Session, open_session, seed_everything
 from flops_fit.training.streams import split_batch
-from flops_fit.training.telemetry import peak_memory, synchronize
+from flops_fit.training.telemetry import peak_memory, synchronize, total_memory
 
 Build = Callable[[Any], nn.Module]
 CountFlops = Callable[[Any, Any], Any]
@@ -41,6 +42,8 @@ class StepTiming:
         batch_tokens: units of data in that step.
         evaluation_seconds: wall time of one pass over the whole held-out set.
         memory_bytes: peak memory: of the device, or of this process on a CPU; None if not known.
+        setup_seconds: wall time before the first usual step: building, first evaluation, compiling.
+        available_bytes: memory of the device, or of the machine on a CPU; None if not known.
     """
 
     size_value: int | float
@@ -48,6 +51,8 @@ class StepTiming:
     batch_tokens: int
     evaluation_seconds: float
     memory_bytes: int | None
+    setup_seconds: float
+    available_bytes: int | None
 
 
 def find_device(asked: str = "auto") -> tuple[str, int]:
@@ -191,6 +196,30 @@ def time_size(
         seconds: about how long to time, after three steps to get going.
     """
     session = open_session(recipe, device=device, threads=threads)
+    while True:
+        try:
+            return _time_steps(
+                trial, build=build, data=data, loss=loss, recipe=recipe, session=session,
+                threads=threads, seconds=seconds,
+            )  # fmt: skip
+        except RuntimeError as error:
+            share = trial.batch_tokens // data.facts.units_per_example // session.world
+            recipe = pass_less(error, recipe, examples=share, session=session)
+
+
+def _time_steps(
+    trial: Trial,
+    *,
+    build: Build,
+    data: LoadedData,
+    loss: Loss,
+    recipe: Recipe,
+    session: Session,
+    threads: int,
+    seconds: float,
+) -> StepTiming:
+    """Train and time a few steps of a trial."""
+    started = time.perf_counter()
     enough = replace(trial, tokens=max(trial.tokens, 10_000 * trial.batch_tokens))
     with TemporaryDirectory(prefix="flops-fit-") as folder:
         training = Training(
@@ -198,6 +227,8 @@ def time_size(
             session=session, threads=threads,
         )  # fmt: skip
         training.begin()
+        synchronize(session.device)
+        setup = time.perf_counter() - started
         times: list[float] = []
         while len(times) < 8 or (sum(times) < seconds and len(times) < 1000):
             began = time.perf_counter()
@@ -209,12 +240,15 @@ def time_size(
         synchronize(session.device)
         evaluation_seconds = time.perf_counter() - began
     measured = sorted(times[3:])
+    usual = measured[len(measured) // 2]
     return StepTiming(
         size_value=trial.size.size_value,
-        seconds_per_step=measured[len(measured) // 2],
+        seconds_per_step=usual,
         batch_tokens=trial.batch_tokens,
         evaluation_seconds=evaluation_seconds,
         memory_bytes=peak_memory(session.device),
+        setup_seconds=setup + max(0.0, sum(times[:3]) - 3 * usual),
+        available_bytes=total_memory(session.device),
     )
 
 

@@ -1,0 +1,54 @@
+"""What a sweep is expected to take, from measured sizes."""
+
+import pytest
+
+from flops_fit.estimate import Timing, estimate_plan
+from flops_fit.plan import Plan
+from flops_fit.points import Size, Trial
+from flops_fit.spending import memory_notes
+
+SIZES = [Size(v, v * 100, v * 100, v * 600.0) for v in (10, 40, 160)]
+TRIALS = tuple(
+    Trial.of(budget_flops=1e9, size=size, tokens=10_000, batch_tokens=100, seed=0) for size in SIZES
+)
+PLAN = Plan(TRIALS)
+
+
+def timing(size: Size, **more: float) -> Timing:
+    return Timing(size.flops_per_token, size.flops_per_token / 1e6, **more)
+
+
+def test_set_up_start_up_and_evaluations_are_counted() -> None:
+    plain = estimate_plan(PLAN, timings=[timing(s) for s in SIZES], basis="")
+    training = sum(t.flops / 1e6 for t in TRIALS)
+    assert plain.wall_seconds == pytest.approx(training)
+    more = {"evaluation_seconds": 0.5, "setup_seconds": 2.0, "startup_seconds": 7.0}
+    full = estimate_plan(
+        PLAN, timings=[timing(s, **more) for s in SIZES], basis="", curve_points=4, curve_share=0.02
+    )
+    # The curve of a short trial costs its four evaluations at most, of a long one its share.
+    curves = sum(min(0.02 * t.flops / 1e6, 2.0) for t in TRIALS)
+    assert full.wall_seconds == pytest.approx(7 + training + curves + 3 * 2.5)
+
+
+def test_trials_side_by_side_start_as_workers_fall_free() -> None:
+    two = estimate_plan(PLAN, timings=[timing(s) for s in SIZES], workers=2, basis="")
+    seconds = [t.flops / 1e6 for t in TRIALS]
+    assert two.wall_seconds == pytest.approx(max(seconds[0] + seconds[2], seconds[1]))
+    assert two.device_seconds == pytest.approx(sum(seconds))
+
+
+def test_trials_that_will_not_fit_are_named_before_they_run() -> None:
+    timings = [
+        timing(s, memory_bytes=m, available_bytes=16 * 2**30)
+        for s, m in zip(SIZES, (2**30, 3 * 2**30, 9 * 2**30), strict=True)
+    ]
+    alone = estimate_plan(PLAN, timings=timings, workers=2, basis="")
+    assert alone.does_not_fit == ()
+    assert memory_notes(alone) == ()
+    together = estimate_plan(PLAN, timings=timings, workers=2, shares_memory=True, basis="")
+    assert [t.size for t in together.does_not_fit] == [SIZES[2]]
+    (note,) = memory_notes(together)
+    assert note.code == "out_of_memory"
+    assert "1 of 3 trials" in note.message
+    assert "9 GiB, where each has 8 GiB" in note.message
