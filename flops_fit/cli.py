@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from flops_fit.plan import Plan
     from flops_fit.prepared import Prepared
     from flops_fit.reporting.tables import Table
+    from flops_fit.rundir import RunDir
+    from flops_fit.sweep import SweepSummary
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
@@ -142,16 +144,9 @@ def run(
 ) -> None:
     """Train the sweep, or go on with it; then report."""
     from flops_fit.prepared import prepare, resume
-    from flops_fit.reports import read_run
     from flops_fit.rundir import RunDir
-    from flops_fit.spending import make_caps, memory_notes, share_of_target, stopped_at
-    from flops_fit.stages import (
-        carry_out,
-        estimate_first,
-        failure_of,
-        publish_report,
-        start_run,
-    )
+    from flops_fit.spending import make_caps, memory_notes, share_of_target
+    from flops_fit.stages import carry_out, estimate_first, start_run
     from flops_fit.sweep_plan import make_plan
     from flops_fit.units import format_duration
 
@@ -196,27 +191,7 @@ def run(
             is_adaptive=adaptive,
         )
     say(share_of_target(prepared.manifest, summary.spent_flops))
-    if summary.is_interrupted:
-        say(
-            f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
-            f"go on with: flops-fit run {started.path}"
-        )
-        sys.exit(INTERRUPTED)
-    if summary.failed:
-        failure = failure_of(started, summary)
-        if summary.finished:
-            partial = read_run(started.path)
-            show(partial, "terminal")
-            write(partial, started.report)
-        raise failure
-    result = read_run(started.path)
-    show(result, "terminal")
-    write(result, started.report)
-    for name, reason in publish_report(started).items():
-        say(f"the report is not in {name}: {reason}")
-    if summary.cap is not None:
-        raise stopped_at(started, summary)
-    refuse_without_law(result)
+    _conclude(started, summary)
 
 
 app.command()(report)
@@ -247,6 +222,35 @@ def worker(
         work.train_listed(opened, trial_ids)
     else:
         say(f"trained {work.train_claimed(opened)} trials")
+
+
+def _conclude(run: RunDir, summary: SweepSummary) -> None:
+    """Report what a sweep came to, and leave with the exit code that says how it ended."""
+    from flops_fit.reports import read_run
+    from flops_fit.spending import stopped_at
+    from flops_fit.stages import failure_of, publish_report
+
+    if summary.is_interrupted:
+        say(
+            f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
+            f"go on with: flops-fit run {run.path}"
+        )
+        sys.exit(INTERRUPTED)
+    if summary.failed:
+        failure = failure_of(run, summary)
+        if summary.finished:
+            partial = read_run(run.path)
+            show(partial, "terminal")
+            write(partial, run.report)
+        raise failure
+    result = read_run(run.path)
+    show(result, "terminal")
+    write(result, run.report)
+    for name, reason in publish_report(run).items():
+        say(f"the report is not in {name}: {reason}")
+    if summary.cap is not None:
+        raise stopped_at(run, summary)
+    refuse_without_law(result)
 
 
 def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, Any]:

@@ -48,6 +48,20 @@ class Prepared:
     search_path: tuple[Path, ...] = ()
     experiment: Experiment | None = None
 
+    @property
+    def num_workers(self) -> int:
+        """Trials to run side by side: one a GPU, or one for every `threads_per_worker` cores."""
+        execution = self.manifest.execution
+        if self.experiment is not None:
+            return 1
+        if execution.workers is not None:
+            return execution.workers
+        described = self.description
+        if described.num_devices:
+            return max(1, described.num_devices // execution.devices_per_trial)
+        each = execution.threads_per_worker * execution.devices_per_trial
+        return max(1, _cores() // each)
+
 
 def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepared:
     """Read a manifest, check its plugins' contract, and count every size.
@@ -213,3 +227,10 @@ def _sections(budgets: Sequence[float | str] | None, options: Mapping[str, Any])
         named = LIVE + name_of(value) if callable(value) else value
         at[key] = dict(value) if isinstance(value, Mapping) else named
     return sections
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -49,7 +49,7 @@ def make_estimate(
 ) -> Estimate:
     """Cost a plan: by timing a few sizes here, or from a stated rate in FLOP/s."""
     execution = prepared.manifest.execution
-    workers = workers or num_workers(prepared)
+    workers = workers or prepared.num_workers
     timings: Sequence[Timing] = ()
     basis = f"a stated rate of {flops_per_second:g} FLOP/s a trial" if flops_per_second else ""
     if not flops_per_second:
@@ -90,20 +90,6 @@ def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> E
     estimate = make_estimate(prepared, plan, workers=workers)
     write_json(run.estimate, estimate.to_dict())
     return estimate
-
-
-def num_workers(prepared: Prepared) -> int:
-    """Trials to run side by side: one a GPU, or one for every `threads_per_worker` cores."""
-    execution = prepared.manifest.execution
-    if prepared.experiment is not None:
-        return 1
-    if execution.workers is not None:
-        return execution.workers
-    described = prepared.description
-    if described.num_devices:
-        return max(1, described.num_devices // execution.devices_per_trial)
-    each = execution.threads_per_worker * execution.devices_per_trial
-    return max(1, _cores() // each)
 
 
 def start_run(
@@ -227,49 +213,24 @@ def carry_out(
         was_adaptive = bool(provenance.get("adaptive"))
         if not is_simulated:
             require_trackers(prepared.manifest.training.log_with)
-        workers = workers or num_workers(prepared)
-
-        def make_executor() -> Executor:
-            if is_simulated or prepared.experiment is not None:
-                bench = Bench(run, prepared.experiment)
-                return InlineExecutor(bench.run_task, bench.stop.set)
-            execution = prepared.manifest.execution
-            made: Executor = load_plugin("executor", execution.executor)(
-                run.path,
-                workers=workers,
-                threads=execution.threads_per_worker,
-                num_devices=prepared.description.num_devices,
-                devices_per_trial=execution.devices_per_trial,
-            )
-            return made
-
+        workers = workers or prepared.num_workers
         ledger = Ledger.open(run.ledger)
+
+        def carry(planned: Plan, *, is_last: bool = True) -> SweepSummary:
+            return conduct(
+                planned,
+                run,
+                ledger,
+                partial(_make_executor, prepared, run, workers, is_simulated=is_simulated),
+                max_running=workers,
+                resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
+                watcher=watcher,
+                caps=caps,
+                is_last=is_last,
+            )
+
         try:
-            if ledger.state.fingerprint is None:
-                ledger.append(
-                    "sweep_started",
-                    format=FORMAT,
-                    fingerprint=fingerprint(prepared.manifest),
-                    trials=len(plan.trials),
-                    simulated=is_simulated,
-                    versions=versions(),
-                )
-            elif pending := sum(ledger.state.is_pending(trial) for trial in plan.trials):
-                ledger.append("sweep_resumed", pending=pending, cut_bytes=ledger.cut_bytes)
-
-            def carry(planned: Plan, *, is_last: bool = True) -> SweepSummary:
-                return conduct(
-                    planned,
-                    run,
-                    ledger,
-                    make_executor,
-                    max_running=workers,
-                    resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
-                    watcher=watcher,
-                    caps=caps,
-                    is_last=is_last,
-                )
-
+            _open_sweep(prepared, ledger, plan, is_simulated=is_simulated)
             if not (is_adaptive or was_adaptive or ledger.state.decisions):
                 return carry(plan)
             from flops_fit.adaptive import conduct_adaptively, make_terms
@@ -285,6 +246,39 @@ def carry_out(
             return conduct_adaptively(run, ledger, each, terms, watcher or Watcher(), caps=caps)
         finally:
             ledger.close()
+
+
+def _make_executor(
+    prepared: Prepared, run: RunDir, workers: int, *, is_simulated: bool
+) -> Executor:
+    """What runs tasks: this process for simulations and live objects, else the manifest's."""
+    if is_simulated or prepared.experiment is not None:
+        bench = Bench(run, prepared.experiment)
+        return InlineExecutor(bench.run_task, bench.stop.set)
+    execution = prepared.manifest.execution
+    made: Executor = load_plugin("executor", execution.executor)(
+        run.path,
+        workers=workers,
+        threads=execution.threads_per_worker,
+        num_devices=prepared.description.num_devices,
+        devices_per_trial=execution.devices_per_trial,
+    )
+    return made
+
+
+def _open_sweep(prepared: Prepared, ledger: Ledger, plan: Plan, *, is_simulated: bool) -> None:
+    """Record that the sweep begins, or that it goes on."""
+    if ledger.state.fingerprint is None:
+        ledger.append(
+            "sweep_started",
+            format=FORMAT,
+            fingerprint=fingerprint(prepared.manifest),
+            trials=len(plan.trials),
+            simulated=is_simulated,
+            versions=versions(),
+        )
+    elif pending := sum(ledger.state.is_pending(trial) for trial in plan.trials):
+        ledger.append("sweep_resumed", pending=pending, cut_bytes=ledger.cut_bytes)
 
 
 def publish_report(run: RunDir) -> dict[str, str]:
@@ -341,10 +335,3 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -
         elif before != after:
             found.append(f"{place}: {before!r} -> {after!r}")
     return found
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
