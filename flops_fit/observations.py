@@ -1,8 +1,8 @@
 """Finished runs from anywhere (a CSV, JSON or JSONL table, or columns in memory) as Observations.
 
 A table needs `params`, `tokens` and `loss`; it may have `flops`, `budget_flops`, `seed`,
-`size_value`, `params_non_embedding`, a training curve's `step`, and `run` (which training a row
-belongs to). Column names are taken from `columns`, else by these names, else guessed from the usual
+`size_value`, `params_non_embedding`, `params_active`, a training curve's `step`, and `run` (which
+training a row belongs to). Column names are taken from `columns`, else by these names, else guessed from the usual
 ones, which is said in a note. Numbers are plain counts; losses are nats per unit of data.
 
 CSV: one header line, comma, semicolon or tab. JSON: a list of objects, or an object of lists.
@@ -28,10 +28,11 @@ from flops_fit.points import Excluded, Note, Observation
 
 REQUIRED = ("params", "tokens", "loss")
 OPTIONAL = (
-    "flops", "budget_flops", "seed", "size_value", "params_non_embedding", "step", "run", "name",
+    "flops", "budget_flops", "seed", "size_value", "params_non_embedding", "params_active", "step",
+    "run", "name",
 )  # fmt: skip
 _POSITIVE = ("params", "tokens", "loss", "flops", "budget_flops")
-_NUMBERS = (*_POSITIVE, "seed", "size_value", "params_non_embedding", "step")
+_NUMBERS = (*_POSITIVE, "seed", "size_value", "params_non_embedding", "params_active", "step")
 _GUESSES = {
     "params": ("n", "n_params", "num_params", "parameters", "model_size", "nparams"),
     "tokens": ("d", "n_tokens", "num_tokens", "training_tokens", "train_tokens", "ntokens"),

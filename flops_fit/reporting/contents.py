@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
     "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
+    "conventions",
     "surface", "residuals", "curves", "transfer", "gains", "costs", "excluded",
     "checklist", "observations",
 )  # fmt: skip
@@ -120,6 +121,8 @@ class Contents:
             found["minima"] = tables.minima_table(minima, unit, loss_unit)
         if self.fits:
             found["laws"] = tables.laws_table(in_order(self.fits))
+        if self.conventions:
+            found["conventions"] = economy.conventions_table(self.conventions)
         largest = max((row["budget_flops"] for row in self.wastes), default=None)
         if largest is not None:
             shown = [row for row in self.wastes if row["budget_flops"] == largest]
@@ -150,6 +153,13 @@ class Contents:
         return buildable_rows(self.fits[method], list(optima), self.setting, optima)
 
     @cached_property
+    def conventions(self) -> list[dict[str, Any]]:
+        """The exponents under each convention of N and C; none where they count the same."""
+        from flops_fit.fitting.conventions import by_convention
+
+        return by_convention(self.used())
+
+    @cached_property
     def trial_costs(self) -> list[TrialCost]:
         """What each trial was expected to take, and took; none without a run directory."""
         return [] if self.record is None else trial_costs(self.record)
@@ -168,6 +178,7 @@ class Contents:
         """What the JSON holds besides fits, predictions and checks."""
         return {
             "buildable": self.buildable,
+            "conventions": self.conventions,
             "costs": self.costs,
             "gains": list(self.gains),
             "wastes": list(self.wastes),

@@ -83,6 +83,23 @@ def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
     return Table("Expected and real cost", columns, tuple(rows), (note, told))
 
 
+def conventions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The exponents of the optimum under each convention of N and C.
+
+    Args:
+        rows: of `fitting.conventions.by_convention`.
+    """
+    columns = (
+        Column("params_convention", "N counts"),
+        Column("flops_convention", "C is"),
+        Column("method", "method"),
+        Column("params", "a (N ~ C^a)", "number"),
+        Column("tokens", "b (D ~ C^b)", "number"),
+    )
+    note = "the same runs under each convention; compare exponents only within one"
+    return Table("Exponents by convention", columns, tuple(rows), (note,))
+
+
 def wastes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The compute that one method's allocation wastes where another's law is the true one.
 
