@@ -2,8 +2,9 @@
 
 A table needs `params`, `tokens` and `loss`; it may have `flops`, `budget_flops`, `seed`,
 `size_value`, `params_non_embedding`, `params_active`, a training curve's `step`, and `run` (which
-training a row belongs to). Column names are taken from `columns`, else by these names, else guessed from the usual
-ones, which is said in a note. Numbers are plain counts; losses are nats per unit of data.
+training a row belongs to). Column names are taken from `columns`, else by these names, else guessed
+from the usual ones, which is said in a note. Numbers are plain counts; losses are nats per unit of
+data.
 
 CSV: one header line, comma, semicolon or tab. JSON: a list of objects, or an object of lists.
 JSONL: one object a line. In memory: a mapping of columns, or a data frame (anything with `columns`
