@@ -115,9 +115,13 @@ def conduct_adaptively(
     plan = Plan.from_dict(read_json(run.plan))
     for entry in ledger.state.decisions:
         plan = extended(plan, Decision.from_dict(entry.fields))
+    failed: set[str] = set()  # in this session: tried again when the sweep is started again
     while True:
         write_json(run.plan, plan.to_dict())
-        summary = carry_out(plan)
+        left = tuple(trial for trial in plan.trials if trial.trial_id not in failed)
+        summary = carry_out(replace(plan, trials=left))
+        failed |= set(ledger.state.failed)
+        summary = replace(summary, failed=len(failed))
         if summary.is_interrupted or summary.cap is not None:
             return summary
         history = history_of(plan, ledger.state)

@@ -58,6 +58,23 @@ def test_half_widths_follow_the_noise_and_the_size_of_the_sweep():
     assert short.params_factor_with_model > short.params_factor
 
 
+@pytest.mark.parametrize(
+    "stated", [{}, {"alpha": 0.34, "beta": 0.28}, {"alpha": 0.47, "beta": 0.2}]
+)
+@pytest.mark.parametrize("ratio", [5.0, 20.0, 80.0])
+def test_a_ladder_needs_half_the_flops_of_the_classical_sweep_at_most(stated, ratio):
+    """For equal error of N at 30 times the top, wherever the optimum is (both expect 20)."""
+    top = 1e16
+    classical = trials_of(budgets=[top / 3**k for k in range(5)], sizes_per_budget=7)
+    needed = []
+    for trials in (classical, trials_of(design="ladder", top_flops=top)):
+        power = power_of(
+            trials, target_flops=30 * top, tokens_per_param=ratio, stated=stated, simulations=1000
+        )
+        needed.append(math.log(power.params_factor) ** 2 * sum(t.flops for t in trials))
+    assert needed[1] <= 0.5 * needed[0]
+
+
 def test_the_prior_stands_where_the_plan_expects_its_optimum():
     for ratio in (5.0, 20.0, 100.0):
         law = prior_law(1e18, ratio, {"alpha": 0.4, "beta": 0.3, "E": 1.2})
