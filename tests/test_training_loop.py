@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -228,17 +229,27 @@ def test_a_loss_that_turns_nan_ends_the_trial_early_as_diverged(tmp_path):
 
 
 def test_the_curve_ends_at_the_loss_of_the_trial(tmp_path):
-    trial = toy_trial(steps=200)
+    trial = toy_trial(steps=2000)
     outcome = run(tmp_path, trial, data=toy_data(heldout=pairs(400, seed=9)))
     points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert len(points) == 9
     assert [p["step"] for p in points] == sorted({p["step"] for p in points})
     last = points[-1]
     assert (last["step"], last["tokens"], last["flops"], last["loss"]) == (
-        200, trial.tokens, trial.flops, outcome.loss,
+        2000, trial.tokens, trial.flops, outcome.loss,
     )  # fmt: skip
     assert points[0]["loss"] > last["loss"]
     assert all(p["flops"] == p["tokens"] * trial.size.flops_per_token for p in points)
+
+
+def test_a_trial_too_short_for_a_curve_spends_nothing_on_one(tmp_path):
+    # 240 examples are trained on; evaluating 64 once costs the compute of 21 of them.
+    run(tmp_path)
+    points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert len(points) == 1
+    long = replace(RECIPE, curve_share=1.0)
+    run(tmp_path / "long", recipe=long)
+    assert len((tmp_path / "long/curve.jsonl").read_text().splitlines()) > 5
 
 
 def test_progress_is_told_and_never_more_than_twice_a_second(tmp_path):

@@ -107,10 +107,12 @@ class Training:
         self.window = max(1, trial.steps // CHECKS)
         self.watch = Watch(self.warmup, trial.steps)
         self.curve = Curve(directory / "curve.jsonl")
-        self.curve_steps = set(curve_steps(steps=trial.steps, points=recipe.curve_points))
-        affordable = recipe.curve_share * trial.tokens * 3 / (len(self.curve_steps) + 1)
-        # Evaluating costs a forward pass, a third of training on the same tokens.
-        self.curve_part = self.heldout.spread(affordable / self.units)
+        # Evaluating costs a forward pass, a third of training on the same tokens. Where even one
+        # batch a point is too much, there are fewer points.
+        affordable = recipe.curve_share * trial.tokens * 3 / self.units
+        points = min(recipe.curve_points, int(affordable / self.heldout.counts[0]))
+        self.curve_steps = set(curve_steps(steps=trial.steps, points=points))
+        self.curve_part = self.heldout.spread(affordable / (points + 1))
         self.losses = torch.zeros(trial.steps, device=device)
         self.step = self.tokens = 0
         self.untrained_loss = self.window_loss = math.nan
