@@ -164,7 +164,7 @@ def test_the_gains_figure_says_how_wide_each_interval_is():
         widths = [t.get_text() for t in axes.texts if t.get_gid() == "width"]
         assert len(widths) == 3
     assert panels[1].get_ylabel() == "loss (nats per byte)"
-    assert widths[0] == f"{100 * ((2.5 + 1 / 3) / (2.5 - 1 / 3) - 1):.2g} %"
+    assert widths[0] == f"\u00d7{(2.5 + 1 / 3) / (2.5 - 1 / 3):.2g}"
 
 
 def test_more_compute_buys_a_narrower_answer_at_the_target():

@@ -71,10 +71,10 @@ def surface_figure(
         spent = [o.flops for o in observations]
         span = np.geomspace(min(spent) / 1e3, max([*spent, *targets]) * 1e3, 200)
         path = [fit.predict(float(c)) for c in span]
-        axes.plot(
-            [o.params for o in path], [o.tokens for o in path], color=METHOD_COLOURS[1],
-            linewidth=1.8, label="optimal", gid="frontier",
-        )  # fmt: skip
+        x, y = [o.params for o in path], [o.tokens for o in path]
+        # In grey the line would have the ground's own tone: white on either side parts them.
+        axes.plot(x, y, color="white", linewidth=3.6, gid="halo")
+        axes.plot(x, y, color=METHOD_COLOURS[1], linewidth=1.8, label="optimal", gid="frontier")
         if asked:
             axes.plot(
                 [o.params for o in asked], [o.tokens for o in asked], linestyle="none", marker="o",

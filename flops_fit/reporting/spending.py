@@ -123,7 +123,7 @@ def gains_figure(
 
 def _width(low: float, high: float) -> str:
     """How wide an interval is: its upper end over its lower one."""
-    return f"\u00d7{high / low:.2g}" if high / low >= 1.5 else f"{100 * (high / low - 1):.2g} %"
+    return f"\u00d7{high / low:.2g}" if high / low >= 1.2 else f"{100 * (high / low - 1):.2g} %"
 
 
 def _durations(axes: Axes, low: float, high: float) -> None:
