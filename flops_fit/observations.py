@@ -89,8 +89,9 @@ def read_table(
     rejected: list[Excluded] = []
     seen: dict[tuple[object, ...], int] = {}
     assumed = False
+    numbers = [(ours, chosen[ours]) for ours in _NUMBERS if ours in chosen]
     for number, row in rows:
-        found = _observe(number, row, chosen)
+        found = _observe(number, row, chosen, numbers)
         if isinstance(found, str):
             rejected.append(Excluded(f"row {number}", found))
             continue
@@ -274,15 +275,18 @@ def _choose_columns(
     return chosen, [Note("columns_guessed", f"columns were guessed: {said}")] if said else []
 
 
-def _observe(number: int, row: Mapping[str, Any], chosen: Mapping[str, str]) -> Observation | str:
-    """The observation of one row, or why there is none."""
+def _observe(
+    number: int,
+    row: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    numbers: Sequence[tuple[str, str]],
+) -> Observation | str:
+    """The observation of one row, or why there is none; `numbers` are its columns of numbers."""
     if _MISFIT in row:
         return str(row[_MISFIT])
     values: dict[str, float] = {}
-    for ours in _NUMBERS:
-        if ours not in chosen:
-            continue
-        cell = row.get(chosen[ours])
+    for ours, theirs in numbers:
+        cell = row.get(theirs)
         try:
             value = float(cell)  # type: ignore[arg-type]  # what is no number is caught below
         except (TypeError, ValueError, OverflowError):

@@ -170,8 +170,7 @@ def show(result: Result, layout: Format) -> None:
     print_verdict(result, layout)
     # On a terminal the long tables would scroll the answer away; the page has them.
     left_out = {"checklist", "observations"} if layout == "terminal" else set()
-    tables = [table for name, table in result.tables().items() if name not in left_out]
-    print_tables(tables, layout)
+    print_tables(list(result.tables(without=left_out).values()), layout)
 
 
 def write(

@@ -8,7 +8,7 @@ a figure is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -222,9 +222,9 @@ class Result(Questions):
         """
         return cls(**read_fields(Path(directory)))
 
-    def tables(self) -> dict[str, Table]:
-        """The tables of the report by name, in the order in which they are read."""
-        return self._contents.tables()
+    def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
+        """The tables of the report by name, in the order of reading; none that is left out."""
+        return self._contents.tables(without=without)
 
     def to_html(self) -> str:
         """The report as one self-contained page: no script, no request to anywhere."""

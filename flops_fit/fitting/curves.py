@@ -15,6 +15,7 @@ from flops_fit.points import Excluded, Note, Observation
 Array = NDArray[np.float64]
 BUDGET_WIDTH = 1.1  # largest ratio of FLOPs on one isoFLOP curve
 MIN_OBSERVATIONS = 6
+_NUMBERS = {float, int}
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,15 @@ def usable(observations: Sequence[Observation]) -> tuple[list[Observation], list
     """The observations with positive, finite numbers, and the others with the reason."""
     good, bad = [], []
     for k, seen in enumerate(observations):
+        numbers = (seen.params, seen.tokens, seen.flops, seen.loss)
+        # All four at once, at a third of the time; what is no number, or none to use, fails below.
+        if (
+            _NUMBERS.issuperset(map(type, numbers))
+            and min(numbers) > 0
+            and math.isfinite(sum(numbers))
+        ):
+            good.append(seen)
+            continue
         for name in ("params", "tokens", "flops", "loss"):
             value = getattr(seen, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
 from scipy.special import stdtrit
 
 from flops_fit.errors import FitError
@@ -329,6 +328,8 @@ def _akima(curve: Curve, judged: Minimum, flops_per_token: FlopsPerToken) -> Min
     The parabola's judgement of curvature stands; a minimum at the first or last
     size is unbracketed.
     """
+    from scipy.interpolate import Akima1DInterpolator  # half a second, and seldom asked for
+
     sizes = np.unique(curve.params)
     log_losses = np.array([np.log(curve.losses[curve.params == n]).mean() for n in sizes])
     fine = np.linspace(np.log(sizes[0]), np.log(sizes[-1]), 4001)

@@ -23,7 +23,8 @@ from flops_fit.points import Interval, Observation, Optimum
 
 def largest_flops(observations: Sequence[Observation]) -> float:
     """The compute that counts as observed: the largest budget or FLOPs of a run."""
-    return max(max(o.flops, o.budget_flops or 0.0) for o in observations)
+    planned = max((o.budget_flops for o in observations if o.budget_flops), default=0.0)
+    return max(planned, max(o.flops for o in observations))
 
 
 def predict(

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicHermiteSpline
 
 from flops_fit.law import FADE, FlopsPerToken
 
@@ -63,7 +62,12 @@ class _Knots:
         x, ratio, slopes = flops_per_token.log_knots
         self.slopes = np.array(slopes or (0.0,))
         self.x, self.ratio = np.array(x or (0.0,)), np.array(ratio or (math.log(6),))
-        self.spline = CubicHermiteSpline(x, ratio, slopes) if len(x) > 1 else None
+        self.spline = None
+        if len(x) > 1:
+            # Imported where it is needed: scipy.interpolate takes half a second.
+            from scipy.interpolate import CubicHermiteSpline
+
+            self.spline = CubicHermiteSpline(x, ratio, slopes)
 
     def __call__(self, x: Array) -> Array:
         """Ln k, in the shape of x; beyond the end knots as in `FlopsPerToken`."""

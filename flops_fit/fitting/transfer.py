@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from flops_fit.points import Interval, Note
 
@@ -181,7 +181,9 @@ def fit_transfer(
     freedom = sum(fit.freedom for fit in fits.values() if fit)
     squares = math.fsum(fit.squares for fit in fits.values() if fit)
     noise = math.sqrt(squares / freedom) if freedom else _USUAL_NOISE
-    scale = _Scale(noise, *(float(stats.t.ppf(p, freedom or math.inf)) for p in (0.975, 0.95)))
+    # Not by scipy.stats, whose import takes as long as all the fits of a report.
+    quantiles = (stdtrit(freedom, p) if freedom else ndtri(p) for p in (0.975, 0.95))
+    scale = _Scale(noise, *map(float, quantiles))
     brackets = tuple(_bracket(cell, fits[value], scale) for value, cell in by_size.items())
     inside = [bracket for bracket in brackets if bracket.status == "interior"]
     reasons = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,7 @@ class Contents:
     gains: Sequence[Mapping[str, Any]] = ()
     setting: Setting = field(default_factory=Setting)
 
-    def tables(self) -> dict[str, Table]:
+    def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
         """The report's tables by name, in the order in which they are read."""
         unit, loss_unit = self.unit, self.loss_unit
         found: dict[str, Table] = {}
@@ -134,10 +134,11 @@ class Contents:
         if self.excluded:
             found["excluded"] = tables.excluded_table(self.excluded)
         found["checklist"] = checklist_table(self.checks)
-        found["observations"] = tables.observations_table(
-            self.observations, self.excluded, self.fits.get("surface"), unit, loss_unit
-        )
-        return found
+        if "observations" not in without:  # a table of 100,000 rows takes a second to make
+            found["observations"] = tables.observations_table(
+                self.observations, self.excluded, self.fits.get("surface"), unit, loss_unit
+            )
+        return {name: table for name, table in found.items() if name not in without}
 
     @cached_property
     def buildable(self) -> list[dict[str, Any]]:
@@ -212,9 +213,8 @@ class Contents:
         """The report as one self-contained HTML page."""
         from flops_fit.reporting.page import Section, render_page
 
-        shown = self.tables()
-        if len(self.observations) > _MAX_LISTED:
-            del shown["observations"]
+        is_long = len(self.observations) > _MAX_LISTED
+        shown = self.tables(without={"observations"} if is_long else set())
         found = {name: Section(table.title, table=table) for name, table in shown.items()}
         for name, figure in self.figures.items():
             drawn = _figure_section(name, figure)
