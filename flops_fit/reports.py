@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flops_fit.planning.ladder import LadderCheck
 
 # Worth saying, and no reason to doubt a law.
-_HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again"}
+_HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
 _WALD = Note(
     "no_resampling",
     "a large table: intervals are Wald's, and the back-test uses a part of the runs; `--bootstrap "

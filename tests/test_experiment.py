@@ -3,6 +3,7 @@
 import architectures as people
 import pytest
 
+import flops_fit
 from flops_fit.errors import PluginError
 from flops_fit.experiment import describe, load_experiment
 from flops_fit.manifest import parse_manifest
@@ -83,3 +84,24 @@ def test_a_count_that_is_not_there_is_named(load):
     with pytest.raises(PluginError, match="has no `count_flops`") as caught:
         load(('"counted"', '"plugin"'), without)
     assert "count_flops(model, batch)" in caught.value.hint
+
+
+def test_live_objects_may_derive_arguments_and_count_flops_with_a_function():
+    plan = flops_fit.plan(
+        people.Vit,
+        "width",
+        {},
+        people.Pictures(),
+        people.cross_entropy,
+        [1e10, 1e11],
+        sizes=[16, 24, 32, 48, 64],
+        derive={"depth": "size // 8"},
+        count=lambda model, batch: 10.0 * model.num_params(),
+        unit="image",
+        tokens_per_param=5,
+    )
+    sizes = {trial.size.size_value: trial.size for trial in plan.trials}
+    assert len(sizes) >= 4
+    for value, size in sizes.items():
+        assert size.params == people.Vit(value, value // 8).num_params()
+        assert size.flops_per_token == 10.0 * size.params
