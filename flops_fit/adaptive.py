@@ -8,7 +8,6 @@ decisions before it alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -150,8 +149,8 @@ def conduct_adaptively(
 
 def _unreached(terms: Terms, history: History, decision: Decision, caps: Caps) -> CapReached | None:
     """The cap on FLOPs, if the sweep stops at it before its goal."""
-    figures = decision.figures
-    if caps.flops is None or figures.get("params_error", math.inf) <= terms.params_within:
+    error = decision.figures.get("params_error")
+    if caps.flops is None or error is None or error <= terms.params_within:
         return None
     spent = history.spent_flops
     return CapReached(f"--max-flops {caps.flops:g}", "FLOPs", caps.flops, spent, ())

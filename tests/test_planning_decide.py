@@ -173,3 +173,12 @@ def test_sizes_that_end_too_early_are_said_and_worked_with():
 def test_too_few_sizes_end_the_sweep_and_do_not_hang_it(sizes):
     history = sweep(terms(sizes=sizes))
     assert history.decisions[-1].action == "stop"
+
+
+def test_a_sweep_whose_runs_mostly_diverge_ends_and_says_why():
+    history = sweep(
+        terms(), spoil=lambda trial, value: None if trial.size.size_value % 3 else value
+    )
+    assert history.decisions[-1].action == "stop"
+    assert "diverged or failed" in history.decisions[-1].reason
+    assert history.spent_flops < TOP

@@ -16,7 +16,7 @@
    left out for good.
 6. Top: once the goal is reached, or nothing else can be paid for, three sizes at the top budget, a
    third, one and three times its optimum: what bracket the answer where it matters.
-7. Stop, with the goal reached, or with nothing left to pay for.
+7. Stop, with the goal reached, with nothing left to pay for, or where most runs give no loss.
 """
 
 from __future__ import annotations
@@ -46,12 +46,21 @@ _NEAR_GOAL = 1.6
 _SAME = math.log(1.7)
 _KNOWN = math.log(2.0)
 _LEAST_RUNS = 5
+_MANY_LOST = 6  # runs without a loss that end the sweep where they are the greater part
 _ENOUGH_AT_LEVEL = 3  # runs, before the level above opens
 _ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
 
 
 def decide(terms: Terms, history: History) -> Decision:
     """The next decision. Every trial of the earlier ones has ended."""
+    lost = sum(run.loss is None for run in history.runs)
+    if lost >= _MANY_LOST and 2 * lost > len(history.runs):
+        reason = (
+            f"{lost} of {len(history.runs)} runs diverged or failed: more of them would tell little"
+            " before the reason is known (too high a learning rate, too little memory?)"
+        )
+        figures = {"flops": history.spent_flops}
+        return Decision(len(history.decisions), "stop", reason, figures=figures)
     decision = _pilot(terms, history)
     if decision is None or not decision.trials:
         decision = _after_pilot(terms, history)
