@@ -31,6 +31,11 @@ class Caps:
     device_seconds_said: str = ""
     devices_per_trial: int = 1
 
+    @property
+    def are_none(self) -> bool:
+        """Whether the sweep may spend without limit."""
+        return self.flops is None and self.device_seconds is None
+
     def seconds_left(self, spent_device_seconds: float) -> float | None:
         """Device seconds until the cap; None without one."""
         if self.device_seconds is None:

@@ -157,7 +157,7 @@ class _Sweep:
 
     def check_caps(self, waiting: Sequence[Trial]) -> None:
         """Set `cap` if the first waiting trial would pass one, beside those that run."""
-        if not waiting:
+        if not waiting or self.caps.are_none:
             return
         state, by_id = self.ledger.state, {t.trial_id: t for t in self.plan.trials}
         at_work = [*(by_id[i] for i in self.began), waiting[0]]
@@ -214,7 +214,8 @@ class _Sweep:
             return 0.0
         size = math.log(trial.size.flops_per_token)
         gaps = [abs(math.log(t.size.flops_per_token) - size) for t in known]
-        near = [t for t, gap in zip(known, gaps, strict=True) if gap <= min(gaps) + 1e-9]
+        least = min(gaps)
+        near = [t for t, gap in zip(known, gaps, strict=True) if gap <= least + 1e-9]
         pace = max(state.wall_seconds[t.trial_id] / state.flops[t.trial_id] for t in near)
         began = self.began.get(trial.trial_id)
         so_far = 0.0 if began is None else time.monotonic() - began
