@@ -157,6 +157,11 @@ def test_no_tick_labels_overlap_and_nothing_is_cut_off(count, decades, columns):
         whole = figure.bbox
         for axes in figure.axes:
             for axis in (axes.xaxis, axes.yaxis):
+                label = axis.label.get_window_extent(renderer)
+                assert not axis.label.get_text() or whole.x0 <= label.x0 + 1
+                assert not axis.label.get_text() or whole.y0 <= label.y0 + 1
+                assert label.x1 <= whole.x1 + 1
+                assert label.y1 <= whole.y1 + 1
                 boxes = [
                     tick.label1.get_window_extent(renderer)
                     for tick in axis.get_major_ticks()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_reporting_checklist import MANIFEST
 from test_reporting_figures import GAINS, legend_texts, lines
 from test_reporting_planted import PLANTED, observe, planted_result
@@ -150,6 +151,14 @@ def test_the_cost_figure_holds_each_trial_against_its_estimate(swept):
     texts = [tick.get_text() for tick in axes.get_xticklabels()]
     assert all(text.endswith((" s", "min", " h", " d")) for text in texts), texts
     assert "within 20 %" in legend_texts(swept.plot(1)["costs"])
+    for columns in (None, 1, 2):
+        figure = swept.plot(columns)["costs"]
+        FigureCanvasAgg(figure).draw()
+        for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+            box = axis.label.get_window_extent()
+            assert min(box.x0, box.y0) >= 0
+            assert box.x1 <= figure.bbox.x1
+            assert box.y1 <= figure.bbox.y1
     one = costs_figure([TrialCost(1e10, 1e10, 1e10, 5.0, 5.0)])
     assert len(one.axes[0].get_xticks()) >= 1
 

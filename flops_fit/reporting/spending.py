@@ -68,7 +68,6 @@ def costs_figure(costs: Sequence[TrialCost], *, columns: Columns = None) -> Figu
         axes.set_yscale("log")
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
-        axes.set_aspect("equal")
         _durations(axes, low, high)
         axes.set_xlabel("expected time of a trial")
         axes.set_ylabel("real time of a trial")
