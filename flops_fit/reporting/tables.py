@@ -105,6 +105,7 @@ def plan_table(
         Column("size_value", "size", "plain"),
         Column("params", "N (params)", "count"),
         Column("params_non_embedding", "non-embedding", "count"),
+        Column("params_active", "active", "count", is_optional=True),
         Column("flops_per_token", f"FLOPs per {unit}", "flops"),
         Column("tokens", f"D ({plural(unit)})", "count"),
         Column("steps", "steps", "integer"),
