@@ -81,3 +81,28 @@ def test_the_quickstart_ends_with_bracketed_minima_and_the_law_that_it_states(tm
     for name in ("isoflop", "frontier"):
         for kind in ("png", "svg"):
             assert (folder / f"{name}.{kind}").stat().st_size > 1000
+
+
+SMALL = {
+    # Each: the minima that the manifest's opening comment promises, and the exponent of N_opt.
+    "vit-glyphs": ({5e10: (7e3, 0.75), 1e11: (1e4, 0.57), 2e11: (16e3, 0.41), 4e11: (25e3, 0.31)},
+                   0.63),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_sweep_ends_with_bracketed_minima_and_the_law_that_it_states(tmp_path, name):
+    flops_fit("run", MANIFESTS / f"{name}.toml", cwd=tmp_path)
+    told = json.loads(flops_fit("report", f"runs/{name}", "--json", cwd=tmp_path))
+    assert told["verdict"] in {"trust", "provisional"}
+    assert told["observations"]["used"] >= 17
+    promised, exponent = SMALL[name]
+    minima = told["fits"]["isoflop"]["details"]["minima"]
+    assert [minimum["status"] for minimum in minima] == ["ok"] * 4
+    for minimum in minima:
+        params, loss = promised[minimum["budget_flops"]]
+        assert minimum["params"] == pytest.approx(params, rel=0.3)
+        assert minimum["loss"] == pytest.approx(loss, rel=0.15)
+    assert told["fits"]["isoflop"]["exponents"]["params"] == pytest.approx(exponent, abs=0.15)
+    assert told["fits"]["isoflop"]["r_squared"]["params"] > 0.95
