@@ -49,6 +49,15 @@ def test_a_rule_that_holds_is_said_to_carry_the_rate():
     assert [reason.code for reason in told.reasons] == ["rule_holds"]
 
 
+def test_a_slope_that_costs_next_to_nothing_does_not_speak_against_the_rule():
+    told = fit_transfer(points(lambda size: (size / 32) ** -0.2), SHAPES, own="constant")
+    assert told.slope.interval[1] < 0
+    assert told.verdict == "carried"
+    (reason,) = told.reasons
+    assert reason.code == "rule_costs_little"
+    assert "0.5% of its loss" in reason.message
+
+
 def test_the_interval_of_the_slope_covers_the_truth_as_often_as_it_says():
     covered = 0
     for seed in range(200):

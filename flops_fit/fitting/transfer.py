@@ -28,6 +28,9 @@ _USUAL_NOISE = 0.003
 _WIDE = 0.5
 """A slope known no better than this cannot tell a rule by width from one by its square root."""
 
+_CHEAP = 0.01
+"""A rule that costs less than this share of the loss is as good as the noise lets it be."""
+
 Status = Literal["interior", "edge", "flat", "too_few"]
 Verdict = Literal["carried", "not carried", "undetermined"]
 
@@ -117,8 +120,9 @@ class Transfer:
 
     Attributes:
         verdict: `carried`: the slope of the best factor has zero in its interval, and the interval
-            is narrower than half a power of the size to each side; `not carried`: zero lies
-            outside; else `undetermined`.
+            is narrower than half a power of the size to each side; or what is left over costs the
+            largest size less than 1 % of its loss. `not carried`: zero lies outside, and it costs
+            more; else `undetermined`.
         reasons: why, in sentences with codes.
         slope: of the best factor: what the rule leaves over.
         rate_slope: of the best rate itself.
@@ -197,8 +201,8 @@ def fit_transfer(
         )
     slope = _slope(inside, [b.factor for b in inside], scale.two_sided)
     rate_slope = _slope(inside, [b.rate for b in inside], scale.two_sided)
-    verdict = _judge(slope, reasons)
     costs = _costs(inside, brackets, shapes, own)
+    verdict = _judge(slope, costs, reasons)
     return Transfer(brackets, verdict, tuple(reasons), slope, rate_slope, costs, noise)
 
 
@@ -337,13 +341,18 @@ def _slope(
     return Slope(value, (value - half, value + half))
 
 
-def _judge(slope: Slope | None, reasons: list[Note]) -> Verdict:
+def _judge(slope: Slope | None, costs: Sequence[Cost], reasons: list[Note]) -> Verdict:
     """The verdict, with its reason added."""
     if slope is None:
         reasons.append(Note("too_few_optima", "fewer than two sizes have a bracketed best rate"))
         return "undetermined"
     low, high = slope.interval
     told = f"size^{slope.value:+.2f} [{low:+.2f}, {high:+.2f}] is left over by the rule"
+    known = [c.excess for c in costs if c.is_own and not c.is_beyond and c.excess is not None]
+    if not low <= 0 <= high and known and known[0] < _CHEAP:
+        price = f"it costs the largest size {known[0]:.1%} of its loss"
+        reasons.append(Note("rule_costs_little", f"{told}, but {price}"))
+        return "carried"
     if not low <= 0 <= high:
         reasons.append(Note("rule_fails", f"{told}: it does not carry the rate"))
         return "not carried"

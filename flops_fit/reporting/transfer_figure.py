@@ -95,12 +95,12 @@ def _draw_losses(
 
 
 def _finish_losses(axes: Axes, transfer: Transfer) -> None:
-    highest = max(
+    excesses = [
         loss / _best_loss(b) - 1 for b in transfer.brackets for _, _, loss, _ in b.rates
         if loss is not None
-    )  # fmt: skip
-    top = 100 * min(_SHOWN, max(highest, 0.02))
-    axes.set_ylim(-0.02 * top, top)
+    ]  # fmt: skip
+    top = 100 * min(_SHOWN, max(*excesses, 0.02))
+    axes.set_ylim(min(-0.02 * top, 115 * min(excesses)), top)
     _rates(axes, "x", "peak learning rate of weight matrices")
     axes.set_ylabel("loss above the best of its size (%)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=len(transfer.brackets),
@@ -161,12 +161,12 @@ def _finish_optima(axes: Axes, transfer: Transfer, size_param: str) -> None:
 
 
 def _rates(axes: Axes, which: str, name: str) -> None:
-    """A logarithmic axis of learning rates: 1, 2 and 5 of each decade; fewer where it is wide."""
+    """A logarithmic axis of learning rates: round ones, fewer of a decade where it is wide."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
         if len(ticks) <= _MOST_TICKS:
             break
