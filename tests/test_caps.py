@@ -114,11 +114,11 @@ class Slow:
 
 def test_a_trial_that_would_pass_the_hours_is_not_started(tmp_path):
     plan = Plan(tuple(trial_of(k, 1e6) for k in range(6)))
-    lab = Slow(RunDir(tmp_path), dict.fromkeys((t.trial_id for t in plan.trials), 0.2))
-    caps = Caps(device_seconds=0.9, device_seconds_said="--max-hours 0.00025", devices_per_trial=2)
+    lab = Slow(RunDir(tmp_path), dict.fromkeys((t.trial_id for t in plan.trials), 1.0))
+    caps = Caps(device_seconds=5.2, device_seconds_said="--max-hours 0.0014", devices_per_trial=2)
     summary = conduct_once(lab.run, plan, lab.work, caps, max_running=1, stop=lab.ask)
     started = [e.trial_id for e in read_ledger(lab.run.ledger) if e.event == "trial_started"]
-    assert (summary.finished, len(started)) == (2, 2)  # a third would come to 1.2 device seconds
+    assert (summary.finished, len(started)) == (2, 2)  # a third would come to 6 device seconds
     assert summary.cap.unit == "device seconds"
     assert len(summary.cap.missing) == 4
 
@@ -130,10 +130,10 @@ def test_a_trial_slower_than_forecast_is_stopped_at_the_cap_and_its_time_counts(
     caps = Caps(device_seconds=0.5, device_seconds_said="--max-hours 0.00014")
     began = time.monotonic()
     summary = conduct_once(lab.run, plan, lab.work, caps, max_running=1, stop=lab.ask)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert summary.cap.missing == (second, third)
     state = replay(read_ledger(lab.run.ledger))
-    assert state.spent_seconds == pytest.approx(0.5, abs=0.1)
+    assert state.spent_seconds == pytest.approx(0.5, abs=0.3)
     assert [e.event for e in read_ledger(lab.run.ledger)][-2:] == ["trial_stopped", "sweep_capped"]
     again = conduct_once(lab.run, plan, lab.work, caps, max_running=1, stop=lab.ask)
     assert again.finished == 1  # what was stopped counts: nothing more is started under this cap
