@@ -107,15 +107,20 @@ class Training:
         self.window = max(1, trial.steps // CHECKS)
         self.watch = Watch(self.warmup, trial.steps)
         self.curve = Curve(directory / "curve.jsonl")
+        self._plan_curve()
+        self.losses = torch.zeros(trial.steps, device=device)
+        self.step = self.tokens = 0
+        self.untrained_loss = self.window_loss = math.nan
+
+    def _plan_curve(self) -> None:
+        """Choose the steps at which the curve is evaluated, and the part of the held-out set."""
         # Evaluating costs a forward pass, a third of training on the same tokens. Where even one
         # batch a point is too much, there are fewer points.
+        recipe, trial = self.recipe, self.trial
         affordable = recipe.curve_share * trial.tokens * 3 / self.units
         points = min(recipe.curve_points, int(affordable / self.heldout.counts[0]))
         self.curve_steps = set(curve_steps(steps=trial.steps, points=points))
         self.curve_part = self.heldout.spread(affordable / (points + 1))
-        self.losses = torch.zeros(trial.steps, device=device)
-        self.step = self.tokens = 0
-        self.untrained_loss = self.window_loss = math.nan
 
     def begin(self) -> None:
         """Restore the newest checkpoint, or measure the untrained model."""

@@ -76,28 +76,49 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe, device=device, threads=threads)
     tracked = trackers if session.rank == 0 else None
+
+    def attempt(seed: int, recipe: Recipe, trunk: Path | None) -> Outcome:
+        return _attempt(
+            replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
+            directory=directory, session=session, threads=threads, should_stop=should_stop,
+            progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked, trunk=trunk,
+        )  # fmt: skip
+
+    share = trial.batch_tokens // data.facts.units_per_example // session.world
+    outcome = _until_kept(trial, recipe, attempt, directory, session, trunk, share)
+    if not keep_checkpoints and session.rank == 0:
+        drop_checkpoints(directory)
+    return outcome
+
+
+def _until_kept(
+    trial: Trial,
+    recipe: Recipe,
+    attempt: Callable[[int, Recipe, Path | None], Outcome],
+    directory: Path,
+    session: Session,
+    trunk: Path | None,
+    examples: int,
+) -> Outcome:
+    """The outcome of the first attempt that is kept.
+
+    One that diverged is discarded while the recipe allows retries; one that ran out of memory goes
+    on with smaller passes of the step's `examples`.
+    """
     while True:
         discarded = read_discarded(directory)
         seed = seed_of_attempt(trial.seed, len(discarded))
         try:
-            outcome = _attempt(
-                replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
-                directory=directory, session=session, threads=threads, should_stop=should_stop,
-                progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked,
-                trunk=None if discarded else trunk,  # Another seed is another trunk.
-            )  # fmt: skip
+            # Another seed is another trunk.
+            outcome = attempt(seed, recipe, None if discarded else trunk)
         except RuntimeError as error:
-            share = trial.batch_tokens // data.facts.units_per_example // session.world
-            recipe = pass_less(error, recipe, examples=share, session=session)
+            recipe = pass_less(error, recipe, examples=examples, session=session)
             continue
         if outcome.status != "diverged" or len(discarded) >= recipe.retries:
-            break
+            return with_discarded(outcome, discarded, seed=seed)
         if session.rank == 0:
             discard(directory, outcome, seed=seed)
         session.accelerator.wait_for_everyone()
-    if not keep_checkpoints and session.rank == 0:
-        drop_checkpoints(directory)
-    return with_discarded(outcome, discarded, seed=seed)
 
 
 def _attempt(
