@@ -80,12 +80,14 @@ def make_estimate(
 def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> Estimate | None:
     """Cost a sweep before its first trial, and keep the estimate beside its plan.
 
-    None for a rehearsal, for a sweep that has begun, and for one so small that timing a few sizes
-    would cost as much as the sweep.
+    None for a rehearsal, for a sweep that has begun, for one whose trials run on other machines
+    than this, and for one so small that timing a few sizes would cost as much as the sweep.
     """
     plan = Plan.from_dict(read_json(run.plan))
     is_simulated = read_json(run.provenance)["planted"] is not None
-    if is_simulated or run.ledger.exists() or plan.total_flops < _WORTH_TIMING:
+    is_elsewhere = prepared.manifest.execution.executor != "local"
+    is_small = plan.total_flops < _WORTH_TIMING
+    if is_simulated or is_elsewhere or is_small or run.ledger.exists():
         return None
     estimate = make_estimate(prepared, plan, workers=workers)
     write_json(run.estimate, estimate.to_dict())
