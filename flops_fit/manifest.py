@@ -6,11 +6,10 @@ refused with the nearest known one. Numbers of FLOPs may be written `1e18` or `"
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -25,13 +24,13 @@ from pydantic import (
 from flops_fit.arithmetic import Number, evaluate, names_in
 from flops_fit.errors import ManifestError
 from flops_fit.layout import SweepSection
+from flops_fit.mistakes import first_mistake, shown
 from flops_fit.recipe import Recipe
 from flops_fit.units import parse_number
 
 Flops = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, Field(gt=0)]
 COUNTS = ("counted", "6nd", "model", "plugin")
-_UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 
 
 class _Section(BaseModel):
@@ -156,7 +155,7 @@ class FlopsSection(_Section):
     def _is_known(cls, value: str) -> str:
         if value not in COUNTS and ":" not in value:
             known = ", ".join(f'"{each}"' for each in COUNTS)
-            raise ValueError(f'expected {known} or "module:function", got {_shown(value)}')
+            raise ValueError(f'expected {known} or "module:function", got {shown(value)}')
         return value
 
 
@@ -273,7 +272,7 @@ def manifest_from(data: Mapping[str, Any], *, where: str) -> Manifest:
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        raise _first_error(error, where) from None
+        raise first_mistake(error, Manifest, where) from None
 
 
 def _read_size(value: object) -> object:
@@ -281,9 +280,9 @@ def _read_size(value: object) -> object:
     if isinstance(value, Mapping):
         return StatedSize.model_validate(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"expected numbers, got {_shown(value)}")
+        raise ValueError(f"expected numbers, got {shown(value)}")
     if value <= 0:
-        raise ValueError(f"expected positive sizes, got {_shown(value)}")
+        raise ValueError(f"expected positive sizes, got {shown(value)}")
     return value
 
 
@@ -293,69 +292,3 @@ def _whole(value: object) -> int:
     if number != int(number):
         raise ValueError(f"not a whole number: {value!r}")
     return int(number)
-
-
-def _first_error(error: ValidationError, where: str) -> ManifestError:
-    """The first broken rule as a sentence with its place.
-
-    An unknown key goes before a missing one: it is likely the same key, misspelt.
-    """
-    found = error.errors()
-    first = min(found, key=lambda each: each["type"] not in _UNKNOWN_KEY)
-    place = _place(first["loc"])
-    kind, given = first["type"], first.get("input")
-    if kind in _UNKNOWN_KEY:
-        known = _known_keys(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
-        return ManifestError(f"`{place}` in `{where}` is not a known key", hint=hint)
-    if kind in {"missing", "missing_argument"}:
-        what = "section" if len(first["loc"]) == 1 else "key"
-        return ManifestError(
-            f"`{place}` is missing in `{where}`", hint=f"add the {what}; `flops-fit init` shows it"
-        )
-    if kind == "value_error":
-        reason = str(first["ctx"]["error"])
-        return ManifestError(f"`{place}` in `{where}`: {reason}", hint=_hint_for(place))
-    message = first["msg"].removeprefix("Input should be ").rstrip(".")
-    return ManifestError(
-        f"`{place}` in `{where}`: expected {message}, got {_shown(given)}", hint=_hint_for(place)
-    )
-
-
-def _hint_for(place: str) -> str | None:
-    """How a value of this kind is written."""
-    if "budgets" in place or place.endswith("_flops") or place == "sweep.goal.at":
-        return 'write FLOPs as `1e18` or "1e18"'
-    if place.startswith("model.sizes"):
-        return "write `sizes = [16, 24, 32]` or `sizes = { min = 16, max = 512, multiple_of = 8 }`"
-    return None
-
-
-def _place(loc: tuple[int | str, ...]) -> str:
-    """`("sweep", "budgets", 2)` as `sweep.budgets[2]`."""
-    text = ""
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the table at `loc` may have."""
-    at: Any = Manifest
-    for part in loc:
-        field = getattr(at, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        at = field.annotation
-        among = [option for option in get_args(at) if hasattr(option, "model_fields")]
-        at = among[0] if among else at
-    if hasattr(at, "model_fields"):
-        return list(at.model_fields)
-    return list(getattr(at, "__dataclass_fields__", {}))
-
-
-def _shown(value: object) -> str:
-    """A value as the user wrote it, shortened."""
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return f"`{text if len(text) <= 60 else text[:57] + '...'}`"

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
     {"points", "units", "errors", "recipe", "arithmetic"},
-    {"layout"},
+    {"layout", "mistakes"},
     {
         "law",
         "plan",
