@@ -46,12 +46,18 @@ def test_gpt_tinystories_answers_for_every_budget_on_a_local_copy(tmp_path):
 
 
 @pytest.mark.slow
-def test_vit_cifar_answers_for_every_budget_on_the_original_batches(tmp_path):
+def test_vit_cifar_trains_every_size_on_the_original_batches_and_says_what_they_show(tmp_path):
     copy = cifar10_batches(tmp_path, counts=(1000, 200))
     told = run("vit_cifar.py", "--path", copy, "--small", "--run-dir", "here", cwd=tmp_path)
+    # The copy's classes show in their colours: too easy a task for a law to be sure of.
     assert told.split()[0] in {"trust", "provisional", "refuse"}
-    assert told.count(" images") >= 4
-    assert len(list((tmp_path / "here" / "trials").glob("*/outcome.json"))) >= 12
+    outcomes = [
+        json.loads(path.read_text())
+        for path in (tmp_path / "here" / "trials").glob("*/outcome.json")
+    ]
+    assert len(outcomes) == 15
+    assert {outcome["status"] for outcome in outcomes} == {"finished"}
+    assert min(outcome["loss"] for outcome in outcomes) < 0.5  # blind guessing gives 2.3
 
 
 @pytest.mark.slow

@@ -84,9 +84,9 @@ def test_the_quickstart_ends_with_bracketed_minima_and_the_law_that_it_states(tm
 
 
 SMALL = {
+    # Each: the minima that the manifest's opening comment promises, and the exponent of N_opt.
     "gpt-umup": ({2e10: (14e3, 2.18), 4e10: (19e3, 2.06), 8e10: (26e3, 1.97), 1.6e11: (35e3, 1.86)},
                  0.42),
-    # Each: the minima that the manifest's opening comment promises, and the exponent of N_opt.
     "vit-glyphs": ({5e10: (7e3, 0.75), 1e11: (1e4, 0.57), 2e11: (16e3, 0.41), 4e11: (25e3, 0.31)},
                    0.63),
 }  # fmt: skip
