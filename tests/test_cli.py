@@ -142,7 +142,9 @@ def test_a_broken_plugin_is_found_before_anything_trains(tmp_path, user, broken,
 def test_the_whole_way_on_a_users_own_model(tmp_path, user):
     manifest = user()
     planned = json.loads(flops_fit("plan", manifest, "--json", cwd=tmp_path).stdout)
-    assert set(planned) == {"trials", "total_flops", "has_curves", "warnings"}
+    assert set(planned) == {
+        "trials", "total_flops", "separate_flops", "has_curves", "warnings"
+    }  # fmt: skip
     assert len(planned["trials"]) == 14  # five sizes, of which the cheapest budget affords four
     ended = flops_fit("run", manifest, cwd=tmp_path)
     assert ended.returncode in (0, 6), ended.stderr
@@ -156,6 +158,10 @@ def test_the_whole_way_on_a_users_own_model(tmp_path, user):
     assert (tmp_path / "runs/mine/report/isoflop.png").stat().st_size > 1000
     told = json.loads(flops_fit("report", "runs/mine", "--json", cwd=tmp_path).stdout)
     assert told["observations"]["used"] + len(told["observations"]["excluded"]) >= 14
+    # So small a sweep need not show a law; a rehearsal of it does.
+    ended = flops_fit("run", manifest, "--simulate", "--run-dir", "runs/planted", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(flops_fit("report", "runs/planted", "--json", cwd=tmp_path).stdout)
     assert_optima_satisfy_the_flop_count(told["predictions"], planned["trials"])
 
 
