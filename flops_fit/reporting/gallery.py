@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from matplotlib.figure import Figure  # noqa: TID253 - this room is part of the figures' door
 
@@ -12,12 +12,14 @@ from flops_fit.reporting.transfer import transfer_from
 from flops_fit.reporting.transfer_figure import transfer_figure
 from flops_fit.reporting.verdict import headline_method, in_order, is_usable
 
-if TYPE_CHECKING:
-    from flops_fit.reporting.contents import Contents
 
+def draw(report: Any, columns: Columns) -> dict[str, Figure]:
+    """The figures that a report's observations allow, by name, in the order of reading.
 
-def draw(report: Contents, columns: Columns) -> dict[str, Figure]:
-    """The figures that a report's observations allow, by name, in the order of reading."""
+    Args:
+        report: its `Contents`, a room that this one does not know.
+        columns: of a paper that each figure fills; None: its own size.
+    """
     unit, loss_unit = report.unit, report.loss_unit
     found: dict[str, Figure] = {}
     usable = {method: fit for method, fit in in_order(report.fits).items() if is_usable(fit)}
