@@ -35,7 +35,6 @@ from flops_fit.training.session import Session, seed_everything
 from flops_fit.training.steps import curve_steps, learning_rate_factor
 from flops_fit.training.streams import (
     Batch,
-    count_examples,
     derive_seed,
     map_tensors,
     on_device,
@@ -136,7 +135,7 @@ class Training:
         """One optimiser step on the next full batch."""
         with self.meter.waiting_for_data():
             batch = self.stream.take(self.examples, part=self.part)
-        count = count_examples(batch)
+        count = self.part.stop - self.part.start
         factor = learning_rate_factor(
             self.step,
             steps=self.trial.steps,
@@ -163,9 +162,11 @@ class Training:
         accelerator = self.session.accelerator
         is_whole, is_last = end - start == count, end == count
         device = self.session.device
-        part = map_tensors(
-            lambda t: (t if is_whole else t[start:end]).to(device, non_blocking=True), batch
-        )
+        part = batch
+        if not (is_whole and device.type == "cpu"):
+            part = map_tensors(
+                lambda t: (t if is_whole else t[start:end]).to(device, non_blocking=True), batch
+            )
         inputs, targets = split_batch(part)
         together = contextlib.nullcontext() if is_last else accelerator.no_sync(self.model)
         with together:
