@@ -108,11 +108,9 @@ def solve_general(
         )  # fmt: skip
 
     starts = [start[free] for start in _starts(solved, has_offset=has_offset, beta=beta)]
-    is_large = len(all_x) > LARGE
-    part: Part = sample_of(len(all_x)) if is_large else slice(None)
+    # A sample is enough to begin from, and to tell the noise; the fit itself sees every run.
+    part: Part = sample_of(len(all_x)) if len(all_x) > LARGE else slice(None)
     first = min((solve(start, part) for start in starts), key=lambda found: float(found.cost))
-    if is_large:
-        first = solve(first.x)
     if delta is None:
         delta = max(ADAPTIVE * mad_sigma(residuals(first.x)), MIN_DELTA)
     best = solve(first.x, loss="huber", f_scale=delta)
