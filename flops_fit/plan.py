@@ -100,42 +100,6 @@ class Level:
     extra_seeds: int = 0
 
 
-def plan_isoflop(
-    sizes: Sequence[Size],
-    budgets: Sequence[float],
-    *,
-    batch_tokens: BatchTokens,
-    sizes_per_budget: int = 5,
-    tokens_per_param: float = 20.0,
-    size_span: float = 4.0,
-    seeds: Sequence[int] = (0,),
-    unique_tokens: int | None = None,
-) -> Plan:
-    """Lay out `sizes_per_budget` sizes at each of `budgets`, smallest budget first.
-
-    Args:
-        sizes: what the model can be built at; the nearest to the wanted grid are taken.
-        budgets: FLOPs of each isoFLOP curve.
-        batch_tokens: units of data in one optimiser step, of a size and the tokens it will see.
-        sizes_per_budget: points wanted on each curve.
-        tokens_per_param: where the optimum is expected; 20 is Hoffmann et al. 2022's.
-        size_span: the grid runs from the expected optimum / span to it * span, in params.
-        seeds: one trial for each seed.
-        unique_tokens: units in the training set, to warn where they would be repeated.
-
-    Raises:
-        PlanError: no size, or none within reach of any budget's expected optimum.
-    """
-    return plan_levels(
-        sizes,
-        [Level(budget, sizes_per_budget, size_span) for budget in budgets],
-        batch_tokens=batch_tokens,
-        tokens_per_param=tokens_per_param,
-        seeds=seeds,
-        unique_tokens=unique_tokens,
-    )
-
-
 def plan_levels(
     sizes: Sequence[Size],
     levels: Sequence[Level],
