@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FitError
-from flops_fit.fitting.transfer import RatePoint, Transfer, fit_transfer
+from flops_fit.fitting.rates import RatePoint
+from flops_fit.fitting.transfer import Transfer, fit_transfer
 from flops_fit.ledger import LedgerState, read_ledger, replay
 from flops_fit.plan import Plan
 from flops_fit.points import Trial

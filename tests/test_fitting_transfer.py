@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from flops_fit.fitting.transfer import RatePoint, fit_transfer
+from flops_fit.fitting.rates import RatePoint
+from flops_fit.fitting.transfer import fit_transfer
 
 SIZES = (16.0, 32.0, 128.0)
 FACTORS = tuple(2.0**k for k in range(-2, 3))

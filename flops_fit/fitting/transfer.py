@@ -1,9 +1,7 @@
-"""Whether a learning rate carries from size to size: a parabola in log rate at each size.
+"""Whether a learning rate carries from size to size.
 
-Near its minimum, log loss is a parabola in the log of the learning rate. Its vertex is the best
-rate of a size; how the vertex moves with the size, beyond what the recipe's rule does already, is
-the slope that is asked for: zero where the rule carries the rate. The loss is lop-sided (rates
-that are too large cost more), so only points within 10 % of the best and its neighbours are fitted.
+How the best rate (`rates.py`) moves with the size, beyond what the recipe's rule does already, is
+the slope that is asked for: zero where the rule carries the rate.
 """
 
 from __future__ import annotations
@@ -17,10 +15,15 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from flops_fit.fitting.rates import (
+    Bracket,
+    RatePoint,
+    Scale,
+    excess_at,
+    find_bracket,
+    fit_parabola,
+)
 from flops_fit.points import Interval, Note
-
-_NEAR = 0.10
-"""Points whose log loss lies within this of the best are part of the parabola."""
 
 _USUAL_NOISE = 0.003
 """Standard deviation of log loss where the points are too few to show their own."""
@@ -31,60 +34,7 @@ _WIDE = 0.5
 _CHEAP = 0.01
 """A rule that costs less than this share of the loss is as good as the noise lets it be."""
 
-Status = Literal["interior", "edge", "flat", "too_few"]
 Verdict = Literal["carried", "not carried", "undetermined"]
-
-
-@dataclass(frozen=True)
-class RatePoint:
-    """One trial of the study.
-
-    Attributes:
-        size_value, params, tokens: what was trained, and on how much data.
-        factor: the learning rate over that of the recipe.
-        rate: the peak learning rate itself, of weight matrices.
-        loss: mean held-out loss, nats per unit; None where the trial diverged.
-    """
-
-    size_value: float
-    params: float
-    tokens: float
-    factor: float
-    rate: float
-    seed: int
-    loss: float | None
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """What the rates at one size say.
-
-    Attributes:
-        rates: (factor, rate, mean loss or None where every seed diverged, seeds), ascending.
-        status: `interior`: a minimum with rates on both sides; `edge`: the best rate is the first
-            or last that did not diverge; `flat`: no curvature beyond the noise; `too_few`.
-        reason: what is wrong, for people; empty for `interior`.
-        factor, rate, loss: at the vertex; None unless `interior`.
-        factor_interval, rate_interval: 95 %.
-        curvature: d2 ln(loss) / d ln(rate)2, halved: the excess is curvature * distance^2.
-        recipe_excess: how far the loss at factor 1 lies above the vertex, as a share of it.
-        log_error: standard error of ln(factor).
-    """
-
-    size_value: float
-    params: float
-    tokens: float
-    rates: tuple[tuple[float, float, float | None, int], ...]
-    status: Status
-    reason: str = ""
-    factor: float | None = None
-    rate: float | None = None
-    loss: float | None = None
-    factor_interval: Interval | None = None
-    rate_interval: Interval | None = None
-    curvature: float | None = None
-    recipe_excess: float | None = None
-    log_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,36 +88,6 @@ class Transfer:
     noise: float
 
 
-@dataclass(frozen=True)
-class _Parabola:
-    """ln(loss) = bottom + curvature * (x - vertex)^2, x = ln(factor), less each seed's offset."""
-
-    vertex: float
-    bottom: float
-    curvature: float
-    inverse: np.ndarray  # (X'X)^-1 of [x, x^2], shape (2, 2)
-    squares: float  # of the residuals
-    freedom: int
-
-    def vertex_error(self, noise: float) -> float:
-        """Standard error of the vertex, by the delta method."""
-        gradient = np.array([-0.5 / self.curvature, -self.vertex / self.curvature])
-        return noise * math.sqrt(float(gradient @ self.inverse @ gradient))
-
-    def curvature_error(self, noise: float) -> float:
-        """Standard error of the curvature."""
-        return noise * math.sqrt(float(self.inverse[1, 1]))
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The noise of log loss, and the quantiles of Student's t for 95 % two-sided and one-sided."""
-
-    noise: float
-    two_sided: float
-    one_sided: float
-
-
 def fit_transfer(
     points: Sequence[RatePoint], shapes: Mapping[str, Mapping[float, float]], *, own: str
 ) -> Transfer:
@@ -181,14 +101,14 @@ def fit_transfer(
     by_size: dict[float, list[RatePoint]] = defaultdict(list)
     for point in sorted(points, key=lambda p: (p.params, p.factor, p.seed)):
         by_size[point.size_value].append(point)
-    fits = {value: _parabola(cell) for value, cell in by_size.items()}
+    fits = {value: fit_parabola(cell) for value, cell in by_size.items()}
     freedom = sum(fit.freedom for fit in fits.values() if fit)
     squares = math.fsum(fit.squares for fit in fits.values() if fit)
     noise = math.sqrt(squares / freedom) if freedom else _USUAL_NOISE
     # Not by scipy.stats, whose import takes as long as all the fits of a report.
     quantiles = (stdtrit(freedom, p) if freedom else ndtri(p) for p in (0.975, 0.95))
-    scale = _Scale(noise, *map(float, quantiles))
-    brackets = tuple(_bracket(cell, fits[value], scale) for value, cell in by_size.items())
+    scale = Scale(noise, *map(float, quantiles))
+    brackets = tuple(find_bracket(cell, fits[value], scale) for value, cell in by_size.items())
     inside = [bracket for bracket in brackets if bracket.status == "interior"]
     reasons = [
         Note("unbracketed", f"size {b.size_value:g}: {b.reason}")
@@ -204,119 +124,6 @@ def fit_transfer(
     costs = _costs(inside, brackets, shapes, own)
     verdict = _judge(slope, costs, reasons)
     return Transfer(brackets, verdict, tuple(reasons), slope, rate_slope, costs, noise)
-
-
-def _means(cell: Sequence[RatePoint]) -> dict[float, tuple[float, float | None, int]]:
-    """By factor: rate, mean loss over the seeds that did not diverge (None if all), seeds."""
-    by_factor: dict[float, list[RatePoint]] = defaultdict(list)
-    for point in cell:
-        by_factor[point.factor].append(point)
-    means = {}
-    for factor, several in by_factor.items():
-        logs = [math.log(p.loss) for p in several if p.loss is not None]
-        mean = math.exp(math.fsum(logs) / len(logs)) if len(logs) == len(several) else None
-        means[factor] = (several[0].rate, mean, len(several))
-    return means
-
-
-def _parabola(cell: Sequence[RatePoint]) -> _Parabola | None:
-    """The parabola through the points near the best; None where there are too few."""
-    finite = {
-        factor: math.log(loss) for factor, (_, loss, _) in _means(cell).items() if loss is not None
-    }
-    if len(finite) < 3:
-        return None
-    factors = sorted(finite)
-    best = factors.index(min(finite, key=lambda factor: finite[factor]))
-    low = high = min(max(best, 1), len(factors) - 2)
-    low, high = low - 1, high + 1
-    floor = finite[factors[best]] + _NEAR
-    while low > 0 and finite[factors[low - 1]] <= floor:
-        low -= 1
-    while high < len(factors) - 1 and finite[factors[high + 1]] <= floor:
-        high += 1
-    used = set(factors[low : high + 1])
-    near = [p for p in cell if p.factor in used and p.loss is not None]
-    seeds = sorted({p.seed for p in near})
-    x = np.log([p.factor for p in near])
-    y = np.log([p.loss for p in near])  # type: ignore[arg-type]
-    offsets = np.array([[p.seed == seed for seed in seeds] for p in near], dtype=float)
-    design = np.column_stack([offsets, x, x**2])
-    inverse = np.linalg.pinv(design.T @ design)
-    found = inverse @ design.T @ y
-    linear, curvature = float(found[-2]), float(found[-1])
-    if curvature <= 0:
-        curvature = math.nan
-    vertex = -linear / (2 * curvature)
-    bottom = float(found[: len(seeds)].mean()) - linear**2 / (4 * curvature)
-    return _Parabola(
-        vertex, bottom, curvature, inverse[-2:, -2:], float(((design @ found - y) ** 2).sum()),
-        max(0, len(near) - len(seeds) - 2),
-    )  # fmt: skip
-
-
-def _bracket(cell: Sequence[RatePoint], fit: _Parabola | None, scale: _Scale) -> Bracket:
-    """The best rate at one size, or why it is not known."""
-    means = _means(cell)
-    first = cell[0]
-    rates = tuple((factor, *means[factor]) for factor in sorted(means))
-    finite = [(factor, loss) for factor, _, loss, _ in rates if loss is not None]
-
-    def without(status: Status, reason: str) -> Bracket:
-        return Bracket(first.size_value, first.params, first.tokens, rates, status, reason)
-
-    if fit is None:
-        return without("too_few", f"{len(finite)} rates did not diverge: three are needed")
-    best = min(finite, key=lambda pair: pair[1])[0]
-    low, high = finite[0][0], finite[-1][0]
-    if best in (low, high):
-        side, way = ("smallest", "smaller") if best == low else ("largest", "larger")
-        diverged = way == "larger" and high != rates[-1][0]
-        more = "the next one diverged" if diverged else f"add {way} ones"
-        return without("edge", f"the {side} rate is the best: {more}")
-    is_curved = fit.curvature > scale.one_sided * fit.curvature_error(scale.noise)
-    if not is_curved or not math.log(low) < fit.vertex < math.log(high):
-        return without("flat", "the loss does not curve beyond its noise: add seeds or rates")
-    error = fit.vertex_error(scale.noise)
-    factor, base = math.exp(fit.vertex), first.rate / first.factor
-    reach = math.exp(scale.two_sided * error)
-    interval = (factor / reach, factor * reach)
-    bottom = math.exp(fit.bottom)
-    plain = means.get(1.0, (0.0, None, 0))[1]
-    return Bracket(
-        first.size_value, first.params, first.tokens, rates, "interior",
-        factor=factor,
-        rate=factor * base,
-        loss=bottom,
-        factor_interval=interval,
-        rate_interval=(interval[0] * base, interval[1] * base),
-        curvature=fit.curvature,
-        recipe_excess=None if plain is None else _excess(rates, fit.vertex, fit.curvature,
-                                                        bottom, 0.0)[0],
-        log_error=error,
-    )  # fmt: skip
-
-
-def _excess(
-    rates: Sequence[tuple[float, float, float | None, int]],
-    vertex: float,
-    curvature: float,
-    bottom: float,
-    at: float,
-) -> tuple[float | None, bool]:
-    """(loss at ln(factor) = `at` above the best as a share of it, whether the grid ends before).
-
-    On the parabola near the vertex; further out between the measured losses, never below the
-    parabola's bottom.
-    """
-    known = [(math.log(f), math.log(loss)) for f, _, loss, _ in rates if loss is not None]
-    xs, ys = zip(*known, strict=True)
-    on_parabola = curvature * (at - vertex) ** 2
-    if on_parabola <= _NEAR and xs[0] <= at <= xs[-1]:
-        return math.expm1(on_parabola), False
-    is_beyond = not xs[0] <= at <= xs[-1]
-    measured = float(np.interp(at, xs, ys)) - math.log(bottom)
-    return math.expm1(max(measured, 0.0)), is_beyond
 
 
 def _slope(
@@ -386,7 +193,7 @@ def _costs(
     costs = []
     for rule in shapes:
         at = math.log(small.factor) + moved(rule) - moved(own)
-        excess, is_beyond = _excess(
+        excess, is_beyond = excess_at(
             large.rates, math.log(large.factor), large.curvature, large.loss, at
         )
         costs.append(Cost(rule, base * math.exp(at), excess, is_beyond, rule == own))

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from flops_fit.fitting.transfer import Bracket, Cost, Slope, Transfer
+from flops_fit.fitting.rates import Bracket
+from flops_fit.fitting.transfer import Cost, Slope, Transfer
 from flops_fit.points import Note
 from flops_fit.reporting.archive import plain
 from flops_fit.reporting.cells import Column, plural

@@ -23,7 +23,8 @@ from flops_fit.reporting.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from flops_fit.fitting.transfer import Bracket, Transfer
+    from flops_fit.fitting.rates import Bracket
+    from flops_fit.fitting.transfer import Transfer
 
 _SHOWN = 0.35
 """Losses further above the best than this share are drawn at the edge, as open marks."""

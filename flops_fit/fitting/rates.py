@@ -1,0 +1,228 @@
+"""The best learning rate at one size: a parabola in log rate through the losses near the best.
+
+Near its minimum, log loss is a parabola in the log of the learning rate, and its vertex is the best
+rate. The loss is lop-sided (rates that are too large cost more), so only points within 10 % of the
+best and its neighbours are fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from flops_fit.points import Interval
+
+_NEAR = 0.10
+"""Points whose log loss lies within this of the best are part of the parabola."""
+
+Status = Literal["interior", "edge", "flat", "too_few"]
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """One trial of the study.
+
+    Attributes:
+        size_value, params, tokens: what was trained, and on how much data.
+        factor: the learning rate over that of the recipe.
+        rate: the peak learning rate itself, of weight matrices.
+        loss: mean held-out loss, nats per unit; None where the trial diverged.
+    """
+
+    size_value: float
+    params: float
+    tokens: float
+    factor: float
+    rate: float
+    seed: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """What the rates at one size say.
+
+    Attributes:
+        rates: (factor, rate, mean loss or None where every seed diverged, seeds), ascending.
+        status: `interior`: a minimum with rates on both sides; `edge`: the best rate is the first
+            or last that did not diverge; `flat`: no curvature beyond the noise; `too_few`.
+        reason: what is wrong, for people; empty for `interior`.
+        factor, rate, loss: at the vertex; None unless `interior`.
+        factor_interval, rate_interval: 95 %.
+        curvature: d2 ln(loss) / d ln(rate)2, halved: the excess is curvature * distance^2.
+        recipe_excess: how far the loss at factor 1 lies above the vertex, as a share of it.
+        log_error: standard error of ln(factor).
+    """
+
+    size_value: float
+    params: float
+    tokens: float
+    rates: tuple[tuple[float, float, float | None, int], ...]
+    status: Status
+    reason: str = ""
+    factor: float | None = None
+    rate: float | None = None
+    loss: float | None = None
+    factor_interval: Interval | None = None
+    rate_interval: Interval | None = None
+    curvature: float | None = None
+    recipe_excess: float | None = None
+    log_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """ln(loss) = bottom + curvature * (x - vertex)^2, x = ln(factor), less each seed's offset."""
+
+    vertex: float
+    bottom: float
+    curvature: float
+    inverse: np.ndarray  # (X'X)^-1 of [x, x^2], shape (2, 2)
+    squares: float  # of the residuals
+    freedom: int
+
+    def vertex_error(self, noise: float) -> float:
+        """Standard error of the vertex, by the delta method."""
+        gradient = np.array([-0.5 / self.curvature, -self.vertex / self.curvature])
+        return noise * math.sqrt(float(gradient @ self.inverse @ gradient))
+
+    def curvature_error(self, noise: float) -> float:
+        """Standard error of the curvature."""
+        return noise * math.sqrt(float(self.inverse[1, 1]))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The noise of log loss, and the quantiles of Student's t for 95 % two-sided and one-sided."""
+
+    noise: float
+    two_sided: float
+    one_sided: float
+
+
+def _means(cell: Sequence[RatePoint]) -> dict[float, tuple[float, float | None, int]]:
+    """By factor: rate, mean loss over the seeds that did not diverge (None if all), seeds."""
+    by_factor: dict[float, list[RatePoint]] = defaultdict(list)
+    for point in cell:
+        by_factor[point.factor].append(point)
+    means = {}
+    for factor, several in by_factor.items():
+        logs = [math.log(p.loss) for p in several if p.loss is not None]
+        mean = math.exp(math.fsum(logs) / len(logs)) if len(logs) == len(several) else None
+        means[factor] = (several[0].rate, mean, len(several))
+    return means
+
+
+def fit_parabola(cell: Sequence[RatePoint]) -> Parabola | None:
+    """The parabola through the points near the best; None where there are too few.
+
+    Args:
+        cell: the trials of one size.
+    """
+    finite = {
+        factor: math.log(loss) for factor, (_, loss, _) in _means(cell).items() if loss is not None
+    }
+    if len(finite) < 3:
+        return None
+    factors = sorted(finite)
+    best = factors.index(min(finite, key=lambda factor: finite[factor]))
+    low = high = min(max(best, 1), len(factors) - 2)
+    low, high = low - 1, high + 1
+    floor = finite[factors[best]] + _NEAR
+    while low > 0 and finite[factors[low - 1]] <= floor:
+        low -= 1
+    while high < len(factors) - 1 and finite[factors[high + 1]] <= floor:
+        high += 1
+    used = set(factors[low : high + 1])
+    near = [p for p in cell if p.factor in used and p.loss is not None]
+    seeds = sorted({p.seed for p in near})
+    x = np.log([p.factor for p in near])
+    y = np.log([p.loss for p in near])  # type: ignore[arg-type]
+    offsets = np.array([[p.seed == seed for seed in seeds] for p in near], dtype=float)
+    design = np.column_stack([offsets, x, x**2])
+    inverse = np.linalg.pinv(design.T @ design)
+    found = inverse @ design.T @ y
+    linear, curvature = float(found[-2]), float(found[-1])
+    if curvature <= 0:
+        curvature = math.nan
+    vertex = -linear / (2 * curvature)
+    bottom = float(found[: len(seeds)].mean()) - linear**2 / (4 * curvature)
+    return Parabola(
+        vertex, bottom, curvature, inverse[-2:, -2:], float(((design @ found - y) ** 2).sum()),
+        max(0, len(near) - len(seeds) - 2),
+    )  # fmt: skip
+
+
+def find_bracket(cell: Sequence[RatePoint], fit: Parabola | None, scale: Scale) -> Bracket:
+    """The best rate at one size, or why it is not known.
+
+    Args:
+        cell: the trials of that size.
+        fit: the parabola through them; None where there are too few.
+        scale: the noise, from all sizes together.
+    """
+    means = _means(cell)
+    first = cell[0]
+    rates = tuple((factor, *means[factor]) for factor in sorted(means))
+    finite = [(factor, loss) for factor, _, loss, _ in rates if loss is not None]
+
+    def without(status: Status, reason: str) -> Bracket:
+        return Bracket(first.size_value, first.params, first.tokens, rates, status, reason)
+
+    if fit is None:
+        return without("too_few", f"{len(finite)} rates did not diverge: three are needed")
+    best = min(finite, key=lambda pair: pair[1])[0]
+    low, high = finite[0][0], finite[-1][0]
+    if best in (low, high):
+        side, way = ("smallest", "smaller") if best == low else ("largest", "larger")
+        diverged = way == "larger" and high != rates[-1][0]
+        more = "the next one diverged" if diverged else f"add {way} ones"
+        return without("edge", f"the {side} rate is the best: {more}")
+    is_curved = fit.curvature > scale.one_sided * fit.curvature_error(scale.noise)
+    if not is_curved or not math.log(low) < fit.vertex < math.log(high):
+        return without("flat", "the loss does not curve beyond its noise: add seeds or rates")
+    error = fit.vertex_error(scale.noise)
+    factor, base = math.exp(fit.vertex), first.rate / first.factor
+    reach = math.exp(scale.two_sided * error)
+    interval = (factor / reach, factor * reach)
+    bottom = math.exp(fit.bottom)
+    plain = means.get(1.0, (0.0, None, 0))[1]
+    return Bracket(
+        first.size_value, first.params, first.tokens, rates, "interior",
+        factor=factor,
+        rate=factor * base,
+        loss=bottom,
+        factor_interval=interval,
+        rate_interval=(interval[0] * base, interval[1] * base),
+        curvature=fit.curvature,
+        recipe_excess=None if plain is None else excess_at(rates, fit.vertex, fit.curvature,
+                                                        bottom, 0.0)[0],
+        log_error=error,
+    )  # fmt: skip
+
+
+def excess_at(
+    rates: Sequence[tuple[float, float, float | None, int]],
+    vertex: float,
+    curvature: float,
+    bottom: float,
+    at: float,
+) -> tuple[float | None, bool]:
+    """(loss at ln(factor) = `at` above the best as a share of it, whether the grid ends before).
+
+    On the parabola near the vertex; further out between the measured losses, never below the
+    parabola's bottom.
+    """
+    known = [(math.log(f), math.log(loss)) for f, _, loss, _ in rates if loss is not None]
+    xs, ys = zip(*known, strict=True)
+    on_parabola = curvature * (at - vertex) ** 2
+    if on_parabola <= _NEAR and xs[0] <= at <= xs[-1]:
+        return math.expm1(on_parabola), False
+    is_beyond = not xs[0] <= at <= xs[-1]
+    measured = float(np.interp(at, xs, ys)) - math.log(bottom)
+    return math.expm1(max(measured, 0.0)), is_beyond
