@@ -130,9 +130,10 @@ def find_optimal(
         FlopsFitError: as the stages raise.
     """
     from flops_fit.experiment import fingerprint
+    from flops_fit.provenance import start_run
     from flops_fit.reports import read_run, write_report
     from flops_fit.spending import make_caps, stopped_at
-    from flops_fit.stages import carry_out, failure_of, publish_report, start_run
+    from flops_fit.stages import carry_out, failure_of, publish_report
     from flops_fit.sweep_plan import make_plan
 
     prepared = _prepared(

@@ -144,9 +144,10 @@ def run(
 ) -> None:
     """Train the sweep, or go on with it; then report."""
     from flops_fit.prepared import prepare, resume
+    from flops_fit.provenance import start_run
     from flops_fit.rundir import RunDir
     from flops_fit.spending import make_caps, memory_notes, share_of_target
-    from flops_fit.stages import carry_out, estimate_first, start_run
+    from flops_fit.stages import carry_out, estimate_first
     from flops_fit.sweep_plan import make_plan
     from flops_fit.units import format_duration
 
@@ -257,8 +258,8 @@ def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, 
     """The run directory of a manifest, and what it was started from if it was started."""
     from flops_fit.manifest import read_manifest
     from flops_fit.prepared import resume
+    from flops_fit.provenance import adopt, check_same
     from flops_fit.rundir import RunDir
-    from flops_fit.stages import adopt, check_same
 
     read = read_manifest(manifest)
     run = RunDir(run_dir or Path("runs") / read.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import ManifestError
-from flops_fit.ledger import observations_of, read_ledger, replay
+from flops_fit.ledger import LedgerState, observations_of, read_ledger, replay
 from flops_fit.observations import own_budgets, read_table
 from flops_fit.plan import Plan
 from flops_fit.points import Excluded, Note, Observation
@@ -59,15 +59,9 @@ def read_run(
     plan = Plan.from_dict(read_json(run.plan))
     state = replay(read_ledger(run.ledger))
     simulated = (_SIMULATED,) if state.is_simulated else ()
-    observations = observations_of(state, plan.trials, has_curves=plan.has_curves)
     manifest, facts = prepared.manifest, prepared.description.facts
     targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
-    left_out = state.left_out
-    observations = [seen for seen in observations if seen.name not in left_out]
-    drift = _drift_of(prepared, plan, observations)
-    if drift and manifest.sweep.design == "ladder" and not state.decisions:
-        left_out = left_out | dict.fromkeys(drift.members, drift.reason)
-        observations = [seen for seen in observations if seen.name not in left_out]
+    observations, left_out, drift = _usable(prepared, plan, state)
     chosen = _known_methods(methods or manifest.report.methods)
     if chosen is None and not plan.has_curves:
         chosen = [method for method in METHODS if method not in ("isoflop", "envelope")]
@@ -78,23 +72,11 @@ def read_run(
         targets=targets,
         **options,
     )
-    ended = [
-        Excluded(trial_id, f"{word}: {entry.fields.get('error') or 'no reason given'}")
-        for word, entries in (("diverged", state.diverged), ("failed", state.failed))
-        for trial_id, entry in entries.items()
-    ]
-    ended += [
-        Excluded(
-            f"{trial_id}, seed {each['seed']}", f"diverged, then trained again: {each['error']}"
-        )
-        for trial_id, entry in {**state.finished, **state.diverged}.items()
-        for each in entry.fields.get("discarded", ())
-    ]
     return Result(
         fits=fitted.fits,
         failures=fitted.failures,
         observations=tuple(observations),
-        excluded=(*ended, *(Excluded(*pair) for pair in left_out.items()), *fitted.excluded),
+        excluded=(*_ended(state), *left_out, *fitted.excluded),
         targets=targets,
         notes=(*fitted.notes, *(w for w in plan.warnings if w.code in _HARMLESS)),
         unit=facts.unit,
@@ -110,6 +92,40 @@ def read_run(
         wastes=fitted.wastes,
         gains=fitted.gains,
     )
+
+
+def _usable(
+    prepared: Prepared, plan: Plan, state: LedgerState
+) -> tuple[list[Observation], list[Excluded], LadderCheck | None]:
+    """The finished trials to fit, those left out and why, and the ladder check if it has failed.
+
+    What the ladder check names is left out of a ladder that nobody has decided on yet.
+    """
+    seen = observations_of(state, plan.trials, has_curves=plan.has_curves)
+    left_out = state.left_out
+    kept = [each for each in seen if each.name not in left_out]
+    drift = _drift_of(prepared, plan, kept)
+    if drift and prepared.manifest.sweep.design == "ladder" and not state.decisions:
+        left_out = left_out | dict.fromkeys(drift.members, drift.reason)
+        kept = [each for each in kept if each.name not in left_out]
+    return kept, [Excluded(*pair) for pair in left_out.items()], drift
+
+
+def _ended(state: LedgerState) -> list[Excluded]:
+    """The trials that ended without a loss, and the attempts that diverged before another."""
+    ended = [
+        Excluded(trial_id, f"{word}: {entry.fields.get('error') or 'no reason given'}")
+        for word, entries in (("diverged", state.diverged), ("failed", state.failed))
+        for trial_id, entry in entries.items()
+    ]
+    discarded = [
+        Excluded(
+            f"{trial_id}, seed {each['seed']}", f"diverged, then trained again: {each['error']}"
+        )
+        for trial_id, entry in {**state.finished, **state.diverged}.items()
+        for each in entry.fields.get("discarded", ())
+    ]
+    return ended + discarded
 
 
 def _drift_of(

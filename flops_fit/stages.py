@@ -7,34 +7,29 @@ prepare (a manifest, or live objects) -> plan -> estimate -> run -> report. The 
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flops_fit.caps import Caps
 from flops_fit.contracts import Executor, Resources
-from flops_fit.errors import RunDirError, TrialsFailedError
+from flops_fit.errors import TrialsFailedError
 from flops_fit.estimate import Estimate, Timing, estimate_plan, sizes_to_time
 from flops_fit.executors.inline import InlineExecutor
-from flops_fit.experiment import (
-    fingerprint,
-)
+from flops_fit.experiment import fingerprint
 from flops_fit.inquiry import ask_timings, time_sizes
 from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
-from flops_fit.manifest import Manifest, read_manifest
+from flops_fit.manifest import read_manifest
 from flops_fit.plan import Plan
 from flops_fit.plugins import load_plugin, require_trackers
-from flops_fit.prepared import Prepared, Study, refuse_other_study
-from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
+from flops_fit.prepared import Prepared
+from flops_fit.provenance import versions
+from flops_fit.rundir import RunDir, read_json, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.sweep_plan import ground_of, make_plan
-from flops_fit.worker import Bench, planted_law
+from flops_fit.worker import Bench
 
 _WORTH_TIMING = 1e12  # FLOPs of a sweep: minutes on one core of a CPU
 
@@ -94,97 +89,6 @@ def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> E
     return estimate
 
 
-def start_run(
-    prepared: Prepared,
-    plan: Plan,
-    directory: Path,
-    *,
-    simulated: bool = False,
-    is_adaptive: bool = False,
-    study: Study = "sweep",
-) -> RunDir:
-    """Lay down a new run directory for a plan, or take up the one that is there.
-
-    An adaptive sweep begins without trials; the plan says how large it may become. A study of
-    learning rates may change its grid: what was trained counts where it is still asked for.
-
-    Raises:
-        RunDirError: the directory holds another experiment (what differs is named), or files that
-            are not a run.
-        PlanError: an adaptive sweep of this design, or of these sizes, cannot be.
-    """
-    run = RunDir(directory)
-    if not simulated:
-        require_trackers(prepared.manifest.training.log_with)
-    if run.is_run():
-        check_same(run, prepared.manifest, simulated=simulated, study=study)
-        adopt(run, prepared.text)
-        if study == "transfer":
-            with run.lock():
-                write_json(run.plan, plan.to_dict())
-        return run
-    if directory.exists() and any(each.name != "lock" for each in directory.iterdir()):
-        raise RunDirError(
-            f"`{directory}` is not empty and is not a run directory",
-            hint="name another with --run-dir",
-        )
-    if is_adaptive:
-        from flops_fit.adaptive import make_terms
-
-        make_terms(prepared.manifest, ground_of(prepared), plan)
-    facts = prepared.description.facts
-    provenance = {
-        "fingerprint": fingerprint(prepared.manifest),
-        "identity": prepared.manifest.identity,
-        "study": study,
-        "planted": asdict(planted_law(max(plan.budgets))) if simulated else None,
-        "adaptive": is_adaptive,
-        "search_path": [str(folder) for folder in prepared.search_path],
-        "data": None if facts.provenance is None else dict(facts.provenance),
-        "description": prepared.description.to_dict(),
-        "versions": versions(),
-    }
-    try:
-        write_json(run.provenance, provenance)
-        write_json(run.plan, (replace(plan, trials=()) if is_adaptive else plan).to_dict())
-        # The manifest comes last: a directory that has it has all three.
-        write_atomic(run.manifest, prepared.text)
-    except OSError as error:
-        raise RunDirError(
-            f"`{directory}` cannot be written: {error.strerror}",
-            hint="name another directory with --run-dir",
-        ) from None
-    return run
-
-
-def adopt(run: RunDir, text: str) -> None:
-    """Let a changed manifest of the same sweep take effect.
-
-    What makes no trial another trial may change on the way: execution, report, trackers.
-    """
-    if text != run.manifest.read_text(encoding="utf-8"):
-        with run.lock():
-            write_atomic(run.manifest, text)
-
-
-def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:
-    """Refuse to go on with another experiment than the run directory's."""
-    provenance = read_json(run.provenance)
-    refuse_other_study(run, provenance, study)
-    if (provenance["planted"] is not None) != simulated:
-        kind = "trained" if simulated else "simulated"
-        raise RunDirError(
-            f"`{run.path}` holds a {kind} sweep; simulated and trained losses never mix",
-            hint="name another directory with --run-dir",
-        )
-    if provenance["fingerprint"] != fingerprint(manifest):
-        changed = "; ".join(_differences(provenance["identity"], manifest.identity))
-        raise RunDirError(
-            f"the manifest changed since `{run.path}` was started: {changed}",
-            hint="undo the change to go on with that sweep, or start a new one with --run-dir",
-        )
-
-
 def carry_out(
     prepared: Prepared,
     run: RunDir,
@@ -235,19 +139,39 @@ def carry_out(
             _open_sweep(prepared, ledger, plan, is_simulated=is_simulated)
             if not (is_adaptive or was_adaptive or ledger.state.decisions):
                 return carry(plan)
-            from flops_fit.adaptive import conduct_adaptively, make_terms
-
-            terms = make_terms(
-                prepared.manifest,
-                ground_of(prepared),
-                make_plan(prepared) if was_adaptive else plan,
-                total_flops=None if caps is None else caps.flops,
-                is_new=was_adaptive,
-            )
             each = partial(carry, is_last=False)
-            return conduct_adaptively(run, ledger, each, terms, watcher or Watcher(), caps=caps)
+            return _go_on_adaptively(
+                prepared, run, ledger, plan, each, is_new=was_adaptive, watcher=watcher, caps=caps
+            )
         finally:
             ledger.close()
+
+
+def _go_on_adaptively(
+    prepared: Prepared,
+    run: RunDir,
+    ledger: Ledger,
+    plan: Plan,
+    carry: Callable[[Plan], SweepSummary],
+    *,
+    is_new: bool,
+    watcher: Watcher | None,
+    caps: Caps | None,
+) -> SweepSummary:
+    """Carry out the runs that narrow the answer most, one batch after another.
+
+    `is_new`: the sweep was started so, and its plan is empty; else it goes on from a plan.
+    """
+    from flops_fit.adaptive import conduct_adaptively, make_terms
+
+    terms = make_terms(
+        prepared.manifest,
+        ground_of(prepared),
+        make_plan(prepared) if is_new else plan,
+        total_flops=None if caps is None else caps.flops,
+        is_new=is_new,
+    )
+    return conduct_adaptively(run, ledger, carry, terms, watcher or Watcher(), caps=caps)
 
 
 def _make_executor(
@@ -314,26 +238,3 @@ def failure_of(
         hint=f"see `{run.log(first)}`; `flops-fit {command} {run.path}` tries the failed ones "
         "again",
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("flops-fit", "torch", "accelerate", "numpy", "scipy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
-    """Each key whose value changed, as `training.learning_rate: 0.006 -> 0.003`."""
-    found = []
-    for key in sorted({*was, *now}):
-        before, after, place = was.get(key), now.get(key), f"{at}{key}"
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, f"{place}.")
-        elif before != after:
-            found.append(f"{place}: {before!r} -> {after!r}")
-    return found

@@ -97,8 +97,8 @@ def _start(source: Path, run_dir: Path | None, asked: dict[str, Any]) -> tuple[P
     """The study's run directory, laid down or taken up with the grid that is asked for."""
     from flops_fit.manifest import read_manifest
     from flops_fit.prepared import prepare, resume
+    from flops_fit.provenance import check_same, start_run
     from flops_fit.rundir import RunDir
-    from flops_fit.stages import check_same, start_run
     from flops_fit.sweep_plan import make_transfer_plan
 
     if source.is_dir():

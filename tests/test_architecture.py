@@ -37,7 +37,7 @@ FLOORS = [
     {"inquiry"},
     {"prepared", "publishing", "adaptive"},
     {"sweep_plan"},
-    {"refinement"},
+    {"refinement", "provenance"},
     {"stages", "reports", "sealing", "printing", "transfers"},
     {"report_command", "plan_command", "transfer_command", "plugin_commands"},
     {"api"},

@@ -10,10 +10,11 @@ import pytest
 from flops_fit.caps import Caps
 from flops_fit.errors import PlanError
 from flops_fit.prepared import prepare, resume
+from flops_fit.provenance import start_run
 from flops_fit.refinement import refine_run
 from flops_fit.reports import read_run
 from flops_fit.rundir import RunDir
-from flops_fit.stages import carry_out, start_run
+from flops_fit.stages import carry_out
 from flops_fit.sweep_plan import make_plan
 
 WIDE = "\n".join(

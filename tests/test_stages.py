@@ -8,7 +8,8 @@ import pytest
 from flops_fit import stages
 from flops_fit.ledger import Ledger
 from flops_fit.prepared import prepare
-from flops_fit.stages import estimate_first, make_estimate, start_run
+from flops_fit.provenance import start_run
+from flops_fit.stages import estimate_first, make_estimate
 from flops_fit.sweep_plan import make_plan
 
 

@@ -13,11 +13,11 @@ from flops_fit.manifest import TransferSection, parse_manifest
 from flops_fit.plan import Plan
 from flops_fit.points import Size, Trial
 from flops_fit.prepared import refuse_other_study
+from flops_fit.provenance import check_same
 from flops_fit.reporting.checklist import checklist
 from flops_fit.reporting.record import Record
 from flops_fit.reports import read_run
 from flops_fit.rundir import RunDir
-from flops_fit.stages import check_same
 from flops_fit.transfer import lay_transfer
 
 MODULE = """
