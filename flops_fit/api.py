@@ -129,6 +129,30 @@ def find_optimal(
         CapReachedError: a cap was reached; the run directory holds what was trained.
         FlopsFitError: as the stages raise.
     """
+    prepared = _prepared(
+        model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
+    )
+    limits = {
+        "max_flops": max_flops,
+        "max_hours": max_hours,
+        "max_cost": max_cost,
+        "price_per_hour": price_per_hour,
+    }
+    return _sweep(prepared, run_dir, limits, watcher=watcher, is_adaptive=adaptive)
+
+
+def _sweep(
+    prepared: Prepared,
+    run_dir: str | Path | None,
+    limits: Mapping[str, float | None],
+    *,
+    watcher: Watcher | None,
+    is_adaptive: bool,
+) -> Result:
+    """Plan, train, fit; a sweep that did not come to its end is an error that says why.
+
+    `limits`: of `make_caps`.
+    """
     from flops_fit.experiment import fingerprint
     from flops_fit.provenance import start_run
     from flops_fit.reports import read_run, write_report
@@ -136,21 +160,12 @@ def find_optimal(
     from flops_fit.stages import carry_out, failure_of, publish_report
     from flops_fit.sweep_plan import make_plan
 
-    prepared = _prepared(
-        model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
-    )
     manifest = prepared.manifest
     name = f"{manifest.name}-{fingerprint(manifest)}"
     directory = Path("runs") / name if run_dir is None else Path(run_dir)
-    run = start_run(prepared, make_plan(prepared), directory, is_adaptive=adaptive)
-    caps = make_caps(
-        manifest,
-        max_flops=max_flops,
-        max_hours=max_hours,
-        max_cost=max_cost,
-        price_per_hour=price_per_hour,
-    )
-    summary = carry_out(prepared, run, watcher=watcher, caps=caps, is_adaptive=adaptive)
+    run = start_run(prepared, make_plan(prepared), directory, is_adaptive=is_adaptive)
+    caps = make_caps(manifest, **limits)
+    summary = carry_out(prepared, run, watcher=watcher, caps=caps, is_adaptive=is_adaptive)
     if summary.is_interrupted:
         raise KeyboardInterrupt
     if summary.cap is not None:

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flops_fit.errors import FlopsFitError, ManifestError
-from flops_fit.plan_command import ManifestArgument, TotalOption, plan, planned
-from flops_fit.plugin_commands import check, plugins
-from flops_fit.printing import (
+from flops_fit.options import (
+    AdaptiveOption,
     FormatOption,
     JsonOption,
+    ManifestArgument,
+    MaxCostOption,
+    MaxFlopsOption,
+    MaxHoursOption,
+    PriceOption,
+    RunDirOption,
+    SimulateOption,
+    TotalOption,
+    WorkersOption,
+)
+from flops_fit.plan_command import plan, planned
+from flops_fit.plugin_commands import check, plugins
+from flops_fit.printing import (
+    leave_interrupted,
     number_of,
     print_error,
     print_json,
@@ -35,8 +48,6 @@ if TYPE_CHECKING:
     from flops_fit.rundir import RunDir
     from flops_fit.sweep import SweepSummary
 
-INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
-
 app = typer.Typer(
     help="Given a compute budget: how big your model should be and how much data to train it on.",
     no_args_is_help=True,
@@ -44,10 +55,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="trials side by side", show_default="as many as fit")
-]
 
 
 def main() -> None:
@@ -95,7 +102,7 @@ def estimate(
     flops_per_second: Annotated[
         str | None, typer.Option(help="FLOP/s that one trial achieves, instead of timing it here")
     ] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="of one device")] = None,
+    price_per_hour: PriceOption = None,
     workers: WorkersOption = None,
     total_flops: TotalOption = None,
     as_json: JsonOption = False,
@@ -118,55 +125,22 @@ def estimate(
 @app.command()
 def run(
     manifest: ManifestArgument,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="where the run keeps its state", show_default="runs/NAME")
-    ] = None,
+    run_dir: RunDirOption = None,
     workers: WorkersOption = None,
-    simulate: Annotated[
-        bool, typer.Option(help="rehearse: draw losses from a planted law, train nothing")
-    ] = False,
-    adaptive: Annotated[
-        bool,
-        typer.Option(
-            help="choose the runs one batch after another, until the goal or a cap is reached"
-        ),
-    ] = False,
-    max_flops: Annotated[
-        str | None, typer.Option(help="stop before the trial that would pass this many FLOPs")
-    ] = None,
-    max_hours: Annotated[
-        float | None, typer.Option(min=0, help="the same for device hours, all trials added up")
-    ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(min=0, help="the same for money, at the price per device hour")
-    ] = None,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="of one device")] = None,
+    simulate: SimulateOption = False,
+    adaptive: AdaptiveOption = False,
+    max_flops: MaxFlopsOption = None,
+    max_hours: MaxHoursOption = None,
+    max_cost: MaxCostOption = None,
+    price_per_hour: PriceOption = None,
 ) -> None:
     """Train the sweep, or go on with it; then report."""
-    from flops_fit.prepared import prepare, resume
-    from flops_fit.provenance import start_run
-    from flops_fit.rundir import RunDir
-    from flops_fit.spending import make_caps, memory_notes, share_of_target
+    from flops_fit.display import watching
+    from flops_fit.spending import make_caps, share_of_target
     from flops_fit.stages import carry_out, estimate_first
-    from flops_fit.sweep_plan import make_plan
-    from flops_fit.units import format_duration
 
     flops_cap = number_of(max_flops, "--max-flops")
-    if manifest.is_dir():
-        prepared, started = resume(manifest), RunDir(manifest)
-    else:
-        prepared, started = _known(manifest, run_dir, simulate)
-        if prepared is None:
-            prepared = prepare(manifest)
-            started = start_run(
-                prepared,
-                make_plan(prepared),
-                started.path,
-                simulated=simulate,
-                is_adaptive=adaptive,
-            )
-    from flops_fit.display import watching
-
+    prepared, started = _opened(manifest, run_dir, simulated=simulate, is_adaptive=adaptive)
     caps = make_caps(
         prepared.manifest,
         max_flops=flops_cap,
@@ -174,14 +148,9 @@ def run(
         max_cost=max_cost,
         price_per_hour=price_per_hour,
     )
-    estimate = estimate_first(prepared, started, workers=workers)
-    if estimate is not None:
-        say(
-            f"expected: {format_duration(estimate.wall_seconds)}, {estimate.workers} trials side "
-            f"by side ({estimate.basis})"
-        )
-        for note in memory_notes(estimate):
-            say(f"warning: {note.message}")
+    expected = estimate_first(prepared, started, workers=workers)
+    if expected is not None:
+        _announce(expected)
     with watching(started) as watcher:
         summary = carry_out(
             prepared,
@@ -232,11 +201,7 @@ def _conclude(run: RunDir, summary: SweepSummary) -> None:
     from flops_fit.stages import failure_of, publish_report
 
     if summary.is_interrupted:
-        say(
-            f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
-            f"go on with: flops-fit run {run.path}"
-        )
-        sys.exit(INTERRUPTED)
+        leave_interrupted(run, summary)
     if summary.failed:
         failure = failure_of(run, summary)
         if summary.finished:
@@ -254,20 +219,42 @@ def _conclude(run: RunDir, summary: SweepSummary) -> None:
     refuse_without_law(result)
 
 
-def _known(manifest: Path, run_dir: Path | None, simulated: bool) -> tuple[Any, Any]:
-    """The run directory of a manifest, and what it was started from if it was started."""
+def _opened(
+    source: Path, run_dir: Path | None, *, simulated: bool, is_adaptive: bool
+) -> tuple[Prepared, RunDir]:
+    """What to train, and its run directory: the one that is there, or one laid down now."""
     from flops_fit.manifest import read_manifest
-    from flops_fit.prepared import resume
-    from flops_fit.provenance import adopt, check_same
+    from flops_fit.prepared import prepare, resume
+    from flops_fit.provenance import adopt, check_same, start_run
     from flops_fit.rundir import RunDir
+    from flops_fit.sweep_plan import make_plan
 
-    read = read_manifest(manifest)
+    if source.is_dir():
+        return resume(source), RunDir(source)
+    read = read_manifest(source)
     run = RunDir(run_dir or Path("runs") / read.name)
-    if not run.is_run():
-        return None, run
-    check_same(run, read, simulated=simulated)
-    adopt(run, manifest.read_text(encoding="utf-8"))
-    return resume(run.path), run
+    if run.is_run():
+        check_same(run, read, simulated=simulated)
+        adopt(run, source.read_text(encoding="utf-8"))
+        return resume(run.path), run
+    prepared = prepare(source)
+    plan = make_plan(prepared)
+    return prepared, start_run(
+        prepared, plan, run.path, simulated=simulated, is_adaptive=is_adaptive
+    )
+
+
+def _announce(expected: Estimate) -> None:
+    """Say how long a sweep will take, and whether its trials fit into memory."""
+    from flops_fit.spending import memory_notes
+    from flops_fit.units import format_duration
+
+    say(
+        f"expected: {format_duration(expected.wall_seconds)}, {expected.workers} trials side "
+        f"by side ({expected.basis})"
+    )
+    for note in memory_notes(expected):
+        say(f"warning: {note.message}")
 
 
 def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:

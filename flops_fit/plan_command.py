@@ -8,25 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flops_fit.errors import ManifestError
-from flops_fit.printing import (
-    FormatOption,
-    JsonOption,
-    number_of,
-    print_json,
-    print_tables,
-    say,
-)
+from flops_fit.options import FormatOption, JsonOption, ManifestArgument, TotalOption
+from flops_fit.printing import number_of, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from flops_fit.plan import Plan
     from flops_fit.prepared import Prepared
-
-ManifestArgument = Annotated[
-    Path, typer.Argument(help="experiment.toml, or a run directory", show_default=False)
-]
-TotalOption = Annotated[
-    str | None, typer.Option(help="FLOPs that the whole sweep may cost: the design is sized to it")
-]
 
 
 def plan(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flops_fit.errors import PluginError
-from flops_fit.printing import FormatOption, JsonOption, print_json, print_tables, say
+from flops_fit.options import FormatOption, JsonOption
+from flops_fit.printing import print_json, print_tables, say
 
 if TYPE_CHECKING:
     from flops_fit.findings import Finding

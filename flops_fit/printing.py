@@ -5,28 +5,38 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import typer
 
 from flops_fit.errors import FlopsFitError, ManifestError
+from flops_fit.options import Format
 from flops_fit.units import parse_number
 
 if TYPE_CHECKING:
     from flops_fit.reporting.tables import Table
     from flops_fit.result import Result
+    from flops_fit.rundir import RunDir
+    from flops_fit.sweep import SweepSummary
 
-Format = Literal["terminal", "markdown", "latex", "csv"]
-JsonOption = Annotated[bool, typer.Option("--json", help="print data instead of tables")]
-FormatOption = Annotated[Format, typer.Option("--format", help="how tables are written")]
-BudgetOption = Annotated[
-    list[str] | None, typer.Option("--budget", help="FLOPs to answer for; may be repeated")
-]
+
+INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
 def say(text: str) -> None:
     """Tell the user something beside the result."""
     typer.echo(text, err=True)
+
+
+def leave_interrupted(
+    run: RunDir, summary: SweepSummary, *, command: Literal["run", "transfer"] = "run"
+) -> NoReturn:
+    """Say how a sweep that Ctrl-C stopped goes on, and leave with the exit code that says so."""
+    say(
+        f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
+        f"go on with: flops-fit {command} {run.path}"
+    )
+    sys.exit(INTERRUPTED)
 
 
 def print_error(error: FlopsFitError) -> None:

@@ -3,80 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import FitError, ManifestError
-from flops_fit.printing import (
+from flops_fit.options import (
+    BootstrapOption,
     BudgetOption,
+    ColumnsOption,
+    DeltaOption,
+    FigureColumnsOption,
+    FigureFormatsOption,
+    FiguresOption,
     Format,
     FormatOption,
+    HtmlOption,
+    InterpolationOption,
+    IrreducibleOption,
     JsonOption,
-    number_of,
-    print_json,
-    print_tables,
-    print_verdict,
-    say,
+    LossOption,
+    MethodOption,
+    OutputOption,
+    QuestionOption,
+    ScoreOption,
+    SealOption,
+    SeedOption,
+    SourceArgument,
+    StrictOption,
 )
+from flops_fit.printing import number_of, print_json, print_tables, print_verdict, say
 from flops_fit.rundir import RunDir, write_atomic
 
 if TYPE_CHECKING:
     from flops_fit.reporting.tables import Table
     from flops_fit.result import Result
 
-SourceArgument = Annotated[
-    list[Path],
-    typer.Argument(help="a run directory or a table of runs; two to compare", show_default=False),
-]
-MethodOption = Annotated[
-    list[str] | None, typer.Option("--method", help="a fitting method; may be repeated")
-]
-ColumnsOption = Annotated[
-    str | None, typer.Option(help="a table's own names: params=N,tokens=D,loss=val_loss")
-]
-LossOption = Annotated[
-    Literal["adaptive", "huber", "log-ls", "ls"],
-    typer.Option("--loss", help="what the surface fit minimises"),
-]
-DeltaOption = Annotated[
-    float, typer.Option(min=1e-12, help="threshold of --loss huber, in log loss")
-]
-IrreducibleOption = Annotated[
-    float | None,
-    typer.Option("--irreducible-loss", help="hold the surface's E at this loss", min=0),
-]
-InterpolationOption = Annotated[
-    Literal["parabola", "akima"], typer.Option(help="how the minimum of an isoFLOP curve is found")
-]
-BootstrapOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="resamples behind the intervals", show_default="the manifest's"),
-]
-QuestionOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--question",
-        help='such as "loss=2.1", "params=1e9 budget=1e21", "unique_tokens=1e9 budget=1e20", '
-        '"loss=2.1 served_tokens=1e12", "budget=1e21 multiple=4"; may be repeated',
-    ),
-]
-SealOption = Annotated[
-    str | None,
-    typer.Option(help="FLOPs: write the prediction for this budget into the ledger, with its hash"),
-]
-ScoreOption = Annotated[
-    str | None, typer.Option(help="FLOPS=LOSS: hold the sealed prediction against the real loss")
-]
-FigureFormatsOption = Annotated[
-    str, typer.Option(help="of the figures, with commas between: png, svg, pdf")
-]
-FigureColumnsOption = Annotated[
-    Literal["1", "2"] | None,
-    typer.Option(help="columns of a paper that each figure fills", show_default="its own size"),
-]
-HtmlOption = Annotated[Path | None, typer.Option(help="write the page to this file")]
+
+@dataclass(frozen=True)
+class Drawing:
+    """How figures are written: their formats, and the columns of a paper that each fills."""
+
+    formats: Sequence[str] = ("png", "svg")
+    columns: Literal[1, 2] | None = None
+
+    @classmethod
+    def of(cls, formats: str, columns: Literal["1", "2"] | None) -> Drawing:
+        """As the command line says it.
+
+        Raises:
+            ManifestError: a format that is not known.
+        """
+        if columns is None:
+            return cls(formats_of(formats), None)
+        return cls(formats_of(formats), 1 if columns == "1" else 2)
 
 
 def report(
@@ -84,43 +64,30 @@ def report(
     budget: BudgetOption = None,
     method: MethodOption = None,
     columns: ColumnsOption = None,
-    strict: Annotated[bool, typer.Option(help="refuse a table with bad rows")] = False,
+    strict: StrictOption = False,
     loss: LossOption = "adaptive",
     huber_delta: DeltaOption = 1e-3,
     irreducible_loss: IrreducibleOption = None,
     interpolation: InterpolationOption = "parabola",
     bootstrap: BootstrapOption = None,
-    seed: Annotated[int, typer.Option(help="of the resamples")] = 0,
+    seed: SeedOption = 0,
     question: QuestionOption = None,
     seal: SealOption = None,
     score: ScoreOption = None,
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
     html: HtmlOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="write page, figures and result into this folder",
-            show_default="report/ of a run directory",
-        ),
-    ] = None,
-    figures: Annotated[bool, typer.Option(help="write page and figures at all")] = True,
+    output: OutputOption = None,
+    figures: FiguresOption = True,
     figure_formats: FigureFormatsOption = "png,svg",
     figure_columns: FigureColumnsOption = None,
 ) -> None:
     """Fit the finished trials; print the laws and the compute-optimal table."""
-    from flops_fit.reports import answer, read_run, read_table_of_runs
-
     if score is not None:
         _score(sources[0], score)
         return
-    options: dict[str, Any] = {
-        # A sealed prediction without an interval could not be held against anything.
-        "budgets": [
-            parsed
-            for text, option in [*((t, "--budget") for t in budget or []), (seal, "--seal")]
-            if (parsed := number_of(text, option))
-        ],
+    options = {
+        "budgets": _budgets(budget, seal),
         "methods": method,
         "bootstrap": bootstrap,
         "seed": seed,
@@ -129,40 +96,44 @@ def report(
         "irreducible_loss": irreducible_loss,
         "interpolation": interpolation,
     }
-    table_options: dict[str, Any] = {"columns": columns_of(columns), "strict": strict}
-    results = [
-        read_run(source, **options)
-        if source.is_dir() or not source.exists()
-        else read_table_of_runs(source, **table_options, **options)
-        for source in sources
-    ]
-    formats = formats_of(figure_formats)
-    width: Literal[1, 2] | None = None
-    if figure_columns is not None:
-        width = 1 if figure_columns == "1" else 2
+    table_options = {"columns": columns_of(columns), "strict": strict}
+    results = [_read(source, options, table_options) for source in sources]
+    drawing = Drawing.of(figure_formats, figure_columns)
     if len(results) > 1:
-        figures_to = output if figures else None
-        _compare(results, layout, as_json=as_json, to=figures_to, formats=formats, columns=width)
+        _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
     (result,) = results
     if seal is not None:
         _seal(sources[0], result, seal)
         return
     if question:
-        _answer([answer(result, asked) for asked in question], result, layout, as_json=as_json)
+        _answer(question, result, layout, as_json=as_json)
         return
     if html is not None:
-        write_atomic(html, result.to_html())
-        say(f"written: {html}")
-    folder = output or (RunDir(sources[0]).report if sources[0].is_dir() else None)
+        _write_page(result, html)
     if as_json:
         print_json(result.to_dict())
-        folder = output
     else:
         show(result, layout)
-    if figures and folder is not None:
-        write(result, folder, formats=formats, columns=width)
+        output = output or (RunDir(sources[0]).report if sources[0].is_dir() else None)
+    if figures and output is not None:
+        write(result, output, drawing)
     refuse_without_law(result)
+
+
+def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
+    """The FLOPs to answer for; a seal's too: without an interval it could not be scored."""
+    given = [*((text, "--budget") for text in asked or []), (sealed, "--seal")]
+    return [flops for text, option in given if (flops := number_of(text, option))]
+
+
+def _read(source: Path, options: dict[str, Any], table_options: dict[str, Any]) -> Result:
+    """The result of a run directory or of a table; what is neither is refused as a directory."""
+    from flops_fit.reports import read_run, read_table_of_runs
+
+    if source.is_dir() or not source.exists():
+        return read_run(source, **options)
+    return read_table_of_runs(source, **table_options, **options)
 
 
 def show(result: Result, layout: Format) -> None:
@@ -173,18 +144,13 @@ def show(result: Result, layout: Format) -> None:
     print_tables(list(result.tables(without=left_out).values()), layout)
 
 
-def write(
-    result: Result,
-    folder: Path,
-    *,
-    formats: Sequence[str] = ("png", "svg"),
-    columns: Literal[1, 2] | None = None,
-) -> None:
+def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:
     """Write a result, its page and its figures into a folder, and say what a reader will open."""
     from flops_fit.reports import write_report
 
-    written = write_report(result, folder, formats=formats, columns=columns)
-    said = [path for path in written if path.suffix in (".html", f".{formats[0]}")]
+    drawing = drawing or Drawing()
+    written = write_report(result, folder, formats=drawing.formats, columns=drawing.columns)
+    said = [path for path in written if path.suffix in (".html", f".{drawing.formats[0]}")]
     say(f"written: {', '.join(str(path) for path in said)}")
 
 
@@ -218,6 +184,12 @@ def columns_of(text: str | None) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def _write_page(result: Result, path: Path) -> None:
+    """Write the page alone."""
+    write_atomic(path, result.to_html())
+    say(f"written: {path}")
+
+
 def _seal(source: Path, result: Result, budget: str) -> None:
     """Seal the prediction for a budget, and print its digest."""
     from flops_fit.sealing import seal_prediction
@@ -244,8 +216,7 @@ def _compare(
     *,
     as_json: bool,
     to: Path | None,
-    formats: Sequence[str],
-    columns: Literal[1, 2] | None,
+    drawing: Drawing,
 ) -> None:
     """Print two results side by side; draw them over each other into the folder `to`."""
     if len(results) > 2:
@@ -259,15 +230,19 @@ def _compare(
         from flops_fit.reporting.style import save_figure
 
         to.mkdir(parents=True, exist_ok=True)
-        drawn = comparison.plot(columns).items()
-        paths = [path for name, figure in drawn for path in save_figure(figure, to / name, formats)]
+        paths = [
+            path
+            for name, figure in comparison.plot(drawing.columns).items()
+            for path in save_figure(figure, to / name, drawing.formats)
+        ]
         say(f"written: {', '.join(map(str, paths))}")
 
 
-def _answer(
-    answers: Sequence[tuple[str, Any]], result: Result, layout: Format, *, as_json: bool
-) -> None:
+def _answer(questions: Sequence[str], result: Result, layout: Format, *, as_json: bool) -> None:
     """Print what the law answers, after the verdict on the law."""
+    from flops_fit.reports import answer
+
+    answers = [answer(result, question) for question in questions]
     rows = [{"question": asked, **found.to_dict()} for asked, found in answers]
     if as_json:
         print_json({"verdict": result.verdict, "answers": rows})

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from flops_fit.errors import FitError, ManifestError
-from flops_fit.printing import (
+from flops_fit.options import (
     Format,
     FormatOption,
     JsonOption,
-    number_of,
-    print_json,
-    print_tables,
-    say,
+    RatesOption,
+    ReplicatesOption,
+    StepOption,
+    StudyArgument,
+    StudyDirOption,
+    StudySizesOption,
+    StudyTokensOption,
+    WorkersOption,
 )
+from flops_fit.printing import leave_interrupted, number_of, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from flops_fit.manifest import Manifest
@@ -25,36 +29,16 @@ if TYPE_CHECKING:
     from flops_fit.rundir import RunDir
     from flops_fit.transfers import TransferResult
 
-_INTERRUPTED = 130
-
 
 def transfer(
-    source: Annotated[
-        Path,
-        typer.Argument(help="experiment.toml, or a study's run directory", show_default=False),
-    ],
-    sizes: Annotated[
-        str | None, typer.Option(help="two or more, such as 16,64,256", show_default="of the plan")
-    ] = None,
-    rates: Annotated[
-        int | None, typer.Option(min=3, help="rates at each size", show_default="5")
-    ] = None,
-    step: Annotated[
-        float | None, typer.Option(help="factor from one rate to the next", show_default="2")
-    ] = None,
-    replicates: Annotated[
-        int | None, typer.Option(min=1, help="seeds a rate", show_default="1")
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="units of data a trial", show_default="fewest of the plan")
-    ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(help="where the study keeps its state", show_default="runs/NAME-transfer"),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="trials side by side", show_default="as many as fit")
-    ] = None,
+    source: StudyArgument,
+    sizes: StudySizesOption = None,
+    rates: RatesOption = None,
+    step: StepOption = None,
+    replicates: ReplicatesOption = None,
+    tokens: StudyTokensOption = None,
+    run_dir: StudyDirOption = None,
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
@@ -75,11 +59,7 @@ def transfer(
     with watching(run) as watcher:
         summary = carry_out(prepared, run, workers=workers, watcher=watcher)
     if summary.is_interrupted:
-        say(
-            f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
-            f"go on with: flops-fit transfer {run.path}"
-        )
-        sys.exit(_INTERRUPTED)
+        leave_interrupted(run, summary, command="transfer")
     if summary.failed:
         raise failure_of(run, summary, command="transfer")
     result = read_transfer(run.path)

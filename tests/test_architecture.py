@@ -37,7 +37,7 @@ FLOORS = [
     {"inquiry"},
     {"prepared", "publishing", "adaptive"},
     {"sweep_plan"},
-    {"refinement", "provenance"},
+    {"refinement", "provenance", "options"},
     {"stages", "reports", "sealing", "printing", "transfers"},
     {"report_command", "plan_command", "transfer_command", "plugin_commands"},
     {"api"},
