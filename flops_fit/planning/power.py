@@ -148,21 +148,7 @@ def power_of(
         for t in trials
     ]
     check_enough(seen)
-    params, tokens, loss = (
-        np.array([getattr(o, name) for o in seen], dtype=float)
-        for name in ("params", "tokens", "loss")
-    )
-    where = Coordinates.of(params, tokens, loss)
-    problem = where.problem(ADAPTIVE * noise)
-    draws = np.random.RandomState(seed).standard_normal((simulations, len(seen)))
-    # The bounds leave room for the noise: E may come out above the lowest planted loss.
-    upper = problem.upper.copy()
-    upper[:3] += 4 * noise
-    noisy = replace(problem, log_loss=where.log_loss + noise * draws, upper=upper)
-    start = np.repeat(where.from_law(law), simulations, axis=0)
-    found = minimise(noisy, start, np.ones(len(seen)), max_iterations=60, tolerance=1e-8)
-    inside = (found.theta > noisy.lower) & (found.theta < noisy.upper)
-    laws = where.to_law(found.theta)
+    where, laws, failures = _simulate(law, seen, noise=noise, simulations=simulations, seed=seed)
     count = FlopsPerToken.through(seen)
     optimum, _ = optima(laws, np.array([target_flops]), count)
     truth, _ = optima(where.to_law(where.from_law(law)), np.array([target_flops]), count)
@@ -182,8 +168,34 @@ def power_of(
         law=law,
         noise=noise,
         simulations=simulations,
-        failures=int((~inside[:, [1, 2]].all(axis=1)).sum()),
+        failures=failures,
     )
+
+
+def _simulate(
+    law: Surface, seen: Sequence[Observation], *, noise: float, simulations: int, seed: int
+) -> tuple[Coordinates, np.ndarray[Any, Any], int]:
+    """Draw the losses of `seen` with noise about a law, and fit the surface to each draw.
+
+    Returns:
+        The coordinates of the fits; the fitted laws, float64, shape (simulations, 5), as
+        `Coordinates.to_law` gives them; and how many fits ended at a bound.
+    """
+    params, tokens, loss = (
+        np.array([getattr(o, name) for o in seen], dtype=float)
+        for name in ("params", "tokens", "loss")
+    )
+    where = Coordinates.of(params, tokens, loss)
+    problem = where.problem(ADAPTIVE * noise)
+    draws = np.random.RandomState(seed).standard_normal((simulations, len(seen)))
+    # The bounds leave room for the noise: E may come out above the lowest planted loss.
+    upper = problem.upper.copy()
+    upper[:3] += 4 * noise
+    noisy = replace(problem, log_loss=where.log_loss + noise * draws, upper=upper)
+    start = np.repeat(where.from_law(law), simulations, axis=0)
+    found = minimise(noisy, start, np.ones(len(seen)), max_iterations=60, tolerance=1e-8)
+    inside = (found.theta > noisy.lower) & (found.theta < noisy.upper)
+    return where, where.to_law(found.theta), int((~inside[:, [1, 2]].all(axis=1)).sum())
 
 
 def _half_width(values: np.ndarray[Any, Any]) -> float:
