@@ -10,10 +10,11 @@ from matplotlib import colormaps  # noqa: TID253
 from matplotlib.axes import Axes  # noqa: TID253
 from matplotlib.cm import ScalarMappable  # noqa: TID253
 from matplotlib.colors import ListedColormap, LogNorm  # noqa: TID253
+from matplotlib.contour import ContourSet  # noqa: TID253
 from matplotlib.figure import Figure  # noqa: TID253
 
 from flops_fit.law import Fit, Surface
-from flops_fit.points import Excluded, Observation
+from flops_fit.points import Excluded, Observation, Optimum
 from flops_fit.reporting.cells import plural
 from flops_fit.reporting.style import (
     MANY,
@@ -70,28 +71,12 @@ def surface_figure(
         )  # fmt: skip
         spent = [o.flops for o in observations]
         span = np.geomspace(min(spent) / 1e3, max([*spent, *targets]) * 1e3, 200)
-        path = [fit.predict(float(c)) for c in span]
-        x, y = [o.params for o in path], [o.tokens for o in path]
-        # In grey the line would have the ground's own tone: white on either side parts them.
-        axes.plot(x, y, color="white", linewidth=3.6, gid="halo")
-        axes.plot(x, y, color=METHOD_COLOURS[1], linewidth=1.8, label="optimal", gid="frontier")
-        if asked:
-            axes.plot(
-                [o.params for o in asked], [o.tokens for o in asked], linestyle="none", marker="o",
-                markerfacecolor="white", markeredgecolor=METHOD_COLOURS[1], markersize=5.5,
-                label="target", gid="target",
-            )  # fmt: skip
+        _draw_frontier(axes, fit, span, asked)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(n[0], n[-1])
         axes.set_ylim(d[0], d[-1])
-        # Labels are placed by distances on the page, so only when scales and limits are known.
-        for label in axes.clabel(lines, fmt="%g", fontsize=6.5, inline_spacing=3):
-            x, y = axes.transAxes.inverted().transform(
-                axes.transData.transform(label.get_position())
-            )
-            if not (_EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE):
-                label.set_visible(False)  # The frame would cut it in two.
+        _label_contours(axes, lines)
         axes.grid(visible=False)
         log_counts(axes, "x", "model size N (params)")
         log_counts(axes, "y", f"training data D ({plural(unit)})")
@@ -242,7 +227,7 @@ def agreement_figure(
         return figure
 
 
-def _draw_ground(axes: Axes, law: Surface, n: Any, d: Any) -> Any:
+def _draw_ground(axes: Axes, law: Surface, n: Any, d: Any) -> ContourSet:
     """The law as a pale ground with contours; n, d: float64, shapes (params,) and (tokens,)."""
     # float64, shape (tokens, params)
     losses = law.E + law.A * n[None, :] ** -law.alpha + law.B * d[:, None] ** -law.beta
@@ -253,6 +238,32 @@ def _draw_ground(axes: Axes, law: Surface, n: Any, d: Any) -> Any:
     return axes.contour(
         n, d, losses, levels=_round_levels(losses), colors="#333333", linewidths=0.6
     )
+
+
+def _draw_frontier(axes: Axes, fit: Fit, span: Any, asked: Sequence[Optimum]) -> None:
+    """The optimum along `span` (FLOPs; float64, shape (points,)), and those asked for."""
+    path = [fit.predict(float(c)) for c in span]
+    x, y = [o.params for o in path], [o.tokens for o in path]
+    # In grey the line would have the ground's own tone: white on either side parts them.
+    axes.plot(x, y, color="white", linewidth=3.6, gid="halo")
+    axes.plot(x, y, color=METHOD_COLOURS[1], linewidth=1.8, label="optimal", gid="frontier")
+    if asked:
+        axes.plot(
+            [o.params for o in asked], [o.tokens for o in asked], linestyle="none", marker="o",
+            markerfacecolor="white", markeredgecolor=METHOD_COLOURS[1], markersize=5.5,
+            label="target", gid="target",
+        )  # fmt: skip
+
+
+def _label_contours(axes: Axes, lines: ContourSet) -> None:
+    """Write its loss on each contour, but not across the frame.
+
+    Labels are placed by distances on the page, so only when scales and limits are known.
+    """
+    for label in axes.clabel(lines, fmt="%g", fontsize=6.5, inline_spacing=3):
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform(label.get_position()))
+        if not (_EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE):
+            label.set_visible(False)
 
 
 def _round_levels(losses: Any) -> list[float]:

@@ -67,11 +67,7 @@ def frontier_figure(
                 _draw_line(axes, line, asked, value, place)
         for axes, key in zip(panels, ("params", "tokens", "loss"), strict=True):
             _draw_band(axes, bands, key)
-            axes.plot(
-                [m["budget_flops"] for m in minima], [m[key] for m in minima],
-                linestyle="none", marker="*", markersize=8, color="black",
-                markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid=f"minima-{key}",
-            )  # fmt: skip
+            _draw_minima(axes, minima, key)
         _draw_trials(panels[2], observations)
         has_bands = sum(row.get("params_interval") is not None for row in bands) > 1
         is_beyond = max([*spent, *targets]) > max(spent) * 1.01
@@ -124,6 +120,15 @@ def _draw_line(
     axes.plot(
         [x for x, _ in wanted], [y for _, y in wanted], linestyle="none", marker="o",
         markerfacecolor="white", markeredgecolor=colour, markersize=5, zorder=4, gid="target",
+    )  # fmt: skip
+
+
+def _draw_minima(axes: Axes, minima: Sequence[Mapping[str, Any]], key: str) -> None:
+    """The isoFLOP curves' own minima, as stars."""
+    axes.plot(
+        [m["budget_flops"] for m in minima], [m[key] for m in minima],
+        linestyle="none", marker="*", markersize=8, color="black",
+        markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid=f"minima-{key}",
     )  # fmt: skip
 
 
