@@ -75,14 +75,7 @@ class Training:
         assert share * session.world * self.units == trial.batch_tokens, "checked by the plan"
         self.part = slice(session.rank * share, (session.rank + 1) * share)
         device = session.device
-        seed_everything(derive_seed(trial.seed, "initialisation") % 2**63)
-        with torch.device("cpu"):
-            model = build(trial.size.size_value)
-        if session.world > 1 and device.type == "cuda":
-            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-            model = convert(model)
-        model = model.to(device)
-        model.train()
+        model = _initial_model(trial, build, session)
         optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
@@ -326,3 +319,16 @@ class Training:
             error=reason,
             details=details,
         )
+
+
+def _initial_model(trial: Trial, build: Build, session: Session) -> nn.Module:
+    """The model as the trial's seed alone draws it, on the device, ready to train."""
+    seed_everything(derive_seed(trial.seed, "initialisation") % 2**63)
+    with torch.device("cpu"):
+        model = build(trial.size.size_value)
+    if session.world > 1 and session.device.type == "cuda":
+        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+        model = convert(model)
+    model = model.to(session.device)
+    model.train()
+    return model
