@@ -201,7 +201,7 @@ PDFLATEX = shutil.which("pdflatex")
 
 
 def compiled(tmp_path, tables):
-    """What pdflatex has to say of a document of these tables, the second time."""
+    """The exit status of pdflatex on a document of these tables, and what it has to say."""
     lines = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", PREAMBLE]
     lines += [r"\begin{document}", *(table.to_latex() for table in tables), r"\end{document}"]
     (tmp_path / "report.tex").write_text("\n".join(lines), encoding="utf-8")
@@ -210,16 +210,17 @@ def compiled(tmp_path, tables):
             [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", "report.tex"],
             cwd=tmp_path, capture_output=True, check=False,
         )  # fmt: skip
-        said = done.stdout.decode(errors="replace")
-        assert done.returncode == 0, said[-2000:]
-    return said
+        if done.returncode != 0:
+            break
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 @pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")
 def test_latex_compiles_whatever_stands_in_the_cells(tmp_path, trials):
     evil = Excluded("a_b^c & 50% of $1 ~ #3 \\x {y} <z> | é", "outlier: 9 % above\n\x1b[31m")
     result = planted_result(excluded=(evil,))
-    compiled(tmp_path, [*result.tables().values(), plan_table(trials)])
+    status, said = compiled(tmp_path, [*result.tables().values(), plan_table(trials)])
+    assert status == 0, said[-2000:]
 
 
 @pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")
@@ -233,7 +234,8 @@ def test_latex_is_no_wider_and_no_longer_than_a_page(tmp_path, budgets):
         for method in ("surface", "isoflop")
     )
     result = planted_result(observations=seen, excluded=(why,), predictions=predictions)
-    said = compiled(tmp_path, result.tables().values())
+    status, said = compiled(tmp_path, result.tables().values())
+    assert status == 0, said[-2000:]
     assert "Overfull" not in said
     assert "too large" not in said
     assert (r"\begin{longtable}" in result.tables()["observations"].to_latex()) is (budgets == 12)
