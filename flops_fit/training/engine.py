@@ -30,6 +30,7 @@ from flops_fit.training.curve import Curve
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
 from flops_fit.training.loading import open_with_workers
+from flops_fit.training.memory import remember
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import Session, seed_everything
 from flops_fit.training.steps import curve_steps, learning_rate_factor
@@ -76,6 +77,7 @@ class Training:
         self.part = slice(session.rank * share, (session.rank + 1) * share)
         device = session.device
         model = _initial_model(trial, build, session)
+        remember(model)
         optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]

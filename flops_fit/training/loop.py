@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.engine import Build, Training
 from flops_fit.training.heldout import Loss
-from flops_fit.training.memory import pass_less
+from flops_fit.training.memory import with_smaller_passes
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
 from flops_fit.training.session import Session, open_session
 from flops_fit.training.trackers import Run, Trackers
@@ -77,7 +78,7 @@ def train(
     session = open_session(recipe, device=device, threads=threads)
     tracked = trackers if session.rank == 0 else None
 
-    def attempt(seed: int, recipe: Recipe, trunk: Path | None) -> Outcome:
+    def attempt(seed: int, trunk: Path | None, recipe: Recipe) -> Outcome:
         return _attempt(
             replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
             directory=directory, session=session, threads=threads, should_stop=should_stop,
@@ -94,7 +95,7 @@ def train(
 def _until_kept(
     trial: Trial,
     recipe: Recipe,
-    attempt: Callable[[int, Recipe, Path | None], Outcome],
+    attempt: Callable[[int, Path | None, Recipe], Outcome],
     directory: Path,
     session: Session,
     trunk: Path | None,
@@ -108,12 +109,9 @@ def _until_kept(
     while True:
         discarded = read_discarded(directory)
         seed = seed_of_attempt(trial.seed, len(discarded))
-        try:
-            # Another seed is another trunk.
-            outcome = attempt(seed, recipe, None if discarded else trunk)
-        except RuntimeError as error:
-            recipe = pass_less(error, recipe, examples=examples, session=session)
-            continue
+        # Another seed is another trunk.
+        begin = partial(attempt, seed, None if discarded else trunk)
+        outcome, recipe = with_smaller_passes(begin, recipe, examples=examples, session=session)
         if outcome.status != "diverged" or len(discarded) >= recipe.retries:
             return with_discarded(outcome, discarded, seed=seed)
         if session.rank == 0:

@@ -1,37 +1,69 @@
 """What to do where a batch does not fit the device's memory: pass it in smaller parts.
 
 The optimizer sees the same batch; only its gradient is accumulated over more passes, so a loss
-changes by rounding alone.
+changes by rounding alone. Each attempt starts with the device's memory to itself: what an earlier
+one left is let go of first.
 """
 
 from __future__ import annotations
 
-import gc
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
+from weakref import WeakSet
 
-import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils.memory import release_memory, should_reduce_batch_size
+from torch import nn
 
 from flops_fit.recipe import Recipe
 from flops_fit.training.session import Session
 
+Made = TypeVar("Made")
 
-def pass_less(error: RuntimeError, recipe: Recipe, *, examples: int, session: Session) -> Recipe:
-    """The recipe with half the examples in a pass, if the error says that memory ran out.
+_alive: WeakSet[nn.Module] = WeakSet()
+"""Models of this process that something still refers to, be it only a circle of their own."""
+
+
+def remember(model: nn.Module) -> None:
+    """Note a model that was built, so that the next attempt knows whether it is gone."""
+    _alive.add(model)
+
+
+def with_smaller_passes(
+    attempt: Callable[[Recipe], Made], recipe: Recipe, *, examples: int, session: Session
+) -> tuple[Made, Recipe]:
+    """What an attempt gives, and the recipe that it was made with.
+
+    Where memory runs out it is made again with half the examples in a pass.
 
     Args:
-        error: what a trial met.
-        recipe: how it was trained.
+        attempt: trains by a recipe.
+        recipe: the first to try.
         examples: of one step on this device.
-        session: several processes cannot choose for one another, so theirs is not changed.
+        session: where; several processes cannot choose for one another, so theirs is not changed.
 
     Raises:
-        RuntimeError: the error, if it is another, or the pass cannot be made smaller.
+        RuntimeError: the attempt's, if it is another error, or the pass cannot be made smaller.
     """
-    now = min(recipe.micro_batch_examples or examples, examples)
-    if session.world > 1 or now <= 1 or not should_reduce_batch_size(error):
-        raise error
-    gc.collect()
-    if session.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return replace(recipe, micro_batch_examples=now // 2)
+    while True:
+        if _alive:
+            _let_go(session)
+        now = min(recipe.micro_batch_examples or examples, examples)
+        try:
+            return attempt(recipe), recipe
+        except RuntimeError as error:
+            if session.world > 1 or now <= 1 or not should_reduce_batch_size(error):
+                raise
+        # Not before here: the error's traceback holds the model and its gradients.
+        _let_go(session)
+        recipe = replace(recipe, micro_batch_examples=now // 2)
+
+
+def _let_go(session: Session) -> None:
+    """Free what earlier attempts left.
+
+    Accelerate lists what it prepared, and its wrapper of `forward` for mixed precision and methods
+    bound to a model make circles, which only a collection frees.
+    """
+    session.accelerator.free_memory()
+    release_memory()

@@ -23,7 +23,7 @@ from flops_fit.training.counting import Counted, build_on, count_flops, own_flop
 from flops_fit.training.engine import Training
 from flops_fit.training.gaps import check_counted, gaps
 from flops_fit.training.heldout import Loss, check_loss
-from flops_fit.training.memory import pass_less
+from flops_fit.training.memory import with_smaller_passes
 from flops_fit.training.session import Session, open_session, seed_everything
 from flops_fit.training.streams import split_batch
 from flops_fit.training.telemetry import peak_memory, synchronize, total_memory
@@ -196,15 +196,16 @@ def time_size(
         seconds: about how long to time, after three steps to get going.
     """
     session = open_session(recipe, device=device, threads=threads)
-    while True:
-        try:
-            return _time_steps(
-                trial, build=build, data=data, loss=loss, recipe=recipe, session=session,
-                threads=threads, seconds=seconds,
-            )  # fmt: skip
-        except RuntimeError as error:
-            share = trial.batch_tokens // data.facts.units_per_example // session.world
-            recipe = pass_less(error, recipe, examples=share, session=session)
+
+    def attempt(recipe: Recipe) -> StepTiming:
+        return _time_steps(
+            trial, build=build, data=data, loss=loss, recipe=recipe, session=session,
+            threads=threads, seconds=seconds,
+        )  # fmt: skip
+
+    examples = trial.batch_tokens // data.facts.units_per_example // session.world
+    timing, _ = with_smaller_passes(attempt, recipe, examples=examples, session=session)
+    return timing
 
 
 def _time_steps(
