@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,11 @@ class TransferResult:
 
     Attributes:
         transfer: optima, slope, verdict and costs.
+        name: of the experiment.
         rule: the manifest's learning-rate rule.
         size_param: the argument that sets the size (`d_model`).
-        tokens, spent_flops: units of data that every trial saw; FLOPs of all finished trials.
+        unit, loss_unit: what one unit of data is called, and what the loss is measured in.
+        spent_flops: of all trials so far, whatever came of them.
     """
 
     transfer: Transfer
@@ -107,7 +108,7 @@ def read_transfer(directory: Path) -> TransferResult:
         size_param=manifest.model.size_param,
         unit=prepared.description.facts.unit,
         loss_unit=prepared.description.facts.loss_unit,
-        spent_flops=math.fsum(trial.flops for trial in plan.trials if not state.is_pending(trial)),
+        spent_flops=state.spent_flops,
     )
 
 

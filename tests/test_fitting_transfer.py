@@ -115,6 +115,65 @@ def test_rates_that_diverged_bound_the_grid_and_are_never_fitted():
     assert all("the next one diverged" in bracket.reason for bracket in told.brackets)
 
 
+def at_the_largest(change):
+    """The planted study with one optimum for all sizes, and other losses at the largest one."""
+    return [
+        RatePoint(**{**vars_of(p), "loss": change(p)}) if p.size_value == SIZES[-1] else p
+        for p in points(noise=0.001)
+    ]
+
+
+def test_a_largest_size_whose_best_rate_lies_far_from_the_others_is_not_carried():
+    # The smaller sizes agree on 1; the largest has its optimum at a sixteenth, outside the grid.
+    def moved(point):
+        return 2 * math.exp(0.02 * math.log(16 * point.factor) ** 2)
+
+    told = fit_transfer(at_the_largest(moved), SHAPES, own="constant")
+    assert [bracket.status for bracket in told.brackets] == ["interior", "interior", "edge"]
+    assert told.slope.interval[0] < 0 < told.slope.interval[1]
+    assert told.verdict == "not carried"
+    assert [reason.code for reason in told.reasons] == ["unbracketed", "rule_misses"]
+    # From 1/4, the best measured, to 1/2, which is passed on the way to what is carried.
+    least = math.expm1(0.02 * (math.log(8) ** 2 - math.log(4) ** 2))
+    assert f"at least {least:.1%}" in told.reasons[-1].message
+
+
+@pytest.mark.parametrize("rate", ["mild", "none"])
+def test_a_size_whose_best_rate_is_not_known_keeps_the_verdict_open(rate):
+    def changed(point):
+        if rate == "none":
+            return None  # every rate diverged
+        return 2 * math.exp(1e-3 * math.log(16 * point.factor) ** 2)
+
+    told = fit_transfer(at_the_largest(changed), SHAPES, own="constant")
+    assert told.slope.interval[0] < 0 < told.slope.interval[1]
+    assert told.verdict == "undetermined"
+    assert told.reasons[-1].code == "sizes_unknown"
+    assert "size 128 is not known" in told.reasons[-1].message
+
+
+def test_a_carried_rate_at_which_the_largest_size_diverges_is_not_carried():
+    # The smaller sizes agree on 2; the largest trains at 1/4 and 1/2 and diverges from 1 on.
+    some = [
+        RatePoint(**{**vars_of(p), "loss": None if p.factor > 0.9 else p.loss})
+        if p.size_value == SIZES[-1] else p
+        for p in points(lambda size: 2.0)
+    ]  # fmt: skip
+    told = fit_transfer(some, SHAPES, own="constant")
+    assert told.brackets[-1].status == "too_few"
+    assert told.verdict == "not carried"
+    assert "where training diverges" in told.reasons[-1].message
+
+
+def test_one_diverged_seed_of_two_takes_its_rate_out_of_the_fit():
+    some = [
+        RatePoint(**{**vars_of(p), "loss": None if (p.factor, p.seed) == (4, 1) else p.loss})
+        for p in points(seeds=2)
+    ]
+    told = fit_transfer(some, SHAPES, own="constant")
+    assert told.brackets[0].rates[-1][2:] == (None, 2)
+
+
 def vars_of(point):
     return {name: getattr(point, name) for name in point.__dataclass_fields__}
 

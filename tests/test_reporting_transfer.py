@@ -2,8 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from test_fitting_transfer import SHAPES, points
+from test_fitting_transfer import SHAPES, points, vars_of
 
+from flops_fit.fitting.rates import RatePoint
 from flops_fit.fitting.transfer import fit_transfer
 from flops_fit.reporting.transfer import (
     bracketing,
@@ -81,6 +82,30 @@ def test_a_study_without_an_optimum_is_drawn_all_the_same():
     figure = transfer_figure(edge, size_param="d", rule="constant")
     assert len(figure.axes[0].get_legend().get_texts()) == 3
     figure.canvas.draw()
+
+
+def without(study_points, size):
+    return [
+        RatePoint(**{**vars_of(p), "loss": None if size in (p.size_value, "all") else p.loss})
+        for p in study_points
+    ]
+
+
+@pytest.mark.parametrize("size", [16.0, 128.0, "all"])
+def test_a_size_at_which_every_rate_diverged_is_drawn_as_such(size):
+    told = fit_transfer(without(points(curvature=0.002), size), SHAPES, own="constant")
+    figure = transfer_figure(told, size_param="d", rule="constant")
+    left = figure.axes[0]
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert sum("all diverged" in label for label in labels) == (3 if size == "all" else 1)
+    top = left.get_ylim()[1]
+    assert top < 5
+    for line in left.get_lines():
+        if "diverged" in str(line.get_label()) and len(line.get_xdata()):
+            assert list(line.get_ydata()) == [top] * 5  # inside the axes, whatever their height
+    figure.canvas.draw()
+    describe_transfer(told)
+    optima_table(told, "d", "byte", "nats").to_markdown()
 
 
 def test_data_read_back_are_the_same_study(study):

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -144,12 +145,17 @@ def test_a_manifest_that_changed_is_refused_by_what_changed(study):
     check_same(run, grid, simulated=False, study="transfer")
 
 
-def test_the_report_of_the_sweep_knows_the_study_beside_it(study, tmp_path):
+def test_the_report_of_the_sweep_knows_the_study_beside_it(study, tmp_path, monkeypatch):
     folder, _ = study
     sweep = shutil.copytree(folder / "runs/mine-transfer", tmp_path / "mine")  # the same experiment
     shutil.copytree(folder / "runs/mine-transfer", tmp_path / "mine-transfer")
     record = Record.read(sweep)
     assert record.transfer["name"] == "mine"
+    monkeypatch.chdir(sweep)
+    assert Record.read(Path()).transfer == record.transfer
+    (sweep / "report").mkdir(exist_ok=True)
+    monkeypatch.chdir(sweep / "report")
+    assert Record.read(Path("..")).transfer == record.transfer
     checks = [c for c in checklist({}, [], record=record) if "learning rate" in c.rule]
     assert "of 2 sizes" in checks[0].figure
     other = replace(record, provenance={"fingerprint": "another"})

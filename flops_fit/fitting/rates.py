@@ -31,7 +31,7 @@ class RatePoint:
         size_value, params, tokens: what was trained, and on how much data.
         factor: the learning rate over that of the recipe.
         rate: the peak learning rate itself, of weight matrices.
-        loss: mean held-out loss, nats per unit; None where the trial diverged.
+        loss: of the held-out data at its end, nats per unit; None where the trial diverged.
     """
 
     size_value: float
@@ -48,7 +48,8 @@ class Bracket:
     """What the rates at one size say.
 
     Attributes:
-        rates: (factor, rate, mean loss or None where every seed diverged, seeds), ascending.
+        rates: (factor, rate, mean loss or None where a seed diverged, seeds), ascending; the mean
+            is the geometric one.
         status: `interior`: a minimum with rates on both sides; `edge`: the best rate is the first
             or last that did not diverge; `flat`: no curvature beyond the noise; `too_few`.
         reason: what is wrong, for people; empty for `interior`.
@@ -106,7 +107,7 @@ class Scale:
 
 
 def _means(cell: Sequence[RatePoint]) -> dict[float, tuple[float, float | None, int]]:
-    """By factor: rate, mean loss over the seeds that did not diverge (None if all), seeds."""
+    """By factor: rate, geometric mean of the seeds' losses (None where one diverged), seeds."""
     by_factor: dict[float, list[RatePoint]] = defaultdict(list)
     for point in cell:
         by_factor[point.factor].append(point)

@@ -47,7 +47,7 @@ class Slope:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a rule would cost the largest size if the rate were tuned at the smallest.
+    """What a rule would cost the largest size if the rate were tuned at the smallest bracketed one.
 
     Attributes:
         rule: its name.
@@ -72,7 +72,9 @@ class Transfer:
         verdict: `carried`: the slope of the best factor has zero in its interval, and the interval
             is narrower than half a power of the size to each side; or what is left over costs the
             largest size less than 1 % of its loss. `not carried`: zero lies outside, and it costs
-            more; else `undetermined`.
+            more; or at a size whose best rate is not bracketed the rate of the others diverged, or
+            costs 1 % of the loss at least. Else `undetermined`, as it is where the best rate of the
+            largest size is not known, or that of another lies at the end of its grid.
         reasons: why, in sentences with codes.
         slope: of the best factor: what the rule leaves over.
         rate_slope: of the best rate itself.
@@ -122,7 +124,12 @@ def fit_transfer(
     slope = _slope(inside, [b.factor for b in inside], scale.two_sided)
     rate_slope = _slope(inside, [b.rate for b in inside], scale.two_sided)
     costs = _costs(inside, brackets, shapes, own)
-    verdict = _judge(slope, costs, reasons)
+    carried = _common_factor(inside, scale.two_sided)
+    unknown = [b for b in brackets if b.status in ("edge", "too_few")]
+    if brackets[-1].status == "flat":
+        unknown.append(brackets[-1])
+    misses = [(bracket, _least_excess(bracket, carried, scale)) for bracket in unknown]
+    verdict = _judge(slope, costs, reasons, misses)
     return Transfer(brackets, verdict, tuple(reasons), slope, rate_slope, costs, noise)
 
 
@@ -148,21 +155,81 @@ def _slope(
     return Slope(value, (value - half, value + half))
 
 
-def _judge(slope: Slope | None, costs: Sequence[Cost], reasons: list[Note]) -> Verdict:
-    """The verdict, with its reason added."""
+def _common_factor(inside: Sequence[Bracket], quantile: float) -> Interval | None:
+    """The 95 % interval of ln(factor), taken to be the same at every bracketed size."""
+    if not inside:
+        return None
+    x = np.log([bracket.factor for bracket in inside if bracket.factor is not None])
+    weights = 1 / np.array([max(bracket.log_error or 0.0, 1e-9) for bracket in inside]) ** 2
+    level = float(np.average(x, weights=weights))
+    scatter = float((weights * (x - level) ** 2).sum())
+    grown = math.sqrt(max(1.0, scatter / (len(inside) - 1))) if len(inside) > 1 else 1.0
+    half = quantile * grown / math.sqrt(float(weights.sum()))
+    return level - half, level + half
+
+
+def _least_excess(bracket: Bracket, carried: Interval | None, scale: Scale) -> float:
+    """What the carried factor costs at least at a size without an optimum, as a share of its loss.
+
+    A loss with one minimum only rises away from the best measured rate, so that the rates passed on
+    the way to the carried factor bound its loss from below: infinite where one of them diverged, 0
+    where they rise no further than the noise.
+    """
+    known = [(loss, math.log(factor)) for factor, _, loss, _ in bracket.rates if loss is not None]
+    if not known or carried is None:
+        return 0.0
+    least, best = min(known)
+    end = min(max(best, carried[0]), carried[1])  # the nearest that the factor may be
+    passed = [
+        math.inf if loss is None else math.log(loss / least)
+        for factor, _, loss, _ in bracket.rates
+        if min(best, end) <= math.log(factor) <= max(best, end)
+    ]
+    rise = max(passed)
+    return math.expm1(rise) if rise > scale.two_sided * math.sqrt(2) * scale.noise else 0.0
+
+
+def _judge(
+    slope: Slope | None,
+    costs: Sequence[Cost],
+    reasons: list[Note],
+    misses: Sequence[tuple[Bracket, float]],
+) -> Verdict:
+    """The verdict, with its reason added.
+
+    Args:
+        slope: through the sizes with an optimum.
+        costs: of the rules at the largest size; empty where it has no optimum.
+        reasons: what was found so far.
+        misses: the sizes whose best rate may be anywhere beyond their grid, and what the factor
+            carried from the others costs there at least.
+    """
+    worst, least = max(misses, key=lambda miss: miss[1], default=(None, 0.0))
+    if worst is not None and least >= _CHEAP:
+        told = f"costs size {worst.size_value:g} at least {least:.1%} of its loss"
+        if math.isinf(least):
+            told = f"reaches at size {worst.size_value:g} where training diverges"
+        reasons.append(Note("rule_misses", f"the rate carried from the bracketed sizes {told}"))
+        return "not carried"
     if slope is None:
         reasons.append(Note("too_few_optima", "fewer than two sizes have a bracketed best rate"))
         return "undetermined"
     low, high = slope.interval
     told = f"size^{slope.value:+.2f} [{low:+.2f}, {high:+.2f}] is left over by the rule"
     known = [c.excess for c in costs if c.is_own and not c.is_beyond and c.excess is not None]
-    if not low <= 0 <= high and known and known[0] < _CHEAP:
+    is_cheap = bool(known) and known[0] < _CHEAP
+    if not low <= 0 <= high and not is_cheap:
+        reasons.append(Note("rule_fails", f"{told}: it does not carry the rate"))
+        return "not carried"
+    if misses:
+        sizes = ", ".join(f"{bracket.size_value:g}" for bracket, _ in misses)
+        message = f"{told} elsewhere, but the best rate at size {sizes} is not known"
+        reasons.append(Note("sizes_unknown", message))
+        return "undetermined"
+    if not low <= 0 <= high:
         price = f"it costs the largest size {known[0]:.1%} of its loss"
         reasons.append(Note("rule_costs_little", f"{told}, but {price}"))
         return "carried"
-    if not low <= 0 <= high:
-        reasons.append(Note("rule_fails", f"{told}: it does not carry the rate"))
-        return "not carried"
     if (high - low) / 2 > _WIDE:
         reasons.append(Note("slope_unclear", f"{told}: too wide an interval to say"))
         return "undetermined"

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,16 @@ class Record:
         facts = (self.provenance.get("description") or {}).get("facts") or {}
         return self.manifest.data.unique_units or facts.get("unique_units")
 
-    @property
+    @cached_property
     def transfer(self) -> Mapping[str, Any] | None:
         """What a study of this experiment's learning rates said; None where there is none.
 
         It is looked for where `flops-fit transfer` puts it, beside the sweep's run directory.
         """
-        study = RunDir(self.directory.with_name(f"{self.directory.name}-transfer"))
+        # `.` and `..` have no name of their own; a link keeps the one it is called by.
+        is_named = self.directory.name not in ("", "..")
+        own = self.directory if is_named else self.directory.resolve()
+        study = RunDir(own.with_name(f"{own.name}-transfer"))
         told = study.report / "transfer.json"
         if not told.is_file():
             return None

@@ -53,26 +53,28 @@ def transfer_figure(
         colours = budget_colours(len(transfer.brackets))
         for place, bracket in enumerate(transfer.brackets):
             _draw_losses(left, bracket, colours[place], MARKERS[place % len(MARKERS)], size_param)
-        _finish_losses(left, transfer)
+        _finish_losses(left, transfer, size_param)
         _draw_optima(right, transfer, rule, colours)
         _finish_optima(right, transfer, size_param)
         return figure
 
 
-def _best_loss(bracket: Bracket) -> float:
-    """What the losses of a size are held against: the vertex, or the least measured one."""
-    losses = [loss for _, _, loss, _ in bracket.rates if loss is not None]
-    return min(losses) if bracket.loss is None else bracket.loss
+def _excesses(bracket: Bracket) -> list[tuple[float, float]]:
+    """(rate, share by which its loss lies above the vertex or the least measured one), if any."""
+    known = [(rate, loss) for _, rate, loss, _ in bracket.rates if loss is not None]
+    best = min((loss for _, loss in known), default=0.0) if bracket.loss is None else bracket.loss
+    return [(rate, loss / best - 1) for rate, loss in known]
 
 
 def _draw_losses(
     axes: Axes, bracket: Bracket, colour: tuple[float, ...], marker: str, size_param: str
 ) -> None:
     """The losses of one size, its parabola near the vertex, and the vertex."""
-    best = _best_loss(bracket)
-    known = [(rate, loss / best - 1) for _, rate, loss, _ in bracket.rates if loss is not None]
-    rates, excesses = zip(*known, strict=True)
-    axes.plot(rates, [100 * min(e, _SHOWN) for e in excesses], ":", color=colour, linewidth=0.8)
+    known = _excesses(bracket)
+    axes.plot(
+        [rate for rate, _ in known], [100 * min(excess, _SHOWN) for _, excess in known], ":",
+        color=colour, linewidth=0.8,
+    )  # fmt: skip
     for is_shown in (True, False):
         some = [(r, 100 * min(e, _SHOWN)) for r, e in known if (e <= _SHOWN) == is_shown]
         if some:
@@ -81,11 +83,6 @@ def _draw_losses(
                 markerfacecolor=colour if is_shown else "white", clip_on=False,
                 label=f"{size_param} = {bracket.size_value:g}" if is_shown else None,
             )  # fmt: skip
-    diverged = [rate for _, rate, loss, _ in bracket.rates if loss is None]
-    axes.plot(
-        diverged, [100 * _SHOWN] * len(diverged), "x", color=RED, clip_on=False, zorder=3,
-        label="_diverged",
-    )  # fmt: skip
     if bracket.rate is not None and bracket.curvature is not None:
         reach = math.sqrt(0.05 / bracket.curvature)
         offsets = np.linspace(-reach, reach, 60)
@@ -95,13 +92,18 @@ def _draw_losses(
         )  # fmt: skip
 
 
-def _finish_losses(axes: Axes, transfer: Transfer) -> None:
-    excesses = [
-        loss / _best_loss(b) - 1 for b in transfer.brackets for _, _, loss, _ in b.rates
-        if loss is not None
-    ]  # fmt: skip
-    top = 100 * min(_SHOWN, max(*excesses, 0.02))
-    axes.set_ylim(min(-0.02 * top, 115 * min(excesses)), top)
+def _finish_losses(axes: Axes, transfer: Transfer, size_param: str) -> None:
+    """The limits, and at the upper one a cross for each rate that diverged."""
+    excesses = [e for bracket in transfer.brackets for _, e in _excesses(bracket)]
+    top = 100 * min(_SHOWN, max([*excesses, 0.02]))
+    axes.set_ylim(min(-0.02 * top, 115 * min(excesses, default=0.0)), top)
+    for bracket in transfer.brackets:
+        diverged = [rate for _, rate, loss, _ in bracket.rates if loss is None]
+        is_all = len(diverged) == len(bracket.rates)
+        axes.plot(
+            diverged, [top] * len(diverged), "x", color=RED, clip_on=False, zorder=3,
+            label=f"{size_param} = {bracket.size_value:g}: all diverged" if is_all else "_diverged",
+        )  # fmt: skip
     _rates(axes, "x", "peak learning rate of weight matrices")
     axes.set_ylabel("loss above the best of its size (%)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=len(transfer.brackets),
