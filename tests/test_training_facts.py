@@ -10,6 +10,7 @@ from training_toys import Mlp
 
 from flops_fit.recipe import Recipe
 from flops_fit.training.norms import batch_norm_notes
+from flops_fit.training.peaks import nominal_peak
 from flops_fit.training.telemetry import matmul_peak
 
 
@@ -23,6 +24,47 @@ def test_the_peak_is_what_a_large_product_reaches_and_draws_no_random_number():
         torch.matmul(matrix, matrix)
     mean = 10 * 2 * 768**3 / (time.perf_counter() - began)
     assert 0.3 * mean < peak < 30 * mean
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("nvidia h100 pcie", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.5),  # 1,979 with sparsity
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA GH200 480GB", 990),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA L40", 181.05),
+        ("NVIDIA L40S", 362.05),
+        ("NVIDIA GeForce RTX 4090", 165.2),  # 330 with sparsity, or adding up in fp16
+        ("AMD Instinct MI300X", 1307.4),
+    ],
+)
+def test_a_listed_accelerator_has_its_vendors_dense_peak(name, teraflops):
+    assert nominal_peak(name, "bf16") == pytest.approx(teraflops * 1e12)
+    assert nominal_peak(name, "fp16") == nominal_peak(name.upper(), "bf16")
+    assert nominal_peak(name, "fp32") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cpu (x86_64)",
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA RTX 4090S",
+        "NVIDIA H10",
+        "",
+    ],
+)
+def test_what_is_not_listed_to_the_letter_has_no_nominal_peak(name):
+    assert nominal_peak(name, "bf16") is None
 
 
 class Normed(torch.nn.Module):

@@ -271,8 +271,17 @@ def test_what_a_trial_measured_and_used_is_kept_as_plain_data(tmp_path):
     share = details["flops_per_second"] / details["matmul_flops_per_second"]
     assert details["utilisation"] == pytest.approx(share)
     assert 0 < share < 1
+    assert "mfu" not in details  # nobody lists this processor
     assert details["versions"]["torch"] == torch.__version__
     assert 0 < details["training_seconds"] < outcome.wall_seconds
+
+
+def test_a_listed_device_has_its_model_flops_utilisation(tmp_path, monkeypatch):
+    monkeypatch.setattr("flops_fit.training.telemetry.device_name", lambda device: "NVIDIA H200")
+    details = run(tmp_path, recipe=replace(RECIPE, precision="bf16")).details
+    assert details["nominal_flops_per_second"] == 989.5e12
+    assert details["mfu"] == pytest.approx(details["flops_per_second"] / 989.5e12)
+    assert details["utilisation"] > details["mfu"]
 
 
 @pytest.mark.parametrize("batch", ["dict", "pair", "single"])

@@ -41,6 +41,7 @@ def discard(directory: Path, outcome: Outcome, *, seed: int) -> None:
         "last_good": outcome.details.get("last_good"),
         "flops": outcome.details.get("spent_flops", outcome.flops),
         "wall_seconds": outcome.wall_seconds,
+        "energy_joules": outcome.details.get("energy_joules"),
     }
     # A crash from here to the last line leaves an attempt that starts, and diverges, once more.
     drop_checkpoints(directory)
@@ -62,8 +63,15 @@ def with_discarded(outcome: Outcome, discarded: Sequence[dict[str, Any]], *, see
     own = outcome.details.get("spent_flops", outcome.flops)
     spent = own + sum(attempt["flops"] for attempt in discarded)
     told = {"seed": seed, "discarded": list(discarded), "spent_flops": spent}
+    details = {**outcome.details, **told}
+    joules = [each.get("energy_joules") for each in (details, *discarded)]
+    known = [each for each in joules if each is not None]
+    if len(known) == len(joules):
+        details["energy_joules"] = sum(known)
+    else:  # A part of the energy would be taken for all of it.
+        details = {key: value for key, value in details.items() if not key.startswith("energy_")}
     return replace(
         outcome,
         wall_seconds=outcome.wall_seconds + sum(each["wall_seconds"] for each in discarded),
-        details={**outcome.details, **told},
+        details=details,
     )

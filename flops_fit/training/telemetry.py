@@ -1,4 +1,4 @@
-"""What a trial measures of itself while it runs: rates, waits, memory, versions."""
+"""What a trial measures of itself while it runs: rates, waits, memory, energy, versions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 
 from flops_fit.points import Trial
+from flops_fit.training.energy import open_energy_meter
+from flops_fit.training.peaks import nominal_peak
 from flops_fit.training.session import Session
 
 
@@ -30,6 +32,8 @@ class Meter:
         self._evaluating = self._data = self._training = 0.0
         self._training_began: float | None = None
         self._tokens = 0
+        self._energy = open_energy_meter(session.device)
+        self._earlier_joules: float | None = 0.0
         self.untimed_tokens = 0  # seen before this trial began, on the trunk that it branches off
         if session.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(session.device)
@@ -62,6 +66,7 @@ class Meter:
     @contextlib.contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """The time that a step waits for its examples."""
+        self._energy.poll()
         began = time.perf_counter()
         yield
         self._data += time.perf_counter() - began
@@ -71,21 +76,29 @@ class Meter:
         """From the trial's first line of code to now, less the time between stop and resume."""
         return self._earlier["wall"] + time.monotonic() - self._began
 
-    def state(self, *, tokens: int) -> dict[str, float]:
-        """The times so far, for a checkpoint."""
+    @property
+    def joules(self) -> float | None:
+        """What this process took of its device's energy; None where that is not known."""
+        now, earlier = self._energy.joules(), self._earlier_joules
+        return None if now is None or earlier is None else earlier + now
+
+    def state(self, *, tokens: int) -> dict[str, float | None]:
+        """The times and the energy so far, for a checkpoint."""
         del tokens
         return {
             "wall": self.wall_seconds,
             "training": self._earlier["training"] + self._since_start(),
             "evaluating": self._earlier["evaluating"] + self._evaluating,
             "data": self._earlier["data"] + self._data,
+            "joules": self.joules,
             "untimed_tokens": self.untimed_tokens,
         }
 
-    def restore(self, state: dict[str, float]) -> None:
-        """Count on from a checkpoint's times."""
-        self._earlier = dict(state)
-        self.untimed_tokens = int(self._earlier.pop("untimed_tokens"))
+    def restore(self, state: dict[str, float | None]) -> None:
+        """Count on from a checkpoint's times; where it knew no energy, none is known."""
+        self._earlier_joules = state.get("joules")
+        self._earlier = {name: state[name] or 0.0 for name in self._earlier}
+        self.untimed_tokens = int(state["untimed_tokens"] or 0)
 
     def details(self) -> dict[str, Any]:
         """Rates, shares, memory and versions; JSON-ready."""
@@ -94,23 +107,55 @@ class Meter:
         rate = (self._tokens - self.untimed_tokens) / training if training > 0 else None
         device = self.session.device
         achieved = None if rate is None else rate * self.trial.size.flops_per_token
+        energy = self._energy_of_all()
+        memory = peak_memory(device)  # before the product that measures the peak takes some
         peak = matmul_peak(device, self.session.precision, self.threads) * self.session.world
         return {
             "tokens_per_second": rate,
             "flops_per_second": achieved,
             "matmul_flops_per_second": peak,
             "utilisation": None if achieved is None else achieved / peak,
+            **self._against_nominal(achieved),
+            **energy,
             "training_seconds": training,
             "evaluation_seconds": evaluating,
             "data_wait_fraction": (self._earlier["data"] + self._data) / training
             if training > 0
             else None,
-            "memory_bytes": peak_memory(device),
+            "memory_bytes": memory,
             "device": device_name(device),
             "processes": self.session.world,
             "threads": self.threads,
             "versions": versions(),
         }
+
+    def _against_nominal(self, achieved: float | None) -> dict[str, float]:
+        """The devices' published peak, and the share of it; nothing where none is listed.
+
+        The share is the model FLOPs utilisation of Chowdhery et al. 2022 (PaLM, arXiv:2204.02311,
+        appendix B): FLOPs that the model needs, so what is computed twice counts once.
+        """
+        peak = nominal_peak(device_name(self.session.device), self.session.precision)
+        if peak is None:
+            return {}
+        peak *= self.session.world
+        share = {} if achieved is None else {"mfu": achieved / peak}
+        return {"nominal_flops_per_second": peak, **share}
+
+    def _energy_of_all(self) -> dict[str, Any]:
+        """What all processes of the trial took, and who counted; nothing where one does not know.
+
+        Every process must ask, since they add it up together.
+        """
+        joules = self.joules
+        if self.session.world > 1:
+            # NaN, which a sum keeps, from a process that does not know.
+            own = torch.tensor([math.nan if joules is None else joules], device=self.session.device)
+            whole = self.session.accelerator.reduce(own, reduction="sum").item()
+            joules = whole if math.isfinite(whole) else None
+        if joules is None:
+            return {}
+        return {"energy_joules": joules, "energy_source": self._energy.source}
 
     def _since_start(self) -> float:
         if self._training_began is None:
