@@ -14,6 +14,8 @@ from flops_fit.ledger import Ledger
 from flops_fit.plan import Plan
 from flops_fit.points import Observation, Size, Trial
 from flops_fit.reporting.costs import TrialCost, cost_rows
+from flops_fit.reporting.economy import costs_table
+from flops_fit.reporting.speeds import speeds_table
 from flops_fit.reporting.spending import costs_figure, gains_figure
 from flops_fit.rundir import RunDir, write_json
 
@@ -47,12 +49,15 @@ def swept(tmp_path):
     write_json(run.estimate, {"basis": "3 sizes timed", "trials": expected})
     ledger = Ledger.open(run.ledger)
     ledger.append("sweep_started", fingerprint="abc", trials=len(trials))
-    for trial in trials:
+    for place, trial in enumerate(trials):
+        counted = {"energy_joules": trial.flops / 1e9, "energy_source": "NVML"}
         ledger.append(
             "trial_finished", trial.trial_id, params=trial.size.params, tokens=trial.tokens,
             loss=PLANTED.loss(trial.size.params, trial.tokens), flops=trial.flops,
             wall_seconds=trial.flops / RATE, device="cpu (test)",
-            tokens_per_second=RATE / trial.size.flops_per_token,
+            tokens_per_second=RATE / trial.size.flops_per_token, flops_per_second=RATE,
+            utilisation=0.4 if place < 5 else 0.5, memory_bytes=1e9 + place,
+            **(counted if place else {}),
         )  # fmt: skip
     ledger.close()
     return planted_result((1e15, 1e16), targets=(1e17,), run_dir=run.path)
@@ -129,6 +134,40 @@ def test_costs_are_summed_by_budget_and_in_all(swept):
     assert whole["real_cost"] == pytest.approx(2 * whole["real_seconds"] / 1000)
     assert whole["budget_flops"] is None
     assert "3 sizes timed" in swept.tables()["costs"].to_markdown()
+
+
+def test_energy_is_summed_over_the_trials_that_know_it(swept):
+    small, large, whole = swept.to_dict()["costs"]
+    assert [row["energy_trials"] for row in (small, large, whole)] == [4, 5, 9]
+    assert small["energy_kilowatt_hours"] == pytest.approx(4e15 / 1e9 / 3.6e6, rel=1e-3)
+    assert large["energy_kilowatt_hours"] == pytest.approx(5e16 / 1e9 / 3.6e6, rel=1e-3)
+    assert whole["energy_kilowatt_hours"] == pytest.approx(5.4e16 / 1e9 / 3.6e6, rel=1e-3)
+    table = swept.tables()["costs"].to_markdown()
+    assert "energy (kWh)" in table
+    assert "in 9 of the trials" in table
+
+
+def test_where_nothing_counts_energy_no_column_speaks_of_it():
+    rows = cost_rows([TrialCost(1e10, 1e10, 1e10, 2.0, 3.0)], price_per_device_second=None)
+    assert rows[0]["energy_kilowatt_hours"] is None
+    assert "energy" not in costs_table(rows).to_markdown()
+
+
+def test_each_size_says_how_much_of_its_device_it_used(swept):
+    rows = swept.to_dict()["speeds"]
+    assert [row["size_value"] for row in rows] == [size.size_value for size in SIZES]
+    assert {row["trials"] for row in rows} == {2}
+    assert all(row["utilisation"] == pytest.approx(0.45) for row in rows)
+    assert [row["memory_bytes"] for row in rows] == [1e9 + 5 + place for place in range(5)]
+    assert all(row["mfu"] is None for row in rows)
+    table = swept.tables()["speeds"].to_markdown()
+    assert "45.0" in table
+    assert "MFU" not in table
+    listed = [row | {"mfu": 0.31, "device": "NVIDIA H200"} for row in rows]
+    table = speeds_table(listed, "patch").to_markdown()
+    assert "31.0" in table
+    assert "patches per s" in table
+    assert "vendor" in table
 
 
 def test_without_an_estimate_the_real_cost_stands_alone():

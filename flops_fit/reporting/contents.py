@@ -15,6 +15,7 @@ from flops_fit.reporting.checklist import Check, checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
 from flops_fit.reporting.record import Record
 from flops_fit.reporting.setting import Setting, buildable_rows
+from flops_fit.reporting.speeds import speed_rows, speeds_table
 from flops_fit.reporting.tables import Table
 from flops_fit.reporting.verdict import Judgement, headline_method, in_order
 
@@ -28,7 +29,7 @@ _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JS
 _ORDER = (
     "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
     "conventions",
-    "surface", "residuals", "curves", "transfer", "gains", "costs", "excluded",
+    "surface", "residuals", "curves", "transfer", "gains", "costs", "speeds", "excluded",
     "checklist", "observations",
 )  # fmt: skip
 _CAPTIONS = {
@@ -131,6 +132,8 @@ class Contents:
             found["gains"] = economy.gains_table(self.gains, loss_unit)
         if self.costs:
             found["costs"] = economy.costs_table(self.costs, self._basis)
+        if self.speeds:
+            found["speeds"] = speeds_table(self.speeds, unit)
         if self.excluded:
             found["excluded"] = tables.excluded_table(self.excluded)
         found["checklist"] = checklist_table(self.checks)
@@ -170,6 +173,11 @@ class Contents:
         """Expected against real cost: a row a budget, and one for the sweep."""
         return cost_rows(self.trial_costs, price_per_device_second=self.setting.cost(1.0))
 
+    @cached_property
+    def speeds(self) -> list[dict[str, Any]]:
+        """How fast each size trained; none without a run directory."""
+        return [] if self.record is None else speed_rows(self.record)
+
     @property
     def _basis(self) -> str:
         """Where the expected times come from."""
@@ -182,6 +190,7 @@ class Contents:
             "conventions": self.conventions,
             "costs": self.costs,
             "gains": list(self.gains),
+            "speeds": self.speeds,
             "wastes": list(self.wastes),
         }
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from flops_fit.reporting.record import Record
 
+_KILOWATT_HOUR = 3.6e6  # joules
+
 
 @dataclass(frozen=True)
 class TrialCost:
@@ -19,6 +21,7 @@ class TrialCost:
         expected_flops, real_flops: planned, and spent.
         expected_seconds: of wall-clock by the estimate; None where none was made.
         real_seconds: as the ledger has it.
+        energy_joules: that its devices took; None where nothing counted it.
     """
 
     budget_flops: float
@@ -26,6 +29,7 @@ class TrialCost:
     real_flops: float
     expected_seconds: float | None
     real_seconds: float
+    energy_joules: float | None = None
 
 
 def trial_costs(record: Record) -> list[TrialCost]:
@@ -46,7 +50,7 @@ def trial_costs(record: Record) -> list[TrialCost]:
         found.append(
             TrialCost(
                 trial.budget_flops, trial.flops, float(ended.fields.get("flops") or 0.0),
-                estimated.get(trial.trial_id), float(seconds),
+                estimated.get(trial.trial_id), float(seconds), ended.fields.get("energy_joules"),
             )
         )  # fmt: skip
     return found
@@ -74,6 +78,7 @@ def _summed(costs: Sequence[TrialCost], price: float | None) -> Mapping[str, Any
     known = [cost.expected_seconds for cost in costs if cost.expected_seconds is not None]
     expected = math.fsum(known) if len(known) == len(costs) else None
     real = math.fsum(cost.real_seconds for cost in costs)
+    joules = [cost.energy_joules for cost in costs if cost.energy_joules is not None]
     return {
         "trials": len(costs),
         "expected_flops": math.fsum(cost.expected_flops for cost in costs),
@@ -83,4 +88,6 @@ def _summed(costs: Sequence[TrialCost], price: float | None) -> Mapping[str, Any
         "real_over_expected": None if not expected else real / expected,
         "expected_cost": None if expected is None or price is None else expected * price,
         "real_cost": None if price is None else real * price,
+        "energy_kilowatt_hours": math.fsum(joules) / _KILOWATT_HOUR if joules else None,
+        "energy_trials": len(joules),
     }

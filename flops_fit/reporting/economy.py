@@ -77,10 +77,17 @@ def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
         Column("real_over_expected", "real / expected", "number", is_optional=True),
         Column("expected_cost", "expected cost", "money", is_optional=True),
         Column("real_cost", "real cost", "money", is_optional=True),
+        Column("energy_kilowatt_hours", "energy (kWh)", "number", is_optional=True),
     )
     note = "times of all trials one after another; the last row is the whole sweep"
     told = f"expected: {basis}" if basis else "the sweep began without an estimate of its times"
-    return Table("Expected and real cost", columns, tuple(rows), (note, told))
+    notes = [note, told]
+    counted = [row["energy_trials"] for row in rows if row["energy_kilowatt_hours"] is not None]
+    if counted:
+        # The last row is the whole sweep.
+        some = "" if counted[-1] == rows[-1]["trials"] else f" in {counted[-1]} of the trials"
+        notes.append(f"energy: of the processor or GPU{some}, as it counts; no other part")
+    return Table("Expected and real cost", columns, tuple(rows), tuple(notes))
 
 
 def conventions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
