@@ -261,7 +261,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
     """The estimate with its totals."""
     from flops_fit.points import Note
     from flops_fit.reporting.tables import estimate_table
-    from flops_fit.spending import memory_notes, share_note
+    from flops_fit.spending import memory_notes, share_note, speed_notes
 
     totals = {
         "flops": costed.total_flops,
@@ -276,6 +276,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
         totals=totals,
         warnings=[
             basis,
+            *speed_notes(costed),
             *memory_notes(costed),
             share_note(prepared.manifest, costed.total_flops),
             *made.warnings,

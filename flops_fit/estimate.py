@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from flops_fit.plan import Plan
@@ -30,6 +30,8 @@ class Timing:
         startup_seconds: what each worker takes before its first trial: importing torch, loading
             the data.
         available_bytes: memory that the device (or, on a CPU, the machine) has in all.
+        matmul_flops_per_second: what a large matrix product reached on the device that was timed.
+        nominal_flops_per_second: the peak that its vendor publishes; None where none is listed.
     """
 
     flops_per_token: float
@@ -39,6 +41,30 @@ class Timing:
     setup_seconds: float = 0.0
     startup_seconds: float = 0.0
     available_bytes: int | None = None
+    matmul_flops_per_second: float | None = None
+    nominal_flops_per_second: float | None = None
+
+    @property
+    def flops_per_second(self) -> float:
+        """What the size achieved in training."""
+        return self.flops_per_token / self.seconds_per_token
+
+    @property
+    def utilisation(self) -> float | None:
+        """Share of what a large matrix product reached; None where that was not measured."""
+        peak = self.matmul_flops_per_second
+        return None if peak is None else self.flops_per_second / peak
+
+    @property
+    def mfu(self) -> float | None:
+        """Share of the published peak: model FLOPs utilisation; None where none is listed."""
+        peak = self.nominal_flops_per_second
+        return None if peak is None else self.flops_per_second / peak
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was measured, and the shares, as plain data."""
+        rates = {key: getattr(self, key) for key in ("flops_per_second", "utilisation", "mfu")}
+        return {**asdict(self), **rates}
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,7 @@ class Estimate:
         cost: in the currency of the price; None without a price.
         workers: trials side by side.
         basis: where the times come from, for the reader.
+        timings: the sizes that were measured, by rising size; empty for a stated rate.
     """
 
     trials: tuple[TrialEstimate, ...]
@@ -89,6 +116,7 @@ class Estimate:
     workers: int
     basis: str
     available_bytes: int | None = None
+    timings: tuple[Timing, ...] = ()
 
     @property
     def does_not_fit(self) -> tuple[Trial, ...]:
@@ -111,6 +139,7 @@ class Estimate:
             "cost": self.cost,
             "workers": self.workers,
             "basis": self.basis,
+            "timings": [timing.to_dict() for timing in self.timings],
             "trials": [trial.to_dict() for trial in self.trials],
         }
 
@@ -169,6 +198,7 @@ def estimate_plan(
         workers=workers,
         basis=basis,
         available_bytes=_available(timings, workers if shares_memory else 1),
+        timings=tuple(sorted(timings, key=lambda timing: timing.flops_per_token)),
     )
 
 

@@ -53,7 +53,8 @@ def ask_timings(
 ) -> list[Timing]:
     """Time some trials' sizes, in as many processes side by side as the sweep will use.
 
-    The slowest answer counts for each size: trials that run side by side share the machine.
+    The slowest answer counts for each size: trials that run side by side share the machine. Of the
+    peaks that they measured the highest counts for all.
     """
     question = {
         "manifest": str(manifest),
@@ -64,8 +65,12 @@ def ask_timings(
         [Timing(**timing) for timing in answer["timings"]]
         for answer in _ask(question, copies=side_by_side)
     ]
+    peaks = [timing.matmul_flops_per_second or 0.0 for answer in answers for timing in answer]
     return [
-        max(measured, key=lambda timing: timing.seconds_per_token)
+        replace(
+            max(measured, key=lambda timing: timing.seconds_per_token),
+            matmul_flops_per_second=max(peaks),
+        )
         for measured in zip(*answers, strict=True)
     ]
 
@@ -122,6 +127,8 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
                 memory_bytes=measured.memory_bytes,
                 setup_seconds=measured.setup_seconds,
                 available_bytes=measured.available_bytes,
+                matmul_flops_per_second=measured.matmul_flops_per_second,
+                nominal_flops_per_second=measured.nominal_flops_per_second,
             )
         )
     return timings

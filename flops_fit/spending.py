@@ -74,6 +74,30 @@ def memory_notes(estimate: Estimate) -> tuple[Note, ...]:
     )
 
 
+def speed_notes(estimate: Estimate) -> tuple[Note, ...]:
+    """How much of their device the sizes that were timed use; nothing for a stated rate."""
+    known = [timing for timing in estimate.timings if timing.utilisation is not None]
+    if not known:
+        return ()
+    peak = known[0].matmul_flops_per_second or 0.0  # one device, one peak
+    shares = [f"{timing.utilisation:.0%}" for timing in known]
+    rates = [format_flops(timing.flops_per_second) for timing in known]
+    text = (
+        f"the sizes that were timed train at {_listed(rates)} FLOP/s, {_listed(shares)} of the "
+        f"{format_flops(peak)} FLOP/s that a large matrix product reaches here"
+    )
+    if all(timing.mfu is not None for timing in known):
+        nominal = format_flops(known[0].nominal_flops_per_second or 0.0)
+        shares = [f"{timing.mfu:.0%}" for timing in known]
+        text += f", {_listed(shares)} of the {nominal} FLOP/s that the vendor publishes (MFU)"
+    return (Note("utilisation", text),)
+
+
+def _listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
 def share_of_target(manifest: Manifest, flops: float) -> str:
     """The share of the largest budget to be answered for that these FLOPs are, in a sentence."""
     target = manifest.largest_target

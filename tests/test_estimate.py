@@ -5,7 +5,7 @@ import pytest
 from flops_fit.estimate import Timing, estimate_plan
 from flops_fit.plan import Plan
 from flops_fit.points import Size, Trial
-from flops_fit.spending import memory_notes
+from flops_fit.spending import memory_notes, speed_notes
 
 SIZES = [Size(v, v * 100, v * 100, v * 600.0) for v in (10, 40, 160)]
 TRIALS = tuple(
@@ -52,3 +52,27 @@ def test_trials_that_will_not_fit_are_named_before_they_run() -> None:
     assert note.code == "out_of_memory"
     assert "1 of 3 trials" in note.message
     assert "9 GiB, where each has 8 GiB" in note.message
+
+
+def test_the_sizes_that_were_timed_say_how_much_of_the_device_they_use() -> None:
+    peaks = {"matmul_flops_per_second": 4e6, "nominal_flops_per_second": 5e6}
+    timed = [
+        Timing(s.flops_per_token, s.flops_per_token / rate, **peaks)
+        for s, rate in zip(SIZES, (5e5, 1e6, 2e6), strict=True)
+    ]
+    estimate = estimate_plan(PLAN, timings=timed[::-1], basis="")
+    rows = estimate.to_dict()["timings"]
+    assert [row["flops_per_second"] for row in rows] == pytest.approx([5e5, 1e6, 2e6])
+    assert [row["utilisation"] for row in rows] == pytest.approx([0.125, 0.25, 0.5])
+    assert [row["mfu"] for row in rows] == pytest.approx([0.1, 0.2, 0.4])
+    (note,) = speed_notes(estimate)
+    assert "5e5, 1e6 and 2e6 FLOP/s, 12%, 25% and 50% of the 4e6 FLOP/s" in note.message
+    assert "10%, 20% and 40% of the 5e6 FLOP/s that the vendor publishes (MFU)" in note.message
+
+
+def test_no_share_is_claimed_of_a_peak_that_is_not_known() -> None:
+    assert speed_notes(estimate_plan(PLAN, flops_per_second=1e6, basis="")) == ()
+    assert speed_notes(estimate_plan(PLAN, timings=[timing(s) for s in SIZES], basis="")) == ()
+    timed = [timing(s, matmul_flops_per_second=4e6) for s in SIZES]
+    (note,) = speed_notes(estimate_plan(PLAN, timings=timed, basis=""))
+    assert "MFU" not in note.message

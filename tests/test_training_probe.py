@@ -188,6 +188,8 @@ def test_a_timing_is_of_the_trials_own_step_and_leaves_nothing_behind(tmp_path, 
     assert 0 < timing.seconds_per_step < 0.1
     assert timing.evaluation_seconds > 0
     assert timing.memory_bytes > 50e6
+    assert timing.matmul_flops_per_second > 1e8
+    assert timing.nominal_flops_per_second is None  # nobody lists this processor
     assert list(tmp_path.iterdir()) == []
 
 

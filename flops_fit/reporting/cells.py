@@ -88,7 +88,7 @@ def format_value(value: object, kind: Kind) -> str:
         case "bytes":
             return format_bytes(value)
         case "money":
-            return f"{value:,.2f}"
+            return significant(value, 2) if 0 < value < 0.1 else f"{value:,.2f}"
     return printable(value)
 
 

@@ -298,7 +298,7 @@ def _cells(row: Mapping[str, Any], column: Column) -> list[tuple[str, Any]]:
     return list(flat_cells(row, column).items())
 
 
-_FACTS = {"basis", "share_of_target", "no_target"}  # notes that warn of nothing
+_FACTS = {"basis", "share_of_target", "no_target", "utilisation"}  # notes that warn of nothing
 
 
 def _warning(note: Note) -> str:

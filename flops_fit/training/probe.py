@@ -24,9 +24,16 @@ from flops_fit.training.engine import Training
 from flops_fit.training.gaps import check_counted, gaps
 from flops_fit.training.heldout import Loss, check_loss
 from flops_fit.training.memory import with_smaller_passes
+from flops_fit.training.peaks import nominal_peak
 from flops_fit.training.session import Session, open_session, seed_everything
 from flops_fit.training.streams import split_batch
-from flops_fit.training.telemetry import peak_memory, synchronize, total_memory
+from flops_fit.training.telemetry import (
+    device_name,
+    matmul_peak,
+    peak_memory,
+    synchronize,
+    total_memory,
+)
 
 Build = Callable[[Any], nn.Module]
 CountFlops = Callable[[Any, Any], Any]
@@ -44,6 +51,8 @@ class StepTiming:
         memory_bytes: peak memory: of the device, or of this process on a CPU; None if not known.
         setup_seconds: wall time before the first usual step: building, first evaluation, compiling.
         available_bytes: memory of the device, or of the machine on a CPU; None if not known.
+        matmul_flops_per_second: what a large matrix product reaches on the process's device.
+        nominal_flops_per_second: what the device's vendor publishes; None where none is listed.
     """
 
     size_value: int | float
@@ -53,6 +62,8 @@ class StepTiming:
     memory_bytes: int | None
     setup_seconds: float
     available_bytes: int | None
+    matmul_flops_per_second: float
+    nominal_flops_per_second: float | None
 
 
 def find_device(asked: str = "auto") -> tuple[str, int]:
@@ -242,14 +253,17 @@ def _time_steps(
         evaluation_seconds = time.perf_counter() - began
     measured = sorted(times[3:])
     usual = measured[len(measured) // 2]
+    memory = peak_memory(session.device)  # before the product that measures the peak takes some
     return StepTiming(
         size_value=trial.size.size_value,
         seconds_per_step=usual,
         batch_tokens=trial.batch_tokens,
         evaluation_seconds=evaluation_seconds,
-        memory_bytes=peak_memory(session.device),
+        memory_bytes=memory,
         setup_seconds=setup + max(0.0, sum(times[:3]) - 3 * usual),
         available_bytes=total_memory(session.device),
+        matmul_flops_per_second=matmul_peak(session.device, session.precision, threads),
+        nominal_flops_per_second=nominal_peak(device_name(session.device), session.precision),
     )
 
 
