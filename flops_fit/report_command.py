@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,9 @@ def report(
         "interpolation": interpolation,
     }
     table_options = {"columns": columns_of(columns), "strict": strict}
-    results = [_read(source, options, table_options) for source in sources]
     drawing = Drawing.of(figure_formats, figure_columns)
+    _refuse_unwritable(html, output if figures else None)
+    results = [_read(source, options, table_options) for source in sources]
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -125,6 +127,27 @@ def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
     """The FLOPs to answer for; a seal's too: without an interval it could not be scored."""
     given = [*((text, "--budget") for text in asked or []), (sealed, "--seal")]
     return [flops for text, option in given if (flops := number_of(text, option))]
+
+
+def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
+    """Refuse, before anything is fitted, a page or a folder that could not be written."""
+    if page is not None and page.is_dir():
+        raise ManifestError(
+            f"`--html`: expected a file to write the page to, got the folder `{page}`",
+            hint=f"write --html {page / 'report.html'}",
+        )
+    folders = (("--html", page.parent if page else None), ("--output", folder))
+    for option, wanted in folders:
+        if wanted is None:
+            continue
+        above = next(each for each in (wanted, *wanted.parents) if each.exists())
+        if not above.is_dir():
+            raise ManifestError(
+                f"`{option}`: expected a folder, got the file `{above}`",
+                hint="name a folder: it is made where there is none",
+            )
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise ManifestError(f"`{option}`: nothing can be written into `{above}`")
 
 
 def _read(source: Path, options: dict[str, Any], table_options: dict[str, Any]) -> Result:

@@ -165,7 +165,7 @@ class Result(Questions):
         `surface`, `residuals`, `curves` (of training), `agreement` (of the methods at targets),
         `gains` (what each level of compute bought), `costs` (expected and real).
         """
-        return self._gather().draw(columns)
+        return self._contents.draw(columns)
 
     def write_figures(
         self,
@@ -270,9 +270,6 @@ class Result(Questions):
     @cached_property
     def _contents(self) -> Contents:
         """All that the report shows, gathered once for tables, figures and page."""
-        return self._gather()
-
-    def _gather(self) -> Contents:
         from flops_fit.reporting.contents import Contents
 
         judged = self._judged

@@ -362,6 +362,26 @@ def test_two_runs_are_drawn_over_each_other_and_tables_have_figures_too(rehearse
     assert_is_one_clear_error(bad, 2, "--figure-formats", "gif", "png,pdf")
 
 
+@pytest.mark.parametrize(
+    ("option", "path", "told"),
+    [
+        ("--output", "taken", "expected a folder, got the file `taken`"),
+        ("--output", "taken/within", "expected a folder, got the file `taken`"),
+        ("--html", "folder", "expected a file to write the page to, got the folder `folder`"),
+        ("--html", "taken/page.html", "expected a folder, got the file `taken`"),
+    ],
+)
+def test_where_a_report_cannot_be_written_is_said_before_anything_is_fitted(
+    tmp_path, option, path, told
+):
+    (tmp_path / "taken").write_text("kept")
+    (tmp_path / "folder").mkdir()
+    # There is no such source either: what is asked for is looked at first.
+    ended = flops_fit("report", "runs.csv", option, path, cwd=tmp_path)
+    assert_is_one_clear_error(ended, 2, option, told)
+    assert (tmp_path / "taken").read_text() == "kept"
+
+
 def test_a_run_compared_with_itself_needs_the_same_compute(rehearsed):
     ended = flops_fit("report", "runs/planted", "runs/planted", "--json", cwd=rehearsed.parent)
     told = json.loads(ended.stdout)

@@ -122,6 +122,10 @@ def test_sizes_that_a_table_names_can_be_built():
     ]
     rows = planted_result(observations=tuple(seen), targets=()).to_dict()["buildable"]
     assert {row["size_value"] for row in rows} <= {float(o.size_value) for o in seen}
+    assert {row["budget_flops"] for row in rows} == {1e17, 1e18, 1e19}
+    for budget in (1e17, 1e18, 1e19):
+        below, above = [row for row in rows if row["budget_flops"] == budget]
+        assert below["params"] <= PLANTED.optimum(budget).params <= above["params"]
     assert all(row["wall_seconds"] is None for row in rows)
 
 

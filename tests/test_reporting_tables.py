@@ -197,7 +197,7 @@ def test_units_have_a_plural():
     assert [plural(u) for u in ("token", "patch", "bytes")] == ["tokens", "patches", "bytes"]
 
 
-PDFLATEX = shutil.which("pdflatex")
+PDFLATEX, PDFTOTEXT = shutil.which("pdflatex"), shutil.which("pdftotext")
 
 
 def compiled(tmp_path, tables):
@@ -221,6 +221,24 @@ def test_latex_compiles_whatever_stands_in_the_cells(tmp_path, trials):
     result = planted_result(excluded=(evil,))
     status, said = compiled(tmp_path, [*result.tables().values(), plan_table(trials)])
     assert status == 0, said[-2000:]
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")
+@pytest.mark.parametrize("name", ["[run 5]", "*run 5", "[2pt] run"])
+def test_a_cell_is_never_taken_for_an_argument_of_the_line_before_it(tmp_path, name):
+    table = Table(
+        "Names",
+        (Column("name", "run", has_interval=True), Column("loss", "loss", "loss")),
+        tuple({"name": name, "loss": 2.0, "name_interval": pair} for pair in (None, (1, 2))),
+    )
+    for shown in (table, excluded_table([Excluded(name, "outlier")] * 2)):
+        status, said = compiled(tmp_path, [shown])
+        assert status == 0, said[-2000:]
+        if PDFTOTEXT is not None:
+            text = subprocess.run(
+                [PDFTOTEXT, "report.pdf", "-"], cwd=tmp_path, capture_output=True, check=True
+            ).stdout.decode()
+            assert text.count(name) == 2, text
 
 
 @pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex on this machine")

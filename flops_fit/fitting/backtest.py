@@ -153,7 +153,7 @@ def back_test(solved: SolvedSurface) -> BackTest | None:
     """Run the rolling back-test of a solved surface; None where there are too few levels.
 
     Every fold at every power is one row of a single problem: runs beyond the fold have weight 0.
-    Of more than 20,000 runs, 10,000 make the folds; the weighted fit takes them all.
+    Of more than 20,000 runs, at most 10,000 make the folds; the weighted fit takes them all.
     """
     part = _thinned(solved)
     seen = part.observations

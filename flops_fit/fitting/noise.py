@@ -54,7 +54,7 @@ def moderate(residual_sums: Sequence[float], freedoms: Sequence[int]) -> list[No
     found: list[Noise | None] = []
     for residual_sum, freedom in zip(residual_sums, freedoms, strict=True):
         variance = (strength * common + residual_sum) / (strength + freedom)
-        reached = min(strength + freedom, float(total)) if math.isfinite(strength) else total
+        reached = min(strength + freedom, float(total))
         found.append(Noise(math.sqrt(max(variance, least)), reached))
     return found
 

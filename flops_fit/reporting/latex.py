@@ -163,10 +163,19 @@ def _aligned(columns: Sequence[Column], widths: Mapping[str, float]) -> str:
 def _lines(row: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
     """A row; its intervals, where there are any, on a line below."""
     below = [_interval(row, column) for column in columns]
-    first = " & ".join(_value(row, column) for column in columns) + r" \\"
+    first = _joined([_value(row, column) for column in columns])
     if not any(below):
         return [first]
-    return [f"{first}*", " & ".join(below) + r" \\[2pt]"]
+    return [f"{first}*", f"{_joined(below)}[2pt]"]
+
+
+def _joined(cells: Sequence[str]) -> str:
+    """Cells as a line of a tabular.
+
+    One that begins with `[` or `*` would be taken for an argument of the line's end above it.
+    """
+    line = " & ".join(cells) + r" \\"
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def _value(row: Mapping[str, Any], column: Column) -> str:
