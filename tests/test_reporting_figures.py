@@ -1,5 +1,6 @@
 """Figures show what the fits say: content is checked, not pixels."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from test_reporting_planted import (
     PLANTED,
     isoflop_fit,
@@ -23,7 +25,15 @@ from flops_fit.law import Fit
 from flops_fit.points import Observation
 from flops_fit.reporting.figures import isoflop_figure
 from flops_fit.reporting.frontiers import frontier_figure
-from flops_fit.reporting.style import budget_colours, flops_label, log_ticks, save_figure
+from flops_fit.reporting.style import (
+    budget_colours,
+    flops_label,
+    log_counts,
+    log_flops,
+    log_ticks,
+    paper_style,
+    save_figure,
+)
 
 BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19)
 GAINS = [
@@ -190,6 +200,22 @@ def test_log_ticks_are_round_few_and_inside(low, high):
     for value in labelled:
         mantissa = value / 10 ** math.floor(math.log10(value) + 1e-9)
         assert float(f"{mantissa:.1f}") == pytest.approx(mantissa)
+
+
+@pytest.mark.parametrize("width", [1.6, 3.4, 6.9])
+@pytest.mark.parametrize("draw", [log_counts, log_flops])
+@pytest.mark.parametrize(("low", "high"), [(2.1e4, 4.4e5), (1.1e6, 1.8e7), (1.2e5, 3e5)])
+def test_labels_of_a_logarithmic_axis_stay_clear_of_each_other(low, high, draw, width):
+    with paper_style():
+        figure = Figure(figsize=(width, 1.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlim(low, high)
+        draw(axes, "x", "x")
+    renderer = drawn(figure)
+    boxes = [t.label1.get_window_extent(renderer) for t in axes.xaxis.get_major_ticks()]
+    half_a_letter = 0.5 * 7.5 * figure.dpi / 72
+    assert len(boxes) >= 2 or width < 2
+    assert all(b.x0 - a.x1 > half_a_letter for a, b in itertools.pairwise(boxes))
 
 
 def test_colours_keep_the_order_of_the_budgets_in_grey():

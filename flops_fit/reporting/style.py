@@ -6,6 +6,7 @@ the order of the budgets; markers tell curves apart where colour cannot.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl  # noqa: TID253 - this room is part of the figures' door
+from matplotlib.textpath import TextPath  # noqa: TID253
 from matplotlib.ticker import (  # noqa: TID253
     FixedLocator,
     FuncFormatter,
@@ -39,6 +41,7 @@ MANY = 3000
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 METHOD_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
+_GAP_X, _GAP_Y = 1.0, 0.3  # of the font's size: the least between two labels of an axis
 _FINE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 _NO_DATE: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -151,11 +154,57 @@ def _logarithmic(axes: Axes, which: str, text: Callable[[float], str], wanted: i
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     labelled, between = log_ticks(low, high, wanted)
-    axis.set_major_locator(FixedLocator(labelled))
-    axis.set_minor_locator(FixedLocator(between) if between else NullLocator())
+    axis.set_major_locator(ApartLocator(labelled, text))
+    # What is not labelled for want of room still gets a mark.
+    axis.set_minor_locator(FixedLocator([*labelled, *between]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
     axes.set_xlim(low, high) if which == "x" else axes.set_ylim(low, high)
+
+
+class ApartLocator(FixedLocator):
+    """Ticks of a logarithmic axis, thinned as it is drawn until no two labels come close.
+
+    How much room there is is known only when the layout is; the text is measured by its font, so
+    that every file format has the same ticks.
+    """
+
+    def __init__(self, values: Sequence[float], text: Callable[[float], str]) -> None:
+        """`values`: ascending; `text`: how each is written."""
+        super().__init__(values)
+        self._values, self._text = list(values), text
+        self._size = float(mpl.rcParams["xtick.labelsize"])  # in points
+
+    def __call__(self) -> list[float]:
+        """The most values of a regular choice whose labels stand apart."""
+        for stride in range(1, len(self._values)):
+            for first in range(stride):
+                chosen = self._values[first::stride]
+                if len(chosen) > 1 and self._stand_apart(chosen):
+                    return chosen
+        return self._values[:1]
+
+    def _stand_apart(self, values: Sequence[float]) -> bool:
+        """Whether each label is clear of the next."""
+        axis: Any = self.axis
+        axes = axis.axes
+        is_x = axis is axes.xaxis
+        low, high = sorted(axis.get_view_interval())
+        length = (axes.bbox.width if is_x else axes.bbox.height) * 72 / axes.get_figure().dpi
+        gap = (_GAP_X if is_x else _GAP_Y) * self._size
+        extents = [_extent(self._text(value), self._size)[0 if is_x else 1] for value in values]
+        places = [length * math.log(value / low) / math.log(high / low) for value in values]
+        return all(
+            places[i + 1] - places[i] >= (extents[i] + extents[i + 1]) / 2 + gap
+            for i in range(len(values) - 1)
+        )
+
+
+@functools.cache
+def _extent(text: str, size: float) -> tuple[float, float]:
+    """Width and height of a label, in points."""
+    box = TextPath((0, 0), text, size=size).get_extents()
+    return float(box.width), float(box.height)
 
 
 def log_ticks(low: float, high: float, wanted: int = 4) -> tuple[list[float], list[float]]:
