@@ -97,10 +97,9 @@ def report(
         "irreducible_loss": irreducible_loss,
         "interpolation": interpolation,
     }
-    table_options = {"columns": columns_of(columns), "strict": strict}
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)
-    results = [_read(source, options, table_options) for source in sources]
+    results = [_read(each, options, columns_of(columns), strict=strict) for each in sources]
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -150,13 +149,15 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
             raise ManifestError(f"`{option}`: nothing can be written into `{above}`")
 
 
-def _read(source: Path, options: dict[str, Any], table_options: dict[str, Any]) -> Result:
+def _read(
+    source: Path, options: dict[str, Any], columns: dict[str, str], *, strict: bool
+) -> Result:
     """The result of a run directory or of a table; what is neither is refused as a directory."""
     from flops_fit.reports import read_run, read_table_of_runs
 
     if source.is_dir() or not source.exists():
         return read_run(source, **options)
-    return read_table_of_runs(source, **table_options, **options)
+    return read_table_of_runs(source, columns=columns, strict=strict, **options)
 
 
 def show(result: Result, layout: Format) -> None:
