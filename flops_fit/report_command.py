@@ -96,6 +96,7 @@ def report(
         "huber_delta": huber_delta,
         "irreducible_loss": irreducible_loss,
         "interpolation": interpolation,
+        "shows_gains": len(sources) == 1 and seal is None and not question,
     }
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)

@@ -47,7 +47,8 @@ def read_run(
         budgets: FLOPs to answer for, besides the sweep's own and the manifest's.
         methods: which fits; the manifest's if None.
         bootstrap: resamples behind the intervals; the manifest's if None.
-        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
+            shows_gains.
 
     Raises:
         RunDirError: it is no run directory.
@@ -170,7 +171,8 @@ def read_table_of_runs(
         methods: which fits; all that need no more than finished runs if None.
         bootstrap: resamples behind the intervals; if None, 1,000, and Wald's intervals in their
             place for more than 20,000 runs, where the two agree and resampling takes minutes.
-        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
+            shows_gains.
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.

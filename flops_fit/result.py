@@ -64,7 +64,7 @@ class Result(Questions):
         predictions: optima that were worked out with the fits, intervals and all; other budgets
             are asked of the laws.
         wastes: the share of compute that one method's allocation wastes where another's law is
-            true: `budget_flops`, `chosen`, `true`, `wasted_share`.
+            true, at the largest target: `budget_flops`, `chosen`, `true`, `wasted_share`.
         gains: the answer at the largest target from the levels of compute up to each.
     """
 

@@ -2,11 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from flops_fit.fitting.conventions import by_convention
-from flops_fit.fitting.fit import fit_all
+from flops_fit.fitting.fit import fit, fit_all
 from flops_fit.points import Observation
 from flops_fit.result import Result
 
@@ -34,6 +35,10 @@ def sweep(noise=1e-3, **replaced):
     return seen
 
 
+def conventions_of(seen, **options):
+    return by_convention(fit_all(seen, methods=["isoflop", "surface"], **options).fits)
+
+
 def exponent(rows, params, flops, method):
     (row,) = (
         r for r in rows
@@ -43,7 +48,7 @@ def exponent(rows, params, flops, method):
 
 
 def test_leaving_embeddings_out_turns_the_exponent_towards_larger_models():
-    rows = by_convention(sweep())
+    rows = conventions_of(sweep())
     assert exponent(rows, "all", "6ND", "surface") == pytest.approx(0.37 / 0.72, abs=0.02)
     for method in ("isoflop", "surface"):
         everything = exponent(rows, "all", "counted", method)
@@ -55,7 +60,7 @@ def test_leaving_embeddings_out_turns_the_exponent_towards_larger_models():
 
 def test_the_slopes_of_a_counted_surface_are_those_of_its_own_optima():
     seen = sweep(noise=0.0)
-    row = next(r for r in by_convention(seen) if r["method"] == "surface")
+    row = next(r for r in conventions_of(seen) if r["method"] == "surface")
     [law] = fit_all(seen, methods=["surface"], bootstrap=0).fits.values()
     first, last = law.predict(min(o.flops for o in seen)), law.predict(max(o.flops for o in seen))
     rise = math.log(last.flops / first.flops)
@@ -63,8 +68,27 @@ def test_the_slopes_of_a_counted_surface_are_those_of_its_own_optima():
     assert row["tokens"] == pytest.approx(math.log(last.tokens / first.tokens) / rise, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"irreducible_loss": 1.2}, {"loss": "huber", "huber_delta": 3e-4}]
+)
+def test_the_conventions_keep_the_choices_and_the_runs_of_the_fits(options):
+    seen = [replace(o, loss=o.loss * (1.1 if k == 7 else 1)) for k, o in enumerate(sweep())]
+    found = fit_all(seen, methods=["isoflop", "surface"], **options).fits
+    rows = by_convention(found)
+    law = found["surface"]
+    assert len(law.used) == len(seen) - ("loss" not in options)  # the outlier is gone, or kept
+    for method, flops in (("surface", "6ND"), ("isoflop", "counted")):
+        own = found[method].exponents["params"]
+        assert exponent(rows, "all", flops, method) == pytest.approx(own, rel=1e-12)
+    inner = [replace(o, params=float(o.params_non_embedding)) for o in law.used]
+    alone = fit(inner, **options)
+    assert exponent(rows, "non-embedding", "6ND", "surface") == pytest.approx(
+        alone.exponents["params"], rel=1e-6
+    )
+
+
 def test_active_params_are_a_convention_of_their_own():
-    rows = by_convention(sweep(params_active=lambda point: point["params"] / 4 + 1e5))
+    rows = conventions_of(sweep(params_active=lambda point: point["params"] / 4 + 1e5))
     assert {row["params_convention"] for row in rows} == {"all", "non-embedding", "active"}
 
 
@@ -76,7 +100,7 @@ def test_active_params_are_a_convention_of_their_own():
     ],
 )
 def test_one_convention_alone_is_not_shown(replaced):
-    assert by_convention(sweep(**replaced)) == []
+    assert conventions_of(sweep(**replaced)) == []
 
 
 def test_the_report_holds_the_exponents_in_its_tables_its_page_and_its_json():

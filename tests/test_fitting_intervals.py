@@ -218,6 +218,7 @@ def test_all_methods_stand_side_by_side_at_each_target() -> None:
     assert set(found.fits) == {"isoflop", "surface", "extrapolation", "kaplan", "general"}
     assert [p.flops for p in found.predictions] == [1e20] * 5 + [1e21] * 5
     assert {w["chosen"] for w in found.wastes} == set(found.fits)
+    assert {w["budget_flops"] for w in found.wastes} == {1e21}
     assert all(0 <= w["wasted_share"] <= 1 for w in found.wastes)
 
 

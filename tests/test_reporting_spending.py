@@ -9,7 +9,8 @@ from test_reporting_checklist import MANIFEST
 from test_reporting_figures import GAINS, legend_texts, lines
 from test_reporting_planted import PLANTED, observe, planted_result
 
-from flops_fit.fitting.gains import gains
+from flops_fit.fitting.fit import fit_all
+from flops_fit.fitting.surface import solve_surface
 from flops_fit.ledger import Ledger
 from flops_fit.plan import Plan
 from flops_fit.points import Observation, Size, Trial
@@ -219,16 +220,49 @@ def test_the_gains_figure_says_how_wide_each_interval_is():
     assert widths[0] == f"\u00d7{(2.5 + 1 / 3) / (2.5 - 1 / 3):.2g}"
 
 
-def test_more_compute_buys_a_narrower_answer_at_the_target():
+def noisy_sweep():
     noise = np.random.default_rng(0).normal(0, 0.003, 63).tolist()
-    seen = observe([1e17 * 10 ** (k / 2) for k in range(9)], noise=noise)
-    rows = gains(seen, target=1e22, resamples=200, seed=0)
+    return observe([1e17 * 10 ** (k / 2) for k in range(9)], noise=noise)
+
+
+def test_more_compute_buys_a_narrower_answer_at_the_target():
+    seen = noisy_sweep()
+    found = fit_all(seen, methods=["surface"], targets=[1e18, 1e22], bootstrap=200)
+    rows = found.gains
+    assert {row["target_flops"] for row in rows} == {1e22}
     assert [row["num_runs"] for row in rows] == [21, 28, 35, 42, 49, 56, 63]
     assert rows[-1]["spent_flops"] == pytest.approx(sum(o.flops for o in seen))
     widths = [np.log(row["params_interval"][1] / row["params_interval"][0]) for row in rows]
     assert widths[-1] < 0.5 * widths[0]
     truth = PLANTED.optimum(1e22).params
     assert rows[-1]["params_interval"][0] < truth < rows[-1]["params_interval"][1]
+    assert fit_all(seen, methods=["surface"], targets=[1e22], shows_gains=False).gains == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"irreducible_loss": 1.0}, {"loss": "huber", "huber_delta": 3e-4}, {"loss": "ls"}],
+)
+def test_the_last_level_is_the_answer_of_the_report(options):
+    drawn = np.random.default_rng(0)
+    noise = drawn.normal(0, 0.003, 63)
+    noise[drawn.choice(63, 10, replace=False)] = drawn.uniform(0.01, 0.02, 10)
+    seen = observe([1e17 * 10 ** (k / 2) for k in range(9)], noise=noise.tolist())
+    found = fit_all(seen, methods=["surface"], targets=[1e22], **options)
+    last, surface = found.gains[-1], found.fits["surface"]
+    assert last["params"] == surface.predict(1e22).params
+    assert last["loss"] == surface.predict(1e22).loss
+    assert last["num_runs"] == len(surface.used)
+    if not options:  # Once the outliers are gone, other runs would be outliers of the rest.
+        again = solve_surface(surface.used)
+        assert len(again.observations) < len(surface.used) < len(seen)
+    # A level below is fitted by the same choices, and to every run that the surface rests on.
+    below = found.gains[-2]
+    kept = [o for o in surface.used if o.flops <= below["up_to_flops"]]
+    assert below["num_runs"] == len(kept)
+    if "irreducible_loss" in options:
+        free = fit_all(seen, methods=["surface"], targets=[1e22]).gains[-2]
+        assert below["loss"] < 0.9 * free["loss"]
 
 
 def test_gains_are_part_of_a_report_and_survive_being_kept(tmp_path):

@@ -1,6 +1,7 @@
 """A result answers, keeps itself, and never says more than its observations do."""
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from test_reporting_planted import (
 from flops_fit.errors import FitError, RunDirError
 from flops_fit.law import FlopsPerToken, SurfaceFrontier
 from flops_fit.points import Excluded, Note, Optimum
+from flops_fit.reports import read_table_of_runs
 from flops_fit.result import Result
 
 BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19)
@@ -82,6 +84,24 @@ def test_runs_without_budgets_get_a_table_at_round_budgets_inside_the_data():
     seen = tuple(replace(o, budget_flops=None) for o in observe(BUDGETS))
     result = planted_result(observations=seen, fits={"surface": surface_fit()}, targets=())
     assert [row["budget_flops"] for row in result.chinchilla_table()] == [1e17, 1e18, 1e19]
+
+
+def test_runs_of_a_budget_each_get_a_table_at_round_budgets(tmp_path):
+    drawn = random.Random(0)
+    rows = ["params,tokens,loss,budget_flops"]
+    for _ in range(60):
+        n, d = 10 ** drawn.uniform(7, 9), 10 ** drawn.uniform(9, 10.5)
+        rows.append(f"{n:.6g},{d:.6g},{PLANTED.loss(n, d):.9g},{6 * n * d:.6g}")
+    (tmp_path / "runs.csv").write_text("\n".join(rows))
+    result = read_table_of_runs(tmp_path / "runs.csv", bootstrap=0)
+    largest = max(o.flops for o in result.observations)
+    least = min(o.flops for o in result.observations)
+    budgets = {row["budget_flops"] for row in result.chinchilla_table()}
+    powers = {10.0**k for k in range(14, 24) if least <= 10.0**k <= largest}
+    assert budgets == {*powers, largest, 10 * largest}
+    assert {waste["budget_flops"] for waste in result.wastes} == {10 * largest}
+    kept = result.save(tmp_path)
+    assert len(json.loads(kept.read_text())["predictions"]) == len(result.fits) * len(budgets)
 
 
 def test_a_stored_prediction_brings_its_intervals():

@@ -9,12 +9,14 @@ arXiv:2406.12907; Porian et al. 2024, arXiv:2406.19146). So each is fitted and s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flops_fit.errors import FitError
-from flops_fit.fitting.fit import fit
+from flops_fit.fitting.curves import group_curves
+from flops_fit.fitting.isoflop import fit_isoflop
+from flops_fit.fitting.surface import LITERATURE_DELTA, describe, solve_surface
 from flops_fit.law import Fit
 from flops_fit.points import Observation
 
@@ -24,11 +26,12 @@ MOST_OBSERVATIONS = 2000
 _FIELDS = {"all": "params", "non-embedding": "params_non_embedding", "active": "params_active"}
 
 
-def by_convention(observations: Sequence[Observation]) -> list[dict[str, Any]]:
+def by_convention(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
     """How the optimum grows with compute, refitted under each convention that the runs know.
 
     Args:
-        observations: finished trials, none that is left out of the fits.
+        fits: by method; the same runs are fitted again by the same choices (loss, irreducible loss,
+            interpolation).
 
     Returns:
         Rows of `params_convention` (`all`, `non-embedding`, `active`), `flops_convention`
@@ -37,17 +40,46 @@ def by_convention(observations: Sequence[Observation]) -> list[dict[str, Any]]:
         they are the mean slopes over the range of the runs. Empty where every convention counts
         the same, and for more than 2,000 observations.
     """
-    if not 0 < len(observations) <= MOST_OBSERVATIONS:
-        return []
+    asked = [(fits[method], refit) for method, refit in _REFITS.items() if method in fits]
     rows: list[dict[str, Any]] = []
-    for name, seen in _variants(observations):
-        for method in ("isoflop", "surface"):
+    for name in _FIELDS:
+        for known, refit in asked:
+            if not 0 < len(known.used) <= MOST_OBSERVATIONS:
+                continue
+            seen = _variants(known.used).get(name)
+            if seen is None:
+                continue
             try:
-                found = fit(seen, method=method)
+                found = known if name == "all" else refit(seen, known.details)
             except FitError:
                 continue  # The report says elsewhere why a method gives no law.
             rows += _rows(name, found, seen)
     return rows if len({row["params_convention"] for row in rows}) > 1 else []
+
+
+def _refit_isoflop(seen: Sequence[Observation], details: Mapping[str, Any]) -> Fit:
+    return fit_isoflop(
+        group_curves(seen), seen, interpolation=details.get("interpolation", "parabola")
+    )
+
+
+def _refit_surface(seen: Sequence[Observation], details: Mapping[str, Any]) -> Fit:
+    """The surface through these runs, of which the outliers are gone."""
+    loss = details.get("loss", "adaptive")
+    solved = solve_surface(
+        seen,
+        loss=loss,
+        huber_delta=details.get("huber_delta") or LITERATURE_DELTA,
+        drop_outliers=False,
+        irreducible_loss=details.get("irreducible_loss"),
+    )
+    return describe(solved, loss=loss)
+
+
+_REFITS: dict[str, Callable[[Sequence[Observation], Mapping[str, Any]], Fit]] = {
+    "isoflop": _refit_isoflop,
+    "surface": _refit_surface,
+}
 
 
 def _rows(name: str, found: Fit, seen: Sequence[Observation]) -> Iterator[dict[str, Any]]:
@@ -70,18 +102,15 @@ def _rows(name: str, found: Fit, seen: Sequence[Observation]) -> Iterator[dict[s
     yield {**row, "flops_convention": "6ND", **exponents}
 
 
-def _variants(observations: Sequence[Observation]) -> Iterator[tuple[str, list[Observation]]]:
+def _variants(observations: Sequence[Observation]) -> dict[str, list[Observation]]:
     """The observations with N by each convention, those that differ."""
     known: list[list[float]] = []
+    found: dict[str, list[Observation]] = {}
     for name, attribute in _FIELDS.items():
         counts = [getattr(seen, attribute) for seen in observations]
         if any(count is None or count <= 0 for count in counts) or counts in known:
             continue
         known.append(counts)
-        yield (
-            name,
-            [
-                replace(seen, params=float(count))
-                for seen, count in zip(observations, counts, strict=True)
-            ],
-        )
+        pairs = zip(observations, counts, strict=True)
+        found[name] = [replace(seen, params=float(count)) for seen, count in pairs]
+    return found

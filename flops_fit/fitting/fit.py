@@ -37,7 +37,7 @@ class FitSet:
         notes: what concerns more than one method: disagreement, a law that does not hold.
         predictions: one optimum per target budget and method, with intervals and their parts.
         wastes: `budget_flops`, `chosen`, `true`, `wasted_share`: the compute that one method's
-            allocation wastes where another's law is true.
+            allocation wastes where another's law is true, at the largest target.
         gains: what each level of compute bought at the largest target, see `gains.gains`.
     """
 
@@ -72,10 +72,17 @@ class _Study:
     @cached_property
     def surface(self) -> SolvedSurface:
         """The surface, by the asked loss."""
+        return self.solve(self.checked, drop_outliers=None)
+
+    def solve(
+        self, runs: Sequence[Observation], *, drop_outliers: bool | None = False
+    ) -> SolvedSurface:
+        """A surface through these runs by the asked loss."""
         return solve_surface(
-            self.checked,
+            runs,
             loss=self.loss,
             huber_delta=self.huber_delta,
+            drop_outliers=drop_outliers,
             irreducible_loss=self.irreducible_loss,
         )
 
@@ -163,6 +170,7 @@ def fit_all(
     targets: Sequence[float] = (),
     irreducible_loss: float | None = None,
     interpolation: Interpolation = "parabola",
+    shows_gains: bool = True,
 ) -> FitSet:
     """Fit every method to the same runs; what one cannot do is a failure of that one only.
 
@@ -176,6 +184,7 @@ def fit_all(
         targets: budgets, in FLOPs, to predict for.
         irreducible_loss: as for `fit`.
         interpolation: as for `fit`.
+        shows_gains: whether to work out what each level of compute bought.
     """
     if methods is None:
         has_curves = any(o.step is not None for o in observations)
@@ -187,6 +196,7 @@ def fit_all(
     fits: dict[str, Fit] = {}
     failures: dict[str, FitError] = {}
     predictions: dict[str, list[Optimum]] = {}
+    spread: Draws | None = None
     excluded = dict.fromkeys(study.sorted_out[1])
     for method in methods:
         try:
@@ -195,17 +205,21 @@ def fit_all(
             failures[method] = error
             continue
         fits[method] = found
+        spread = draws if method == "surface" else spread
         excluded.update(dict.fromkeys(found.excluded))
         test = None if method == "envelope" else study.test
         power = test.power if test is not None and method == "extrapolation" else 0
         predictions[method] = predict(found, targets, draws=draws, test=test, power=power)
     ordered = [found[k] for k in range(len(targets)) for found in predictions.values()]
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
-    lost = tuple(wastes(fits, ordered))
+    target = max(targets, default=None)
+    lost = tuple(wastes(fits, [optimum for optimum in ordered if optimum.flops == target]))
     bought: list[dict[str, Any]] = []
-    if "surface" in fits and targets:
-        used = study.adaptive.observations
-        bought = gains(used, target=max(targets), resamples=bootstrap, seed=seed)
+    if shows_gains and spread is not None and target is not None:
+        bought = gains(
+            fits["surface"], spread, target=target, solve=study.solve, resamples=bootstrap,
+            seed=seed,
+        )  # fmt: skip
     return FitSet(
         fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, tuple(bought)
     )
@@ -239,13 +253,7 @@ def _fit_surface(study: _Study) -> tuple[Fit, Draws | None]:
     solved, draws = study.surface, study.draws("surface")
     found = describe(solved, loss=study.loss)
     if solved.outliers:
-        everything = solve_surface(
-            study.checked,
-            loss=study.loss,
-            huber_delta=study.huber_delta,
-            drop_outliers=False,
-            irreducible_loss=study.irreducible_loss,
-        )
+        everything = study.solve(study.checked)
         both = describe(everything, loss=study.loss)
         beside = {"parameters": dict(both.parameters), "exponents": dict(both.exponents)}
         found = replace(found, details={**found.details, "with_outliers": beside})

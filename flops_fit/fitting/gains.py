@@ -1,13 +1,14 @@
 """What each level of a sweep's compute bought: the answer at a target from the levels up to it.
 
-The intervals are those of the runs' scatter alone: how far the law itself may be wrong is not known
-before a level above holds it to account, so it would be missing where it matters most.
+The last row is the report's own surface. The intervals are those of the runs' scatter alone: how
+far the law itself may be wrong is not known before a level above holds it to account, so it would
+be missing where it matters most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,59 +16,68 @@ import numpy as np
 from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import levels_of
 from flops_fit.fitting.curves import check_enough
-from flops_fit.fitting.intervals import bootstrap, preview
+from flops_fit.fitting.intervals import Draws, bootstrap, preview
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.search import LARGE
-from flops_fit.fitting.surface import describe, solve_surface
+from flops_fit.fitting.surface import SolvedSurface, describe
+from flops_fit.law import Fit
 from flops_fit.points import Observation
 
 _MAX_RESAMPLES = 400  # enough for a width, which is all that is read off
 _MIN_LEVELS = 3
 
+Solve = Callable[[Sequence[Observation]], SolvedSurface]
+
 
 def gains(
-    observations: Sequence[Observation], *, target: float, resamples: int, seed: int
+    surface: Fit, draws: Draws, *, target: float, solve: Solve, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """The optimum at `target` by surfaces fitted to the levels of compute up to each.
 
     Args:
-        observations: finished runs that are no outliers; none are answered for above 20,000.
+        surface: the fit to all levels; of more than 20,000 runs nothing is answered.
+        draws: of it.
         target: a budget in FLOPs.
-        resamples: behind the intervals, at most 400 of them; 0: Wald's.
+        solve: fits a surface to some of those runs, all of them, by the choices of `surface`.
+        resamples: behind the intervals, at most 400 of them below the last level; 0: Wald's.
         seed: of the resamples.
 
     Returns:
         A row a level that allows a fit: `up_to_flops` (the largest run's), `num_runs`,
-        `spent_flops` (of these runs together), `target_flops`, `params`, `loss` and their
-        intervals.
+        `spent_flops` (of these runs together, each as if trained alone), `target_flops`, `params`,
+        `loss` and their intervals.
     """
-    if len(observations) > LARGE:
-        return []
-    levels = levels_of(observations)
+    runs = surface.used
+    levels = levels_of(runs) if len(runs) <= LARGE else []
+    by_size = surface.details["loss"] == "adaptive"
     rows = []
-    for count in range(_MIN_LEVELS, len(levels) + 1):
-        seen = [observations[k] for k in np.sort(np.concatenate(levels[:count]))]
+    for count in range(_MIN_LEVELS, len(levels)):
+        seen = [runs[k] for k in np.sort(np.concatenate(levels[:count]))]
         try:
             check_enough(seen)
-            solved = solve_surface(seen)
-            draws = (
-                bootstrap(solved, min(resamples, _MAX_RESAMPLES), seed=seed)
-                if resamples
-                else preview(solved)
-            )
-            (optimum,) = predict(describe(solved, loss="adaptive"), [target], draws=draws)
+            solved = solve(seen)
+            found = describe(solved, loss=surface.details["loss"])
         except FitError:
             continue
-        rows.append(
-            {
-                "up_to_flops": max(o.flops for o in seen),
-                "num_runs": len(seen),
-                "spent_flops": math.fsum(o.flops for o in seen),
-                "target_flops": target,
-                "params": optimum.params,
-                "params_interval": optimum.params_interval,
-                "loss": optimum.loss,
-                "loss_interval": optimum.loss_interval,
-            }
+        spread = (
+            bootstrap(solved, min(resamples, _MAX_RESAMPLES), seed=seed, by_size=by_size)
+            if resamples
+            else preview(solved, by_size=by_size)
         )
-    return rows
+        rows.append(_row(found, spread, target))
+    return [*rows, _row(surface, draws, target)] if len(levels) >= _MIN_LEVELS else []
+
+
+def _row(fit: Fit, draws: Draws, target: float) -> dict[str, Any]:
+    """What one surface answers."""
+    (optimum,) = predict(fit, [target], draws=draws)
+    return {
+        "up_to_flops": max(o.flops for o in fit.used),
+        "num_runs": len(fit.used),
+        "spent_flops": math.fsum(o.flops for o in fit.used),
+        "target_flops": target,
+        "params": optimum.params,
+        "params_interval": optimum.params_interval,
+        "loss": optimum.loss,
+        "loss_interval": optimum.loss_interval,
+    }

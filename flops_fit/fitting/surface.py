@@ -159,6 +159,11 @@ def pin(problem: Problem, irreducible_loss: float) -> Problem:
     return replace(problem, lower=lower, upper=upper)
 
 
+def held_loss(problem: Problem) -> float | None:
+    """The irreducible loss at which `pin` holds E; None where E is free."""
+    return float(np.exp(problem.lower[0])) if problem.lower[0] == problem.upper[0] else None
+
+
 def summed_loss(problem: Problem, theta: Array) -> float:
     """The objective at one theta, every run with weight 1."""
     ended = minimise(problem, theta, np.ones(len(problem.x)), max_iterations=0)
@@ -220,6 +225,7 @@ def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fi
         "huber_delta": None if np.isinf(delta) else delta,
         "residual_mad": spread,
         "bounds_hit": hit,
+        "irreducible_loss": held_loss(solved.problem),
     }
     flops_per_token = FlopsPerToken.through(solved.observations)
     return Fit(

@@ -83,7 +83,7 @@ class Contents:
         record: of the run directory, if it came from one.
         gains: what each level of compute bought.
         setting: the sizes that can be built, rates and prices.
-        wastes: what a wrong choice of method wastes; the largest budget's stand in the report.
+        wastes: what a wrong choice of method wastes at the largest budget.
     """
 
     name: str
@@ -161,7 +161,7 @@ class Contents:
         """The exponents under each convention of N and C; none where they count the same."""
         from flops_fit.fitting.conventions import by_convention
 
-        return by_convention(self.used())
+        return by_convention(self.fits)
 
     @cached_property
     def trial_costs(self) -> list[TrialCost]:
