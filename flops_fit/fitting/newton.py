@@ -8,7 +8,7 @@ A row leaves the problem when it has converged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +38,11 @@ class Minima:
         theta: float64, shape (rows, 5).
         objective: float64, shape (rows,).
         has_converged: bool, shape (rows,).
-        iterations: int, the largest number that any row took.
     """
 
     theta: Array
     objective: Array
     has_converged: NDArray[np.bool_]
-    iterations: int
 
 
 def minimise(
@@ -71,7 +69,7 @@ def minimise(
     best, active = np.clip(start, low, high), np.arange(len(start))
     sums = _Blocks(problem, weights, len(start))
     value, gradient, hessian, metric = sums.start(best, active)
-    ended = Minima(best.copy(), value.copy(), np.zeros(len(best), dtype=bool), max_iterations)
+    ended = Minima(best.copy(), value.copy(), np.zeros(len(best), dtype=bool))
     damping, growth = np.full(len(best), _DAMPING), np.full(len(best), 2.0)
     for iteration in range(max_iterations):
         if iteration and iteration % _REFRESH == 0:
@@ -91,7 +89,7 @@ def minimise(
             ended.theta[gone], ended.objective[gone] = best[finished], value[finished]
             ended.has_converged[gone] = True
             if not keep.any():
-                return replace(ended, iterations=iteration)
+                return ended
             active, best, value, trial = active[keep], best[keep], value[keep], trial[keep]
             gradient, hessian, metric = gradient[keep], hessian[keep], metric[keep]
             damping, growth, promised = damping[keep], growth[keep], promised[keep]

@@ -51,15 +51,7 @@ class GPT(nn.Module):
         super().__init__()
         _check_choice("positions", positions, ("rotary", "learned"))
         _check_choice("norm", norm, ("layer", "rms"))
-        if min(d_model, num_layers, context, vocab_size, num_heads) < 1:
-            raise ValueError(
-                "`d_model`, `num_layers`, `context`, `vocab_size` and `num_heads` start at 1"
-            )
-        if d_model % (2 * num_heads):
-            raise ValueError(
-                f"`d_model` is {d_model}: expected a multiple of {2 * num_heads}, so that "
-                f"{num_heads} heads have an even number of channels each"
-            )
+        check_shape(d_model, num_layers, context, vocab_size, num_heads)
         self.context = context
         self.num_layers = num_layers
         self.d_model = d_model
@@ -159,6 +151,25 @@ class Block(nn.Module):
 def make_norm(norm: str, width: int) -> nn.Module:
     """The norm of that name, with a gain and without bias."""
     return nn.RMSNorm(width, eps=1e-5) if norm == "rms" else nn.LayerNorm(width, bias=False)
+
+
+def check_shape(
+    d_model: int, num_layers: int, context: int, vocab_size: int, num_heads: int
+) -> None:
+    """Refuse a shape that no decoder with rotated heads can have.
+
+    Raises:
+        ValueError: a count is not positive, or the heads do not divide the width into even parts.
+    """
+    if min(d_model, num_layers, context, vocab_size, num_heads) < 1:
+        raise ValueError(
+            "`d_model`, `num_layers`, `context`, `vocab_size` and `num_heads` start at 1"
+        )
+    if d_model % (2 * num_heads):
+        raise ValueError(
+            f"`d_model` is {d_model}: expected a multiple of {2 * num_heads}, so that "
+            f"{num_heads} heads have an even number of channels each"
+        )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from None
 
-from flops_fit.zoo.gpt import rotary_angles, rotary_turns, rotate
+from flops_fit.zoo.gpt import check_shape, rotary_angles, rotary_turns, rotate
 
 
 class GPTuMuP(nn.Module):
@@ -58,15 +58,7 @@ class GPTuMuP(nn.Module):
         num_heads: int = 2,
     ) -> None:
         super().__init__()
-        if min(d_model, num_layers, context, vocab_size, num_heads) < 1:
-            raise ValueError(
-                "`d_model`, `num_layers`, `context`, `vocab_size` and `num_heads` start at 1"
-            )
-        if d_model % (2 * num_heads):
-            raise ValueError(
-                f"`d_model` is {d_model}: expected a multiple of {2 * num_heads}, so that "
-                f"{num_heads} heads have an even number of channels each"
-            )
+        check_shape(d_model, num_layers, context, vocab_size, num_heads)
         self.embedding = uu.Embedding(vocab_size, d_model)
         share = transformer_residual_scaling_rule()
         self.blocks = uu.DepthModuleList(
