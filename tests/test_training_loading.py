@@ -1,14 +1,16 @@
 """Worker processes fetch the same batches as the trial itself would, in the same order."""
 
+import multiprocessing
 import random
 
 import numpy as np
 import pytest
 import torch
 from test_training_resume import run
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from training_toys import pairs
 
+from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
 from flops_fit.training.loading import open_with_workers
 from flops_fit.training.loop import Interrupted
@@ -48,6 +50,48 @@ def test_workers_change_no_example_and_no_order(source):
     for one, other in zip(plain, ahead, strict=True):
         one, other = (b["inputs"] if isinstance(b, dict) else b[0] for b in (one, other))
         assert torch.equal(one, other)
+
+
+class Plain:
+    """Neither map-style nor torch's own iterable: all that it offers is to be iterated."""
+
+    def __iter__(self):
+        yield from pairs(30)
+
+
+def test_a_set_that_can_only_be_iterated_is_read_ahead_too():
+    plain = taken(open_stream(Plain(), seed=3), 9)
+    ahead = taken(open_with_workers(Plain(), seed=3, workers=1, device=CPU), 9)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, ahead, strict=True))
+
+
+@pytest.fixture
+def spawned():
+    """Processes begin empty, as on macOS, instead of as copies of this one."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("source", [Subset(Costly(), range(9, 40)), Plain()],
+                         ids=["map-style", "iterable"])  # fmt: skip
+def test_workers_that_are_spawned_change_nothing(spawned, source):
+    plain = taken(open_stream(source, seed=3), 3)
+    ahead = taken(open_with_workers(source, seed=3, workers=1, device=CPU), 3)
+    for one, other in zip(plain, ahead, strict=True):
+        one, other = (b["inputs"] if isinstance(b, dict) else b[0] for b in (one, other))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")  # torch's own word for it
+def test_a_set_that_cannot_be_sent_to_a_worker_is_said_to_be_so(spawned):
+    class Local(Costly):
+        pass
+
+    stream = open_with_workers(Local(), seed=3, workers=1, device=CPU)
+    with pytest.raises(PluginError, match="cannot be sent"):
+        stream.take(8)
 
 
 def test_what_examples_draw_is_the_same_for_any_number_of_workers():

@@ -45,12 +45,72 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def parallel(tmp_path_factory):
-    """What two processes gave, each stopped and resumed once."""
-    folder = tmp_path_factory.mktemp("parallel")
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
+APART = """
+import json, os, sys
+from pathlib import Path
+from training_toys import *
+from flops_fit.points import Size, Trial
+from flops_fit.recipe import Recipe
+from flops_fit.training.checkpoint import load_checkpoint
+from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.trunks import share_trunks
+
+out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+
+def run(directory, trial=toy_trial(steps=30, batch=8), stop_after=10**6, recipe=Recipe(), **more):
+    asked = []
+    try:
+        return train(
+            trial, build=Mlp, data=toy_data(pairs(100)), loss=mse, recipe=recipe,
+            directory=directory, device="cpu", checkpoint_seconds=0.0,
+            should_stop=lambda: asked.append(1) or len(asked) > stop_after,
+            **more,
+        )
+    except Interrupted:
+        return None
+
+def lose(directory, *, kept):
+    # As a kill does between two processes' saves.
+    if rank == 1:
+        files = sorted((directory / "checkpoint").glob("*.rank-1.pt"))
+        for path in files[kept:]:
+            path.unlink()
+
+def newest(directory):
+    return [load_checkpoint(directory, rank=rank)["step"]]
+
+found = {}
+run(out / "newest lost", stop_after=12)
+lose(out / "newest lost", kept=1)
+found["newest lost"] = run(out / "newest lost").loss
+
+run(out / "all lost", stop_after=12)
+lose(out / "all lost", kept=0)
+run(out / "all lost", stop_after=5)
+found["steps"] = newest(out / "all lost")
+lose(out / "all lost", kept=1)
+run(out / "all lost", stop_after=0)
+found["steps"] += newest(out / "all lost")
+found["all lost"] = run(out / "all lost").loss
+
+made = [Trial.of(budget_flops=200.0 * n, size=Size(6, 37, 37, 200.0), tokens=n, batch_tokens=8,
+                 seed=3) for n in (400, 800)]
+recipe = Recipe(schedule="wsd", batch_tokens=8, batch_rule="fixed")
+short, long = share_trunks(made, recipe, units_per_example=1, multiple_of_examples=2)
+run(out / "short", short, recipe=recipe, trunk=out / "trunk")
+lose(out / "trunk", kept=0)
+found["trunk lost"] = run(out / "long", long, recipe=recipe, trunk=out / "trunk").loss
+found["long"] = run(out / "alone", long, recipe=recipe).loss
+(out / f"found-{rank}.json").write_text(json.dumps(found))
+import torch.distributed
+torch.distributed.destroy_process_group()
+"""
+
+
+def in_two_processes(script: str, folder: Path) -> None:
+    """Run a script in two processes that share a trial, as the worker does."""
+    path = folder / "script.py"
+    path.write_text(script)
     here = Path(__file__).parent
     environment = {
         **os.environ,
@@ -59,26 +119,50 @@ def parallel(tmp_path_factory):
     }
     ended = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         str(script), str(folder)],
+         str(path), str(folder)],
         env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory):
+    """What two processes gave, each stopped and resumed once."""
+    folder = tmp_path_factory.mktemp("parallel")
+    in_two_processes(SCRIPT, folder)
     found = json.loads((folder / "losses.json").read_text())
     return {**found, "trackers": sorted(path.name for path in folder.glob("told-by-*"))}
+
+
+def alone(source, folder, recipe):
+    """The outcome of the same trial in one process."""
+    return train(
+        toy_trial(steps=30, batch=8), build=Mlp, data=toy_data(source), loss=mse,
+        recipe=recipe, directory=folder, device="cpu",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["map-style", "iterable"])
 def test_two_processes_train_the_trial_that_one_does(parallel, kind, tmp_path):
     source = {"map-style": lambda: pairs(100), "iterable": lambda: Endless(100)}[kind]()
-    alone = train(
-        toy_trial(steps=30, batch=8), build=Mlp, data=toy_data(source), loss=mse,
-        recipe=Recipe(micro_batch_examples=3), directory=tmp_path, device="cpu",
-    )  # fmt: skip
+    one = alone(source, tmp_path, Recipe(micro_batch_examples=3))
     loss, tokens, processes = parallel[kind]
     assert processes == 2
-    assert tokens == alone.tokens == 240
-    assert loss == pytest.approx(alone.loss, abs=1e-5)
+    assert tokens == one.tokens == 240
+    assert loss == pytest.approx(one.loss, abs=1e-5)
 
 
 def test_only_the_first_process_of_a_trial_tracks(parallel):
     assert parallel["trackers"] == ["told-by-0"]
+
+
+def test_processes_a_checkpoint_apart_go_on_from_the_newest_that_all_have(tmp_path):
+    in_two_processes(APART, tmp_path)
+    first, second = (json.loads((tmp_path / f"found-{rank}.json").read_text()) for rank in (0, 1))
+    whole = alone(pairs(100), tmp_path / "one process", Recipe()).loss
+    for found in (first, second):
+        assert found["newest lost"] == pytest.approx(whole, abs=1e-5)
+        assert found["all lost"] == pytest.approx(whole, abs=1e-5)
+        assert found["trunk lost"] == pytest.approx(found["long"], abs=1e-5)
+    # Begun anew, stopped after 5 steps; a file lost, so both went on from the one before.
+    assert first["steps"] == second["steps"] == [5, 4]

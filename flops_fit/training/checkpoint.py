@@ -4,6 +4,9 @@ A checkpoint is one file, `checkpoint/step-<steps done>.pt`, readable by `torch.
 `weights_only=True` (tensors and plain data, no code). It is written beside its place, flushed to
 the disk, and then renamed, so a crash leaves either the whole file or none under its name. The
 newest two are kept: if the newest cannot be read, the one before is taken.
+
+Each process of a trial keeps files of its own. A crash may leave the processes one checkpoint
+apart; they all go on from the newest step that every one of them has.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from flops_fit.training.session import Session
 
 FORMAT = 1
 _KEPT = 2
@@ -57,7 +62,7 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
         most_steps: only a checkpoint of no more steps.
     """
     for path in _checkpoints(directory, rank):
-        if most_steps is not None and int(path.name[5:17]) > most_steps:
+        if most_steps is not None and _step_of(path) > most_steps:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,6 +71,34 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
         if isinstance(state, dict) and state.get("format") == FORMAT:
             return state
     return None
+
+
+def load_common(directory: Path, *, session: Session, most_steps: int | None = None) -> Any:
+    """This process's checkpoint of the newest step that every process has; None if there is none.
+
+    Args:
+        directory: the trial's directory.
+        session: whose processes all ask at once.
+        most_steps: only a checkpoint of no more steps.
+    """
+    while True:
+        state = load_checkpoint(directory, rank=session.rank, most_steps=most_steps)
+        steps = session.gather(-1 if state is None else state["step"])
+        most_steps = min(steps)
+        if most_steps == max(steps):
+            return state
+
+
+def drop_newer(directory: Path, state: Any, *, session: Session) -> None:
+    """Remove what this process has beyond the state that all go on from.
+
+    Else these files would pass for the newest two, and those that follow be dropped.
+    """
+    step = -1 if state is None else state["step"]
+    if session.world > 1:
+        for path in _checkpoints(directory, session.rank):
+            if _step_of(path) > step:
+                path.unlink(missing_ok=True)
 
 
 def drop_checkpoints(directory: Path) -> None:
@@ -111,6 +144,10 @@ def _checkpoints(directory: Path, rank: int) -> list[Path]:
     """The files of one process, newest first."""
     found = (directory / "checkpoint").glob(f"step-{'[0-9]' * 12}{_suffix(rank)}")
     return sorted(found, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name[5:17])
 
 
 def _sync_folder(folder: Path) -> None:

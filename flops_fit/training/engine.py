@@ -21,7 +21,8 @@ from flops_fit.points import Outcome, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import (
-    load_checkpoint,
+    drop_newer,
+    load_common,
     random_state,
     restore_random_state,
     save_checkpoint,
@@ -119,7 +120,8 @@ class Training:
     def begin(self) -> None:
         """Restore the newest checkpoint, or measure the untrained model."""
         seed_everything(derive_seed(self.trial.seed, "training", self.session.rank) % 2**63)
-        state = load_checkpoint(self.directory, rank=self.session.rank)
+        state = load_common(self.directory, session=self.session)
+        drop_newer(self.directory, state, session=self.session)
         if state is not None or (state := self._trunk_state()) is not None:
             self._restore(state)
         else:
@@ -230,7 +232,7 @@ class Training:
         """What an earlier branch of the same trunk left, less what it measured; None without."""
         if self.trunk is None or self.branch is None:
             return None
-        state = load_checkpoint(self.trunk, rank=self.session.rank, most_steps=self.branch)
+        state = load_common(self.trunk, session=self.session, most_steps=self.branch)
         if state is None or state["trunk_id"] != self.trial.trunk_id:
             return None
         times = dict.fromkeys(state["meter"], 0.0) | {"untimed_tokens": state["tokens"]}

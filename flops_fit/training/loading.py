@@ -7,12 +7,16 @@ trial that was stopped and goes on, see the same batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from flops_fit.errors import PluginError
 from flops_fit.training.session import seed_everything
 from flops_fit.training.streams import (
     Batch,
@@ -21,6 +25,7 @@ from flops_fit.training.streams import (
     MapStream,
     Stream,
     derive_seed,
+    fetcher,
     is_in_memory,
     open_stream,
 )
@@ -31,13 +36,28 @@ _READ_AHEAD = 64  # examples of an iterable set in what its process hands over a
 class _Batches(Dataset[Batch]):
     """Batches by (seed, example numbers), as a worker process is asked for them."""
 
-    def __init__(self, stream: MapStream) -> None:
-        self.stream = stream
+    def __init__(self, dataset: Any, collate: Collate) -> None:
+        self.dataset, self.collate = dataset, collate
 
     def __getitem__(self, key: tuple[int, torch.Tensor]) -> Batch:
         seed, indices = key
         seed_everything(seed)
-        return self.stream.fetch(indices)
+        return self._fetch(indices)
+
+    @cached_property
+    def _fetch(self) -> Callable[[torch.Tensor], Batch]:
+        # Made in the worker: a nested function cannot be sent to a process that is spawned.
+        return fetcher(self.dataset, self.collate)
+
+
+class _Iterable(IterableDataset[Any]):
+    """Whatever can be iterated, as a set that torch takes for iterable."""
+
+    def __init__(self, source: Iterable[Any]) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.source)
 
 
 class FetchedAhead(MapStream):
@@ -57,12 +77,13 @@ class FetchedAhead(MapStream):
             ahead = MapStream(**self._made)
             ahead.drawn = self.drawn
             loader = DataLoader(
-                _Batches(ahead), batch_size=None, sampler=_keys(ahead, count, part),
-                num_workers=self._workers, pin_memory=self._pinned,
+                _Batches(self.dataset, self.collate), batch_size=None,
+                sampler=_keys(ahead, count, part), num_workers=self._workers,
+                pin_memory=self._pinned,
                 # Else opening it would draw from the numbers that the trial itself draws from.
                 generator=torch.Generator().manual_seed(0),
             )  # fmt: skip
-            self._batches = iter(loader)
+            self._batches = _start(loader)
         self.drawn += count
         return next(self._batches)
 
@@ -84,12 +105,33 @@ class ReadAhead(IterableStream):
 
     def _read(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self._epoch))
-        return iter(
+        source = self.source
+        if not isinstance(source, IterableDataset):
+            source = _Iterable(source)
+        return _start(
             DataLoader(
-                self.source, batch_size=_READ_AHEAD, collate_fn=default_collate, num_workers=1,
+                source, batch_size=_READ_AHEAD, collate_fn=default_collate, num_workers=1,
                 generator=generator,
             )
         )  # fmt: skip
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Start a loader's processes, to which the set is sent where they are not forked.
+
+    Raises:
+        PluginError: the set cannot be sent.
+    """
+    try:
+        return iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not re.search("pickle|local object", str(error)):
+            raise
+        raise PluginError(
+            f"the training set cannot be sent to a process that fetches its batches: {error}",
+            hint="define its class and what it holds at the top level of a module, or leave "
+            "`data_workers` at 0",
+        ) from error
 
 
 def open_with_workers(train: Any, *, seed: int, workers: int, device: torch.device) -> Stream:

@@ -43,6 +43,13 @@ class Session:
         """How many processes share each batch."""
         return int(self.accelerator.num_processes)
 
+    def gather(self, number: int) -> list[int]:
+        """The whole number that each process gives, by rank; all must ask."""
+        if self.world == 1:
+            return [number]
+        mine = torch.tensor([number], device=self.device)
+        return [int(each) for each in self.accelerator.gather(mine).tolist()]
+
 
 def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session:
     """Decide device and precision, and set what torch keeps for the whole process.
