@@ -22,6 +22,7 @@ from flops_fit.plan import (
     MIN_STEPS,
     BatchTokens,
     Level,
+    OutOfReachError,
     Plan,
     even_grid,
     lay_trials,
@@ -108,7 +109,8 @@ def _isoflop(sweep: SweepSection, top_flops: float) -> list[Level]:
     """The stated budgets, or five of them a factor of three apart, moved to this top."""
     stated = sweep.budgets or DEFAULT_BUDGETS
     if sweep.total_flops is not None:
-        stated = [_rounded(top_flops / max(stated) * budget) for budget in stated]
+        # Budgets within a rounding of one another are one.
+        stated = sorted({_rounded(top_flops / max(stated) * budget) for budget in stated})
     return [Level(budget, sweep.sizes_per_budget, sweep.size_span) for budget in stated]
 
 
@@ -123,18 +125,21 @@ def _sized(lay: Callable[[float], Plan], total_flops: float, *, guess: float) ->
     The cost is near proportional to the top budget, with steps where a size comes in or leaves.
 
     Raises:
-        PlanError: no plan costs so little.
+        PlanError: no plan costs so little, or none can use so much.
     """
     best: Plan | None = None
     low, high, top = 0.0, math.inf, guess
-    error: PlanError | None = None
+    cheapest, error = math.inf, None
     for _ in range(_ROUNDS):
         try:
             plan = lay(top)
-        except PlanError as met:
-            error, cost = met, 0.0
+        except OutOfReachError as met:
+            if top == guess and met.is_too_small:
+                raise _too_much(total_flops, met) from None
+            error, cost = met, math.inf if met.is_too_small else 0.0
         else:
             cost = plan.total_flops
+            cheapest = min(cheapest, cost)
             if cost <= total_flops and (best is None or cost > best.total_flops):
                 best = plan
         if cost > total_flops:
@@ -143,18 +148,28 @@ def _sized(lay: Callable[[float], Plan], total_flops: float, *, guess: float) ->
             low = max(low, top)
         if best is not None and best.total_flops >= _CLOSE_ENOUGH * total_flops:
             break
-        aimed = top * 0.999 * total_flops / cost if cost else 2.0 * top
+        aimed = top * 0.999 * total_flops / cost if 0 < cost < math.inf else 2.0 * top
         inside = low < aimed < high
         top = aimed if inside else math.sqrt(low * high) if low and high < math.inf else 2.0 * top
         if high / max(low, 1e-300) < 1.0005:
             break
     if best is None:
-        reason = "" if error is None else f": {error.message}"
+        known = f"the cheapest found costs {cheapest:.3g}" if error is None else error.why
         raise PlanError(
-            f"no plan of this design costs as little as {total_flops:g} FLOPs{reason}",
+            f"no plan of this design costs as little as {total_flops:g} FLOPs: {known}",
             hint="raise the total, add smaller sizes, or make the batch smaller",
         )
     return best
+
+
+def _too_much(total_flops: float, met: OutOfReachError) -> PlanError:
+    """The error where a total pays for budgets beyond every size's reach."""
+    return PlanError(
+        f"a total of {total_flops:g} FLOPs is more than `model.sizes` can use; already the "
+        f"smallest of its budgets is too large: {met.why}",
+        hint="add larger sizes, lower the total, or state where you expect the optimum with "
+        "`sweep.tokens_per_param`",
+    )
 
 
 def _by_sizes(
@@ -172,7 +187,10 @@ def _by_sizes(
         chosen = ordered if sweep.num_sizes is None else _spread(sweep, ordered, ordered[-1].params)
         return lay(sweep, ground, chosen)
     if sweep.largest_params is not None:
-        return lay(sweep, ground, _spread(sweep, ordered, sweep.largest_params))
+        chosen = _spread(sweep, ordered, sweep.largest_params)
+        if not chosen:
+            raise _none_within(sweep.largest_params, sweep.size_range, ordered)
+        return lay(sweep, ground, chosen)
     assert sweep.total_flops is not None
     cheapest = math.inf
     for largest in reversed(ordered):
@@ -187,6 +205,17 @@ def _by_sizes(
         f"no three sizes of `model.sizes` make a `{sweep.design}` sweep for {sweep.total_flops:g} "
         f"FLOPs; the cheapest costs {cheapest:.3g}",
         hint="raise the total, add smaller sizes, or ask for fewer tokens",
+    )
+
+
+def _none_within(largest: float, size_range: float, ordered: Sequence[Size]) -> PlanError:
+    """The error where no size is as large as the sweep wants them."""
+    least, most = ordered[0].params, ordered[-1].params
+    side, end = ("smaller", "smallest") if largest < least else ("larger", "largest")
+    return PlanError(
+        f"no size is within `sweep.largest_params` = {largest:,.0f} and a `sweep.size_range` of "
+        f"{size_range:g} below it: `model.sizes` have {least:,} to {most:,} params",
+        hint=f"add {side} sizes, or set `largest_params` near the {end} size's params",
     )
 
 

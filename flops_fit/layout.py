@@ -15,9 +15,17 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from flops_fit.units import parse_number
+
+
+def _distinct(values: list[float]) -> list[float]:
+    """The values, none of which may be there twice: its trials would be the same ones."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice:g} is stated twice; for more seeds use `sweep.replicates`")
+    return values
 
 
 def _one_or_more(value: object) -> float | list[float]:
@@ -25,11 +33,12 @@ def _one_or_more(value: object) -> float | list[float]:
     if isinstance(value, list):
         if not value:
             raise ValueError("expected a number, or a list of at least one")
-        return [parse_number(each) for each in value]
+        return _distinct([parse_number(each) for each in value])
     return parse_number(value)
 
 
 Flops = Annotated[float, BeforeValidator(parse_number)]
+Several = Annotated[list[Flops], Field(min_length=1), AfterValidator(_distinct)]
 Ratios = Annotated[float | list[float], BeforeValidator(_one_or_more)]
 Design = Literal["isoflop", "ladder", "grid", "fixed-tokens"]
 
@@ -73,7 +82,7 @@ class SweepSection(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     design: Design = "isoflop"
-    budgets: Annotated[list[Flops], Field(min_length=1)] | None = None
+    budgets: Several | None = None
     total_flops: Flops | None = None
     sizes_per_budget: Annotated[int, Field(ge=3)] = 5
     tokens_per_param: Ratios = 20.0
@@ -84,7 +93,7 @@ class SweepSection(BaseModel):
     num_sizes: Annotated[int, Field(ge=3)] | None = None
     size_range: Annotated[float, Field(gt=1)] = 30.0
     largest_params: Flops | None = None
-    tokens: Annotated[list[Flops], Field(min_length=1)] | None = None
+    tokens: Several | None = None
     replicates: Annotated[int, Field(gt=0)] = 1
     goal: Goal | None = None
 

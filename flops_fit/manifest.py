@@ -81,7 +81,12 @@ class ModelSection(_Section):
             return value
         if not isinstance(value, list) or not value:
             raise ValueError('expected a list of sizes, `{ min, max, multiple_of }` or "auto"')
-        return [_read_size(size) for size in value]
+        sizes = [_read_size(size) for size in value]
+        values = [size.size_value if isinstance(size, StatedSize) else size for size in sizes]
+        twice = next((each for each in values if values.count(each) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the size {shown(twice)} is stated twice")
+        return sizes
 
     @model_validator(mode="after")
     def _derives(self) -> ModelSection:

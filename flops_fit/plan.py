@@ -141,11 +141,29 @@ def plan_levels(
             drawn = [*seeds, *range(seeds[-1] + 1, seeds[-1] + 1 + more)]
             trials += lay_trials(fitting[index], budget, batch_tokens, drawn)
     if not trials:
-        raise PlanError(_too_few_steps(ordered[0], max(budgets), batch_tokens), hint=_SMALLER)
+        raise OutOfReachError(
+            _too_few_steps(ordered[0], max(budgets), batch_tokens),
+            is_too_small=False,
+            hint="add smaller sizes, raise the budgets, or make the batch smaller",
+        )
     return Plan(tuple(trials), (*warnings, *warn_of_repeats(trials, unique_tokens)))
 
 
-_SMALLER = "add smaller sizes, raise `sweep.budgets`, or make the batch smaller"
+class OutOfReachError(PlanError):
+    """The sizes do not fit the budgets.
+
+    Attributes:
+        is_too_small: whether the sizes are too small for the budgets, rather than too large.
+        why: of which size and budget that is said.
+    """
+
+    def __init__(self, why: str, *, is_too_small: bool, hint: str) -> None:
+        """Keep the reason apart, for who was given no budgets but a total."""
+        word = "small" if is_too_small else "large"
+        super().__init__(
+            f"`model.sizes` are all too {word} for the sweep's budgets: {why}", hint=hint
+        )
+        self.is_too_small, self.why = is_too_small, why
 
 
 def num_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> int:
@@ -221,11 +239,11 @@ def _refuse_out_of_reach(
         if beyond:
             ratio = budget / size.flops_per_token / size.params
             word = "smallest" if side == "large" else "largest"
-            raise PlanError(
-                f"`model.sizes` are all too {side} for `sweep.budgets`: at {budget:g} FLOPs even "
-                f"the {word}, {size.size_value:g} with {size.params:,} params, would see "
-                f"{ratio:.3g} tokens per parameter, while the optimum is expected near "
-                f"{tokens_per_param:g}",
+            raise OutOfReachError(
+                f"at {budget:g} FLOPs even the {word}, {size.size_value:g} with {size.params:,} "
+                f"params, would see {ratio:.3g} tokens per parameter, while the optimum is "
+                f"expected near {tokens_per_param:g}",
+                is_too_small=side == "small",
                 hint=f"add {'smaller' if side == 'large' else 'larger'} sizes, "
                 f"{'raise' if side == 'large' else 'lower'} the budgets, or state where you expect "
                 "the optimum with `sweep.tokens_per_param`",
@@ -236,7 +254,7 @@ def _too_few_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> str:
     """Why not even the smallest size can be trained at the largest budget."""
     steps = num_steps(size, budget, batch_tokens)
     return (
-        f"`model.sizes` are all too large for `sweep.budgets`: {budget:g} FLOPs buy the smallest, "
+        f"{budget:g} FLOPs buy the smallest, "
         f"{size.size_value:g} with {size.params:,} params, {steps} optimiser steps, and at least "
         f"{MIN_STEPS} are needed to spend a budget to within 1 %"
     )

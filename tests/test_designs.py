@@ -127,6 +127,43 @@ def test_a_total_too_small_for_any_plan_is_refused(name):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["isoflop", "stated", "ladder"])
+def test_a_total_beyond_every_size_is_said_to_be_too_large(name):
+    with pytest.raises(PlanError, match="more than `model.sizes` can use") as caught:
+        plan_of(**EVERY[name], total_flops=1e24)
+    told = caught.value.message + caught.value.hint
+    assert f"{FINE[-1].params:,} params" in told
+    assert "lower the total" in told
+    assert "sweep.budgets" not in told
+    assert "raise" not in told
+
+
+@pytest.mark.parametrize("name", ["isoflop", "stated", "ladder"])
+def test_a_total_below_every_size_is_said_in_its_own_terms(name):
+    with pytest.raises(PlanError, match="as little as") as caught:
+        plan_of(**EVERY[name], total_flops=1e6)
+    told = caught.value.message + caught.value.hint
+    assert "raise the total" in told
+    assert "sweep.budgets" not in told
+
+
+@pytest.mark.parametrize("name", ["grid", "fixed-tokens"])
+@pytest.mark.parametrize(("largest", "side"), [(10, "smaller"), (1e12, "larger")])
+def test_no_size_up_to_the_largest_that_is_wanted_is_said_so(name, largest, side):
+    with pytest.raises(PlanError, match=r"`sweep\.largest_params`") as caught:
+        plan_of(**EVERY[name], largest_params=largest, size_range=20)
+    message = caught.value.message
+    assert "`sweep.size_range` of 20" in message
+    assert f"{FINE[0].params:,} to {FINE[-1].params:,} params" in message
+    assert f"add {side} sizes" in caught.value.hint
+
+
+def test_budgets_that_round_to_one_are_one():
+    plan = plan_of(budgets=[1.0, 5.0, 5.0001], total_flops=1e14)
+    ids = [trial.trial_id for trial in plan.trials]
+    assert len(set(ids)) == len(ids)
+
+
 def test_sizes_left_out_for_want_of_steps_are_named():
     plan = lay_out(
         SweepSection(design="grid", tokens_per_param=[1.0, 100.0], largest_params=1e5),
@@ -141,6 +178,8 @@ def test_sizes_left_out_for_want_of_steps_are_named():
         ("budgets = [1e11]\nlevels = 4", "`levels` belongs to the design `ladder`"),
         ('design = "ladder"', "needs `top_flops` or `total_flops`"),
         ('design = "ladder"\ntop_flops = 1e11\ntotal_flops = 1e12', "give one"),
+        ('design = "grid"\ntotal_flops = 1e12\ntokens_per_param = [5, 5]', "stated twice"),
+        ('design = "fixed-tokens"\ntotal_flops = 1e12\ntokens = [1e6, "1e6"]', "stated twice"),
         ('design = "grid"\ntotal_flops = 1e12', "as a list"),
         ('design = "fixed-tokens"\ntotal_flops = 1e12', "needs `tokens"),
         ('design = "ladder"\ntotal_flops = 1e12\ntokens_per_param = [5, 9]', "is one number"),

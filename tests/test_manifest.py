@@ -54,6 +54,8 @@ def test_sizes_can_be_a_range_a_list_or_stated():
         (("[1e11, \"3e11\"]", "[1e11, -3e11]"), "`sweep.budgets[1]` in `m.toml`: not a positive", "1e18"),
         (("[1e11, \"3e11\"]", "[1e11, \"1e18 flop\"]"), "`sweep.budgets[1]` in `m.toml`: not a number: `1e18 flop`", "1e18"),
         (("[1e11, \"3e11\"]", "[]"), "`sweep.budgets`", "1e18"),
+        (("[1e11, \"3e11\"]", "[1e11, \"1e11\"]"), "`sweep.budgets` in `m.toml`: 1e+11 is stated twice", "`sweep.replicates`"),
+        (("[16, 24, 32]", "[16, 24, 16]"), "the size `16` is stated twice", "sizes ="),
         (("[16, 24, 32]", "\"many\""), "`model.sizes` in `m.toml`: expected a list", "sizes ="),
         (("[16, 24, 32]", "[16, \"x\"]"), "`model.sizes` in `m.toml`: expected numbers, got `'x'`", "sizes ="),
         (("[16, 24, 32]", "[16, 0]"), "expected positive sizes, got `0`", "sizes ="),
