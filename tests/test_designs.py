@@ -129,7 +129,7 @@ def test_a_total_too_small_for_any_plan_is_refused(name):
 
 @pytest.mark.parametrize("name", ["isoflop", "stated", "ladder"])
 def test_a_total_beyond_every_size_is_said_to_be_too_large(name):
-    with pytest.raises(PlanError, match="more than `model.sizes` can use") as caught:
+    with pytest.raises(PlanError, match=r"more than `model\.sizes` can use") as caught:
         plan_of(**EVERY[name], total_flops=1e24)
     told = caught.value.message + caught.value.hint
     assert f"{FINE[-1].params:,} params" in told
