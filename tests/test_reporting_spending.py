@@ -13,7 +13,7 @@ from flops_fit.fitting.fit import fit_all
 from flops_fit.fitting.surface import solve_surface
 from flops_fit.ledger import Ledger
 from flops_fit.plan import Plan
-from flops_fit.points import Observation, Size, Trial
+from flops_fit.points import Observation, Size, Trial, Trunk
 from flops_fit.reporting.costs import TrialCost, cost_rows
 from flops_fit.reporting.economy import costs_table
 from flops_fit.reporting.speeds import speeds_table
@@ -173,6 +173,60 @@ def test_each_size_says_how_much_of_its_device_it_used(swept):
     assert "31.0" in table
     assert "patches per s" in table
     assert "vendor" in table
+
+
+@pytest.fixture
+def branched(tmp_path):
+    """Three trials off one trunk: one with a discarded attempt, one that failed, one that ended."""
+    run = RunDir(tmp_path / "branched")
+    run.path.mkdir()
+    run.manifest.write_text(MANIFEST, encoding="utf-8")
+    size = SIZES[0]
+    trials = [
+        Trial.of(
+            budget_flops=1e15, size=size, tokens=tokens, batch_tokens=10, seed=0,
+            trunk=Trunk(4000, 10, shared),
+        )
+        for tokens, shared in ((1000, 0), (2000, 1000), (4000, 2000))
+    ]  # fmt: skip
+    write_json(run.plan, Plan(tuple(trials), (), has_curves=False).to_dict())
+    write_json(run.provenance, {"fingerprint": "abc"})
+    expected = [{"trial_id": t.trial_id, "wall_seconds": t.cost_flops / RATE} for t in trials]
+    write_json(run.estimate, {"basis": "timed", "trials": expected})
+    ledger = Ledger.open(run.ledger)
+    ledger.append("sweep_started", fingerprint="abc", trials=len(trials))
+    done = {"params": size.params, "loss": 3.0}
+    for trial, lost in ((trials[0], 0.5), (trials[2], 0.0)):
+        ledger.append(
+            "trial_finished", trial.trial_id, **done, tokens=trial.tokens, flops=trial.flops,
+            spent_flops=(1 + lost) * trial.cost_flops,
+            wall_seconds=(1 + lost) * trial.cost_flops / RATE,
+        )  # fmt: skip
+    ledger.append("trial_failed", trials[1].trial_id, error="lost", flops=3e6, wall_seconds=7.0)
+    ledger.close()
+    return planted_result((1e15, 1e16), targets=(), run_dir=run.path), trials
+
+
+def test_what_trials_share_is_counted_once_and_what_was_lost_is_counted_too(branched):
+    result, trials = branched
+    one, whole = result.to_dict()["costs"]
+    first, _, last = (trial.cost_flops for trial in trials)
+    assert (first, last) == (1000 * trials[0].size.flops_per_token,
+                             2000 * trials[0].size.flops_per_token)  # fmt: skip
+    for row in (one, whole):
+        assert row["trials"] == 2
+        assert row["expected_flops"] == pytest.approx(first + last)
+        assert row["real_flops"] == pytest.approx(1.5 * first + last)
+        assert row["real_over_expected"] == pytest.approx((1.5 * first + last) / (first + last))
+        told = row["unended_trials"], row["unended_flops"], row["unended_seconds"]
+        assert told == (1, 3e6, 7.0)
+    text = result.tables()["costs"].to_markdown()
+    assert "failed or unfinished" in text
+    assert "counted once" in text
+
+
+def test_a_sweep_whose_trials_all_ended_has_no_column_for_others(swept):
+    assert "failed or unfinished" not in swept.tables()["costs"].to_markdown()
 
 
 def test_without_an_estimate_the_real_cost_stands_alone():

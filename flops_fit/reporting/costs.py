@@ -18,10 +18,13 @@ class TrialCost:
 
     Attributes:
         budget_flops: of its curve.
-        expected_flops, real_flops: planned, and spent.
+        expected_flops, real_flops: planned, without what it shares with the trials before it on
+            its trunk, and spent on it in all, discarded attempts too.
         expected_seconds: of wall-clock by the estimate; None where none was made.
-        real_seconds: as the ledger has it.
+        real_seconds: of wall-clock, discarded attempts too.
         energy_joules: that its devices took; None where nothing counted it.
+        has_ended: False where it failed, was stopped or still trains: then what it took so far is
+            no measure of what was expected.
     """
 
     budget_flops: float
@@ -30,39 +33,43 @@ class TrialCost:
     expected_seconds: float | None
     real_seconds: float
     energy_joules: float | None = None
+    has_ended: bool = True
 
 
 def trial_costs(record: Record) -> list[TrialCost]:
-    """Every trial that ended with a time, in the plan's order; none of a rehearsal."""
-    if record.ledger.is_simulated:
+    """Every trial that took a time so far, in the plan's order; none of a rehearsal."""
+    ledger = record.ledger
+    if ledger.is_simulated:
         return []
     estimated = {
         row["trial_id"]: row.get("wall_seconds") for row in record.estimate.get("trials", ())
     }
-    found = []
-    for trial in record.plan.trials:
-        ended = record.ledger.finished.get(trial.trial_id) or record.ledger.diverged.get(
-            trial.trial_id
+    ended = {**ledger.diverged, **ledger.finished}
+    return [
+        TrialCost(
+            trial.budget_flops,
+            trial.cost_flops,
+            ledger.flops[trial.trial_id],
+            estimated.get(trial.trial_id),
+            ledger.wall_seconds[trial.trial_id],
+            ended[trial.trial_id].fields.get("energy_joules") if trial.trial_id in ended else None,
+            has_ended=trial.trial_id in ended,
         )
-        seconds = None if ended is None else ended.fields.get("wall_seconds")
-        if ended is None or not seconds:
-            continue
-        found.append(
-            TrialCost(
-                trial.budget_flops, trial.flops, float(ended.fields.get("flops") or 0.0),
-                estimated.get(trial.trial_id), float(seconds), ended.fields.get("energy_joules"),
-            )
-        )  # fmt: skip
-    return found
+        for trial in record.plan.trials
+        if ledger.wall_seconds.get(trial.trial_id)
+    ]
 
 
 def cost_rows(
     costs: Sequence[TrialCost], *, price_per_device_second: float | None
 ) -> list[dict[str, Any]]:
-    """A row a budget and one for the whole sweep (`budget_flops` None); times are device times.
+    """A row a budget and one for all of them (`budget_flops` None); times are device times.
+
+    All but `unended_*` is of the trials that ended, so that expected and real stand for the same
+    trials; `unended_*` (None where there are none) is what the others took so far.
 
     Args:
-        costs: of the trials that ended.
+        costs: of the trials.
         price_per_device_second: of all the devices of one trial; None without a price.
     """
     budgets = sorted({cost.budget_flops for cost in costs})
@@ -71,12 +78,32 @@ def cost_rows(
     ]
     if costs:
         groups.append((None, list(costs)))
-    return [{"budget_flops": b, **_summed(group, price_per_device_second)} for b, group in groups]
+    return [
+        {
+            "budget_flops": budget,
+            **_summed([cost for cost in group if cost.has_ended], price_per_device_second),
+            **_unended([cost for cost in group if not cost.has_ended]),
+        }
+        for budget, group in groups
+    ]
+
+
+def _unended(costs: Sequence[TrialCost]) -> dict[str, Any]:
+    """What was spent on trials that failed, were stopped or still train."""
+    seconds, flops = (
+        math.fsum(getattr(cost, name) for cost in costs) if costs else None
+        for name in ("real_seconds", "real_flops")
+    )
+    return {
+        "unended_trials": len(costs) or None,
+        "unended_flops": flops,
+        "unended_seconds": seconds,
+    }
 
 
 def _summed(costs: Sequence[TrialCost], price: float | None) -> Mapping[str, Any]:
     known = [cost.expected_seconds for cost in costs if cost.expected_seconds is not None]
-    expected = math.fsum(known) if len(known) == len(costs) else None
+    expected = math.fsum(known) if known and len(known) == len(costs) else None
     real = math.fsum(cost.real_seconds for cost in costs)
     joules = [cost.energy_joules for cost in costs if cost.energy_joules is not None]
     return {

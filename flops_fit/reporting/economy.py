@@ -51,13 +51,16 @@ def gains_table(rows: Sequence[Mapping[str, Any]], loss_unit: str = "nats") -> T
     columns = (
         Column("up_to_flops", "runs up to (FLOPs)", "flops"),
         Column("num_runs", "runs", "integer"),
-        Column("spent_flops", "spent (FLOPs)", "flops"),
+        Column("spent_flops", "these runs (FLOPs)", "flops"),
         Column("target_flops", "target (FLOPs)", "flops"),
         Column("params", "N (params)", "count", has_interval=True),
         Column("loss", f"loss ({loss_unit})", "loss", has_interval=True),
     )
-    note = "intervals here are of the runs' scatter alone: they leave out that the law may be wrong"
-    return Table("What each level of compute bought", columns, tuple(rows), (note,))
+    notes = (
+        "intervals here are of the runs' scatter alone: they leave out that the law may be wrong",
+        "FLOPs of the runs that are fitted, each as if trained alone: not those of failed ones",
+    )
+    return Table("What each level of compute bought", columns, tuple(rows), notes)
 
 
 def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
@@ -78,13 +81,19 @@ def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
         Column("expected_cost", "expected cost", "money", is_optional=True),
         Column("real_cost", "real cost", "money", is_optional=True),
         Column("energy_kilowatt_hours", "energy (kWh)", "number", is_optional=True),
+        Column("unended_trials", "failed or unfinished trials", "integer", is_optional=True),
+        Column("unended_flops", "spent on them (FLOPs)", "flops", is_optional=True),
+        Column("unended_seconds", "their time", "duration", is_optional=True),
     )
-    note = "times of all trials one after another; the last row is the whole sweep"
+    note = (
+        "of the trials that ended, times one after another, discarded attempts too; a trunk that "
+        "trials share is counted once; the last row is all of them"
+    )
     told = f"expected: {basis}" if basis else "the sweep began without an estimate of its times"
     notes = [note, told]
     counted = [row["energy_trials"] for row in rows if row["energy_kilowatt_hours"] is not None]
     if counted:
-        # The last row is the whole sweep.
+        # The last row is all of them.
         some = "" if counted[-1] == rows[-1]["trials"] else f" in {counted[-1]} of the trials"
         notes.append(f"energy: of the processor or GPU{some}, as it counts; no other part")
     return Table("Expected and real cost", columns, tuple(rows), tuple(notes))

@@ -64,6 +64,6 @@ def draw(report: Any, columns: Columns) -> dict[str, Figure]:
     bought = [r for r in report.gains if r["params_interval"] and r["loss_interval"]]
     if len(bought) > 1:
         found["gains"] = spending.gains_figure(bought, loss_unit, columns=columns)
-    if any(cost.expected_seconds for cost in report.trial_costs):
+    if any(cost.expected_seconds and cost.has_ended for cost in report.trial_costs):
         found["costs"] = spending.costs_figure(report.trial_costs, columns=columns)
     return found

@@ -38,10 +38,10 @@ def costs_figure(costs: Sequence[TrialCost], *, columns: Columns = None) -> Figu
     """Real against expected wall-clock of each trial, with the line on which both are one.
 
     Args:
-        costs: of trials; those without an expected time are not drawn.
+        costs: of trials; those that did not end, or have no expected time, are not drawn.
         columns: of a paper that the figure is to fill.
     """
-    known = [(c.expected_seconds, c) for c in costs if c.expected_seconds]
+    known = [(c.expected_seconds, c) for c in costs if c.expected_seconds and c.has_ended]
     budgets = sorted({cost.budget_flops for _, cost in known})
     colours = dict(zip(budgets, budget_colours(len(budgets)), strict=True))
     with paper_style():
@@ -116,7 +116,7 @@ def gains_figure(
         log_loss(panels[1], "y", f"loss ({loss_unit})")
         for axes in panels:
             axes.set_title(f"at {target} FLOPs", loc="left")
-            log_flops(axes, "x", "spent on the runs (FLOPs)")
+            log_flops(axes, "x", "training of the fitted runs (FLOPs)")
         return figure
 
 
