@@ -315,7 +315,7 @@ class Result(Questions):
 
     def _budgets(self) -> list[float]:
         """The sweep's budgets, or round ones inside the data; then the targets."""
-        return sorted({*own_budgets(self.used), *map(float, self.targets)})
+        return sorted({*own_budgets(self.observations), *map(float, self.targets)})
 
     def _row(self, budget: float, method: str) -> dict[str, Any]:
         from flops_fit.reporting.setting import with_setting

@@ -104,6 +104,16 @@ def test_runs_of_a_budget_each_get_a_table_at_round_budgets(tmp_path):
     assert len(json.loads(kept.read_text())["predictions"]) == len(result.fits) * len(budgets)
 
 
+def test_a_run_left_out_changes_no_budget_of_the_table():
+    seen = observe(BUDGETS, sizes=2)
+    out = (Excluded(seen[0].name, "outlier"),)
+    result = planted_result(
+        observations=seen, excluded=out, fits={"surface": surface_fit()}, targets=()
+    )
+    rows = result.chinchilla_table()
+    assert sorted({row["budget_flops"] for row in rows}) == list(BUDGETS)
+
+
 def test_a_stored_prediction_brings_its_intervals():
     known = Optimum(5e19, 1e9, 8.4e9, 2.4, params_interval=(9e8, 1.1e9), method="surface")
     result = planted_result(BUDGETS, targets=(5e19,), predictions=(known,))
