@@ -246,14 +246,14 @@ def _opened(
 
 def _announce(expected: Estimate) -> None:
     """Say how long a sweep will take, and whether its trials fit into memory."""
-    from flops_fit.spending import memory_notes
+    from flops_fit.spending import estimate_notes
     from flops_fit.units import format_duration
 
     say(
         f"expected: {format_duration(expected.wall_seconds)}, {expected.workers} trials side "
         f"by side ({expected.basis})"
     )
-    for note in memory_notes(expected):
+    for note in estimate_notes(expected):
         say(f"warning: {note.message}")
 
 
@@ -261,7 +261,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
     """The estimate with its totals."""
     from flops_fit.points import Note
     from flops_fit.reporting.tables import estimate_table
-    from flops_fit.spending import memory_notes, share_note, speed_notes
+    from flops_fit.spending import estimate_notes, share_note, speed_notes
 
     totals = {
         "flops": costed.total_flops,
@@ -277,7 +277,7 @@ def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
         warnings=[
             basis,
             *speed_notes(costed),
-            *memory_notes(costed),
+            *estimate_notes(costed),
             share_note(prepared.manifest, costed.total_flops),
             *made.warnings,
         ],

@@ -69,12 +69,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class TrialEstimate:
-    """What one trial will cost; `memory_bytes` and `cost` None where not known."""
+    """What one trial will cost; `memory_bytes` and `cost` None where not known.
+
+    Of the `wall_seconds`, `evaluation_seconds` go to held-out losses.
+    """
 
     trial: Trial
     wall_seconds: float
     memory_bytes: int | None
     cost: float | None
+    evaluation_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data."""
@@ -85,6 +89,7 @@ class TrialEstimate:
             "tokens": self.trial.tokens,
             "flops": self.trial.flops,
             "wall_seconds": self.wall_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
             "memory_bytes": self.memory_bytes,
             "cost": self.cost,
         }
@@ -127,12 +132,18 @@ class Estimate:
             row.trial for row in self.trials if (row.memory_bytes or 0) > self.available_bytes
         )
 
+    @property
+    def evaluation_share(self) -> float:
+        """The share of all trials' time that goes to held-out losses."""
+        return math.fsum(row.evaluation_seconds for row in self.trials) / self.device_seconds
+
     def to_dict(self) -> dict[str, Any]:
         """The estimate as plain data: what `estimate --json` prints."""
         return {
             "total_flops": self.total_flops,
             "wall_seconds": self.wall_seconds,
             "device_seconds": self.device_seconds,
+            "evaluation_share": self.evaluation_share,
             "memory_bytes": self.memory_bytes,
             "available_bytes": self.available_bytes,
             "does_not_fit": [trial.trial_id for trial in self.does_not_fit],
@@ -174,14 +185,16 @@ def estimate_plan(
     assert timings or flops_per_second, "an estimate needs timings or a rate"
     rows = []
     for trial in plan.trials:
+        evaluation, memory = 0.0, None
         if flops_per_second:
-            seconds, memory = trial.cost_flops / flops_per_second, None
+            seconds = trial.cost_flops / flops_per_second
         else:
-            seconds = _seconds(trial, timings, curve_points=curve_points, curve_share=curve_share)
+            seconds, evaluation = _seconds(
+                trial, timings, curve_points=curve_points, curve_share=curve_share
+            )
             memory = _memory(trial, timings)
-        rows.append(
-            TrialEstimate(trial, seconds, memory, _cost(seconds, devices_per_trial, price_per_hour))
-        )
+        cost = _cost(seconds, devices_per_trial, price_per_hour)
+        rows.append(TrialEstimate(trial, seconds, memory, cost, evaluation))
     device_seconds = math.fsum(row.wall_seconds for row in rows)
     memories = [row.memory_bytes for row in rows if row.memory_bytes is not None]
     return Estimate(
@@ -226,8 +239,8 @@ def sizes_to_time(plan: Plan) -> list[Trial]:
 
 def _seconds(
     trial: Trial, timings: Sequence[Timing], *, curve_points: int, curve_share: float
-) -> float:
-    """Wall-clock of one trial: setting up, training, its curve's evaluations, and the last one."""
+) -> tuple[float, float]:
+    """Wall-clock of one trial, set-up and evaluations included; and of the evaluations alone."""
     at = trial.size.flops_per_token
     training = training_seconds(at, trial.cost_tokens, timings)
     setup, evaluation = (
@@ -239,8 +252,8 @@ def _seconds(
             [(t, t.evaluation_seconds) for t in timings],
         )
     )
-    curve = min(curve_share * training, curve_points * evaluation)
-    return setup + training + curve + evaluation
+    evaluations = evaluation + min(curve_share * training, curve_points * evaluation)
+    return setup + training + evaluations, evaluations
 
 
 def _available(timings: Sequence[Timing], sharing: int) -> int | None:

@@ -12,7 +12,15 @@ from typing import Any, ClassVar, Literal, get_args
 
 Optimizer = Literal["adamw", "sgd"]
 LearningRateRule = Literal[
-    "constant", "width", "mup", "params", "porian", "steplaw", "deepseek", "powerlines"
+    "constant",
+    "width",
+    "mup",
+    "params",
+    "params-data",
+    "porian",
+    "steplaw",
+    "deepseek",
+    "powerlines",
 ]
 Schedule = Literal["linear", "cosine", "wsd", "constant"]
 BatchRule = Literal["sqrt", "fixed", "porian", "steplaw", "deepseek", "powerlines"]
@@ -100,8 +108,8 @@ class Recipe:
         compile: whether `torch.compile` is used; worth its seconds of start for long trials.
         deterministic: ask the device for deterministic kernels (CPU results repeat anyway).
         heldout_batch: examples in one evaluation batch.
-        heldout_examples: how many held-out examples count; None: every one of a map-style set,
-            the first 4,096 of an iterable one.
+        heldout_examples: how many held-out examples count, evenly spaced over a map-style set,
+            the first of an iterable one; None: every one of the former, 4,096 of the latter.
         curve_points: log-spaced evaluations before the last; they make the training curve.
         curve_share: the largest share of a trial's compute that these evaluations may take; they
             use an evenly spaced part of the held-out set where all of it would cost more.
@@ -117,13 +125,13 @@ class Recipe:
 
     optimizer: Optimizer = "adamw"
     learning_rate: float | None = None
-    learning_rate_rule: LearningRateRule = "params"
+    learning_rate_rule: LearningRateRule = "params-data"
     reference_size: float | None = None
     reference_params: float | None = None
     reference_flops: float | None = None
     weight_decay: float = 0.1
     weight_decay_rule: WeightDecayRule = "constant"
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     momentum: float = 0.9
     clip_norm: float = 1.0
@@ -144,7 +152,7 @@ class Recipe:
     heldout_batch: int = 64
     heldout_examples: int | None = None
     curve_points: int = 8
-    curve_share: float = 0.02
+    curve_share: float = 0.01
     data_workers: int = 0
     retries: int = 0
     log_with: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from flops_fit.sweep import SweepSummary
 from flops_fit.units import format_flops
 
 MAX_NAMED = 12  # trials named one by one in an error
+MOST_EVALUATION = 0.03  # of the trials' time
 
 
 def make_caps(
@@ -56,21 +57,38 @@ def share_note(manifest: Manifest, total_flops: float) -> Note:
     return Note(code, share_of_target(manifest, total_flops))
 
 
-def memory_notes(estimate: Estimate) -> tuple[Note, ...]:
+def estimate_notes(estimate: Estimate) -> tuple[Note, ...]:
+    """What to mend before the sweep begins: trials too large, evaluation too dear."""
+    notes = (_memory_note(estimate), _evaluation_note(estimate))
+    return tuple(note for note in notes if note is not None)
+
+
+def _memory_note(estimate: Estimate) -> Note | None:
     """That trials are forecast to run out of memory, where some are."""
     lost = estimate.does_not_fit
     if not lost:
-        return ()
+        return None
     assert estimate.memory_bytes is not None and estimate.available_bytes is not None  # noqa: PT018
     first = min(trial.size.params for trial in lost)
-    return (
-        Note(
-            "out_of_memory",
-            f"{len(lost)} of {len(estimate.trials)} trials, from {first:,} params on, are forecast "
-            f"to run out of memory: up to {estimate.memory_bytes / 2**30:.3g} GiB, where each has "
-            f"{estimate.available_bytes / 2**30:.3g} GiB; a smaller `micro_batch_examples` lowers "
-            "it without changing the batch, fewer workers share a machine's memory among fewer",
-        ),
+    return Note(
+        "out_of_memory",
+        f"{len(lost)} of {len(estimate.trials)} trials, from {first:,} params on, are forecast "
+        f"to run out of memory: up to {estimate.memory_bytes / 2**30:.3g} GiB, where each has "
+        f"{estimate.available_bytes / 2**30:.3g} GiB; a smaller `micro_batch_examples` lowers "
+        "it without changing the batch, fewer workers share a machine's memory among fewer",
+    )
+
+
+def _evaluation_note(estimate: Estimate) -> Note | None:
+    """That held-out losses take much of the time, where they do."""
+    share = estimate.evaluation_share
+    if share <= MOST_EVALUATION:
+        return None
+    return Note(
+        "evaluation_share",
+        f"held-out losses take {share:.1%} of the trials' time, where {MOST_EVALUATION:.0%} is "
+        "plenty: `heldout_examples` in [training] reads a part of the held-out set (its error must "
+        "stay well below the noise between seeds), `curve_share` limits the training curves",
     )
 
 

@@ -22,7 +22,7 @@ from flops_fit.training.recipes import settings
 if TYPE_CHECKING:
     from flops_fit.reporting.tables import Table
 
-_RULES = ("constant", "width", "porian", "steplaw", "deepseek", "powerlines")
+_RULES = ("constant", "width", "porian", "params-data", "steplaw", "deepseek", "powerlines")
 """Rules of different shapes; `mup` moves a matrix's rate as `width`, and `params` as `porian`."""
 
 _SAME_SHAPE = {"mup": "width", "params": "porian"}

@@ -5,7 +5,7 @@ import pytest
 from flops_fit.estimate import Timing, estimate_plan
 from flops_fit.plan import Plan
 from flops_fit.points import Size, Trial
-from flops_fit.spending import memory_notes, speed_notes
+from flops_fit.spending import estimate_notes, speed_notes
 
 SIZES = [Size(v, v * 100, v * 100, v * 600.0) for v in (10, 40, 160)]
 TRIALS = tuple(
@@ -45,10 +45,10 @@ def test_trials_that_will_not_fit_are_named_before_they_run() -> None:
     ]
     alone = estimate_plan(PLAN, timings=timings, workers=2, basis="")
     assert alone.does_not_fit == ()
-    assert memory_notes(alone) == ()
+    assert estimate_notes(alone) == ()
     together = estimate_plan(PLAN, timings=timings, workers=2, shares_memory=True, basis="")
     assert [t.size for t in together.does_not_fit] == [SIZES[2]]
-    (note,) = memory_notes(together)
+    (note,) = estimate_notes(together)
     assert note.code == "out_of_memory"
     assert "1 of 3 trials" in note.message
     assert "9 GiB, where each has 8 GiB" in note.message
@@ -76,3 +76,15 @@ def test_no_share_is_claimed_of_a_peak_that_is_not_known() -> None:
     timed = [timing(s, matmul_flops_per_second=4e6) for s in SIZES]
     (note,) = speed_notes(estimate_plan(PLAN, timings=timed, basis=""))
     assert "MFU" not in note.message
+
+
+def test_costly_evaluation_is_said_before_the_run() -> None:
+    cheap = [timing(s, evaluation_seconds=0.001) for s in SIZES]
+    assert estimate_notes(estimate_plan(PLAN, timings=cheap, basis="")) == ()
+    dear = [timing(s, evaluation_seconds=50.0) for s in SIZES]
+    made = estimate_plan(PLAN, timings=dear, basis="")
+    training = sum(t.flops / 1e6 for t in TRIALS)
+    assert made.evaluation_share == pytest.approx(150 / (training + 150))
+    (note,) = estimate_notes(made)
+    assert note.code == "evaluation_share"
+    assert f"{150 / (training + 150):.1%}" in note.message

@@ -250,3 +250,9 @@ def test_examples_in_memory_are_moved_to_a_device_and_others_are_left():
         assert on_device(untouched, there) is untouched
     data = numbers(9)
     assert on_device(data, torch.device("cpu")) is data
+
+
+def test_a_part_of_a_held_out_set_is_evenly_spaced_over_it():
+    whole = TensorDataset(torch.arange(1000), torch.arange(1000))
+    chosen = torch.cat([x for x, _ in heldout_batches(whole, batch=4, examples=10)])
+    assert chosen.tolist() == list(range(50, 1000, 100))

@@ -206,3 +206,14 @@ def test_a_factor_multiplies_every_rate_and_tells_trials_apart(tmp_path):
 def test_planning_a_batch_needs_no_torch():
     code = "import flops_fit.training.recipes, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_default_rate_is_lowered_where_a_trial_is_short_for_its_size():
+    """20 positions a parameter are enough; with a tenth of them the rate is 10^-0.307 of that."""
+    full, tenth, long = (rates(tokens=t)[0] for t in (2 * 10**6, 2 * 10**5, 2 * 10**8))
+    assert full == pytest.approx(3e-3 * 0.1 ** (-1 / 3))
+    assert long == full
+    assert tenth == pytest.approx(full * 10**-0.307)
+    # An image whose 64 patches pass through the model counts for 64 positions.
+    image = Size(64, 100_000, 90_000, 64 * 6e5)
+    assert rates(size=image, tokens=2 * 10**5 // 64)[0] == pytest.approx(tenth)

@@ -188,37 +188,38 @@ def heldout_batches(heldout: Any, *, batch: int, examples: int | None) -> list[B
     Args:
         heldout: a Dataset, IterableDataset or DataLoader (whose own batches are kept).
         batch: examples in one batch.
-        examples: how many examples count; None: all of a map-style set, the first 4,096 of an
-            iterable one.
+        examples: how many examples count, evenly spaced over a map-style set and the first of an
+            iterable one; None: all of a map-style set, the first 4,096 of an iterable one.
 
     Raises:
         PluginError: it yields nothing.
     """
-    if isinstance(heldout, DataLoader):
-        if is_plain_loader(heldout):
-            made = _map_batches(heldout.dataset, heldout.collate_fn, batch, examples)
-        else:
-            made = list(_limit(iter(heldout), examples or _ITERABLE_HELDOUT_EXAMPLES))
-    elif is_iterable_only(heldout):
-        limit = examples or _ITERABLE_HELDOUT_EXAMPLES
-        chosen = islice(iter(heldout), limit)
-        made = []
-        while group := list(islice(chosen, batch)):
-            made.append(default_collate(group))
-    else:
-        made = _map_batches(heldout, default_collate, batch, examples)
+    made = _read(heldout, batch=batch, examples=examples, is_spread=True)
     if not made:
-        raise PluginError(
-            "the held-out set yields nothing: not one example came out of it",
-            hint="check its length; the loss that is fitted is measured on it",
-        )
+        raise _empty("held-out set", "check its length; the loss that is fitted is measured on it")
     return made
 
 
-def _map_batches(dataset: Any, collate: Any, batch: int, examples: int | None) -> list[Batch]:
-    fetch = fetcher(dataset, collate)
-    count = len(dataset) if examples is None else min(examples, len(dataset))
-    return [fetch(torch.arange(at, min(at + batch, count))) for at in range(0, count, batch)]
+def _read(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
+    """Batches of so many examples, the first ones or, of a map-style set, evenly spaced ones."""
+    collate: Any = default_collate
+    if isinstance(source, DataLoader):
+        if not is_plain_loader(source):
+            return list(_limit(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES))
+        source, collate = source.dataset, source.collate_fn
+    elif is_iterable_only(source):
+        chosen = islice(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES)
+        made = []
+        while group := list(islice(chosen, batch)):
+            made.append(default_collate(group))
+        return made
+    total = len(source)
+    count = total if examples is None else min(examples, total)
+    numbers = torch.arange(count)
+    if is_spread and count < total:
+        numbers = (2 * numbers + 1) * total // (2 * count)
+    fetch = fetcher(source, collate)
+    return [fetch(numbers[at : at + batch]) for at in range(0, count, batch)]
 
 
 def _limit(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
@@ -239,5 +240,11 @@ def first_examples(train: Any, count: int) -> Batch:
     Raises:
         PluginError: it yields nothing.
     """
-    made = heldout_batches(train, batch=count, examples=count)
+    made = _read(train, batch=count, examples=count, is_spread=False)
+    if not made:
+        raise _empty("data set", "check its length")
     return made[0] if len(made) == 1 else concatenate(made)
+
+
+def _empty(which: str, hint: str) -> PluginError:
+    return PluginError(f"the {which} yields nothing: not one example came out of it", hint=hint)

@@ -14,6 +14,10 @@ Learning rate, per rule
                 model's own initialisation and multipliers are its own affair
     params      rate * (N / reference_params)^(-1/3), 1e6 params unless stated; with 3e-3 it passes
                 near the rates of GPT-3 (Brown et al. 2020, table 2.1)
+    params-data as `params`, times min(1, (C / 6 N^2 / 20)^0.307): less where a trial is short for
+                its size. C / 6 N^2 is how many positions train each parameter, D / N of a dense
+                language model; 20 of them are near compute-optimal (Hoffmann et al. 2022,
+                arXiv:2203.15556), and the power of data is Step Law's
     porian      0.0047 (N / 108e6)^(-1/3): Porian et al. 2024 (arXiv:2406.19146)
     steplaw     1.79 N^-0.713 D^0.307, N without embeddings: Li et al. 2025 (arXiv:2503.04715)
     deepseek    0.3118 C^-0.1250: Bi et al. 2024 (arXiv:2401.02954)
@@ -45,6 +49,7 @@ _FEWEST_STEPS = 50
 """Rounding to whole steps moves tokens by at most half a step: 1 % of 50 steps."""
 
 _REFERENCE_PARAMS = 1e6
+_ENOUGH_DATA, _DATA_POWER = 20.0, 0.307  # positions a parameter, and how the rate falls with fewer
 
 _PORIAN_PARAMS = 108e6
 _PORIAN_RATE = 0.0047
@@ -118,8 +123,11 @@ def _rates(recipe: Recipe, *, size: Size, tokens: int, batch_tokens: int) -> tup
     else:
         assert bare is not None, "only published rules lack a rate"
         rate = bare
-    if rule == "params":
+    if rule in ("params", "params-data"):
         rate *= (size.params / (recipe.reference_params or _REFERENCE_PARAMS)) ** (-1 / 3)
+    if rule == "params-data":
+        positions = tokens * size.flops_per_token / 6 / size.params**2
+        rate *= min(1.0, positions / _ENOUGH_DATA) ** _DATA_POWER
     elif rule == "powerlines":
         assert recipe.bare_batch_tokens is not None, "checked by Recipe"
         rate *= math.sqrt(batch_tokens / recipe.bare_batch_tokens)
