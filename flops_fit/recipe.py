@@ -69,7 +69,8 @@ class Recipe:
         optimizer: `adamw`, or `sgd` with `momentum`. A model's own `configure_optimizers` wins.
         learning_rate: peak rate, at the reference that the rule names. None: what the rule's
             source published (`porian`, `steplaw`, `deepseek`, each measured on language models),
-            and 3e-3 under every other rule.
+            and 3e-3 under every other rule, or half of it where the schedule holds the peak (`wsd`,
+            `constant`).
         learning_rate_rule: how it depends on the trial; formulas and sources are those of
             `training/recipes.py`. `constant`: not at all; `width`: 1 / size, of weight matrices;
             `mup`: 1 / fan-in, of each matrix whose fan-in grows with the size; `params` and
@@ -215,7 +216,7 @@ class Recipe:
     def bare_learning_rate(self) -> float | None:
         """The peak rate at the rule's reference; None where the published constants hold."""
         if self.learning_rate is None and self.learning_rate_rule not in _PUBLISHED:
-            return _RATE
+            return _RATE / 2 if self.schedule in ("wsd", "constant") else _RATE
         return self.learning_rate
 
     @property

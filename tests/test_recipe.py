@@ -58,3 +58,10 @@ def test_the_record_of_a_recipe_makes_the_same_recipe():
     recipe = Recipe(schedule="wsd", learning_rate_rule="width", reference_size=32, compile=True)
     recorded = recipe.to_dict()
     assert Recipe(**{**recorded, "betas": tuple(recorded["betas"])}) == recipe
+
+
+def test_a_schedule_that_holds_the_peak_has_half_of_it_by_default():
+    assert Recipe().bare_learning_rate == 3e-3
+    for schedule in ("wsd", "constant"):
+        assert Recipe(schedule=schedule).bare_learning_rate == 1.5e-3
+        assert Recipe(schedule=schedule, learning_rate=0.01).bare_learning_rate == 0.01

@@ -27,7 +27,7 @@ from flops_fit.zoo.stdlib_text import stdlib_text
 
 CONTEXT = 64
 SEPARATE = Recipe(curve_points=0)
-SHARED = replace(SEPARATE, schedule="wsd", learning_rate=1.5e-3, cooldown_fraction=0.2)
+SHARED = replace(SEPARATE, schedule="wsd")
 
 
 def planned(width: int, horizons: list[int], seed: int, recipe: Recipe) -> list[Trial]:
