@@ -70,12 +70,12 @@ def test_the_quickstart_ends_with_bracketed_minima_and_the_law_that_it_states(tm
     minima = told["fits"]["isoflop"]["details"]["minima"]
     assert [minimum["status"] for minimum in minima] == ["ok"] * 4
     # What the manifest's opening comment promises.
-    promised = {3e10: (15e3, 2.19), 6.5e10: (21e3, 2.04), 1.4e11: (30e3, 1.9), 3e11: (43e3, 1.77)}
+    promised = {3e10: (12e3, 2.14), 6.5e10: (20e3, 1.98), 1.4e11: (30e3, 1.85), 3e11: (40e3, 1.7)}
     for minimum in minima:
         params, loss = promised[minimum["budget_flops"]]
         assert minimum["params"] == pytest.approx(params, rel=0.25)
         assert minimum["loss"] == pytest.approx(loss, abs=0.05)
-    assert told["fits"]["isoflop"]["exponents"]["params"] == pytest.approx(0.47, abs=0.1)
+    assert told["fits"]["isoflop"]["exponents"]["params"] == pytest.approx(0.52, abs=0.1)
     assert told["fits"]["isoflop"]["r_squared"]["params"] > 0.98
     folder = tmp_path / "runs/quickstart/report"
     for name in ("isoflop", "frontier"):
