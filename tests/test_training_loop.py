@@ -230,7 +230,8 @@ def test_a_loss_that_turns_nan_ends_the_trial_early_as_diverged(tmp_path):
 
 def test_the_curve_ends_at_the_loss_of_the_trial(tmp_path):
     trial = toy_trial(steps=2000)
-    outcome = run(tmp_path, trial, data=toy_data(heldout=pairs(400, seed=9)))
+    roomy = replace(RECIPE, curve_share=0.02)
+    outcome = run(tmp_path, trial, recipe=roomy, data=toy_data(heldout=pairs(400, seed=9)))
     points = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert len(points) == 9
     assert [p["step"] for p in points] == sorted({p["step"] for p in points})
