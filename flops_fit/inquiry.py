@@ -69,7 +69,7 @@ def ask_timings(
     return [
         replace(
             max(measured, key=lambda timing: timing.seconds_per_token),
-            matmul_flops_per_second=max(peaks),
+            matmul_flops_per_second=max(peaks) or None,
         )
         for measured in zip(*answers, strict=True)
     ]

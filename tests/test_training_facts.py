@@ -1,14 +1,17 @@
 """What a reader is told of a trial's device, and of a model whose batch is split."""
 
+import json
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from training_toys import Mlp
+from training_toys import Mlp, mse, toy_data, toy_trial
 
 from flops_fit.recipe import Recipe
+from flops_fit.training import telemetry
+from flops_fit.training.loop import train
 from flops_fit.training.norms import batch_norm_notes
 from flops_fit.training.peaks import nominal_peak
 from flops_fit.training.telemetry import matmul_peak
@@ -24,6 +27,25 @@ def test_the_peak_is_what_a_large_product_reaches_and_draws_no_random_number():
         torch.matmul(matrix, matrix)
     mean = 10 * 2 * 768**3 / (time.perf_counter() - began)
     assert 0.3 * mean < peak < 30 * mean
+
+
+def test_a_peak_that_cannot_be_measured_is_absent_and_no_error_of_the_trial(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB.")
+
+    built = []
+    telemetry._measured_peak.cache_clear()
+    monkeypatch.setattr(torch, "matmul", full)
+    outcome = train(
+        toy_trial(), build=lambda width: built.append(1) or Mlp(width), data=toy_data(), loss=mse,
+        recipe=Recipe(), directory=tmp_path, device="cpu",
+    )  # fmt: skip
+    assert len(built) == 1
+    assert outcome.status == "finished"
+    assert outcome.details["utilisation"] is None
+    assert outcome.details["matmul_flops_per_second"] is None
+    assert outcome.details["tokens_per_second"] > 0
+    json.dumps(outcome.details, allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
 
 from flops_fit.errors import PluginError
@@ -185,11 +186,13 @@ class Broken:
     def __init__(self, limit):
         self.limit, self.logged, self.is_closed = limit, [], False
 
+    def store_init_configuration(self, values):
+        pass
+
     def log(self, values, step):
         import random
 
         import numpy as np
-        import torch
 
         random.random(), np.random.rand(), torch.rand(1)
         self.logged.append(step)
@@ -213,7 +216,7 @@ def test_a_tracker_that_fails_in_the_middle_changes_nothing_but_the_record(
     broken = Broken(limit)
     trackers = Trackers(("broken",), tmp_path, "mine", "0")
     monkeypatch.setattr(
-        module.Trackers, "_start", lambda self, name, run, place: self._open.update(broken=broken)
+        module.Trackers, "_start", lambda self, name, run: self._open.update(broken=broken)
     )
     bare, told = one(tmp_path / "bare"), one(tmp_path / "told", trackers)
     trackers.finish("finished")
@@ -223,6 +226,85 @@ def test_a_tracker_that_fails_in_the_middle_changes_nothing_but_the_record(
     assert broken.is_closed is not fails
     assert ("tracker_failures" in told.details) is fails
     assert capsys.readouterr().err.count("the server went away") == fails
+
+
+class Strict:
+    """A tracker as the strictest are: told once what the run is, and its steps never go back."""
+
+    def __init__(self):
+        self.configurations, self.logged = [], []
+
+    def store_init_configuration(self, values):
+        self.configurations.append(values)
+        assert values == self.configurations[0], "changing a parameter is not allowed"
+
+    def log(self, values, step):
+        assert not self.logged or step >= self.logged[-1][0], "steps only go up"
+        self.logged.append((step, values))
+
+    def finish(self):
+        pass
+
+
+def first_one_fails(kind):
+    """Builds models, the first of which diverges or runs out of memory after five steps."""
+    built = []
+
+    class Net(Mlp):
+        def __init__(self, width):
+            super().__init__(width)
+            built.append(self)
+            self.number, self.calls = len(built), 0
+
+        def forward(self, inputs):
+            self.calls += self.training
+            value = super().forward(inputs)
+            if self.calls <= 5:
+                return value
+            if kind == "out of memory" and self.number <= 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return value * float("nan") if kind == "diverged" and self.number == 1 else value
+
+    return Net
+
+
+@pytest.mark.parametrize("kind", ["diverged", "out of memory"])
+def test_every_attempt_at_a_trial_is_told_to_one_run(tmp_path, monkeypatch, kind):
+    strict, starts = Strict(), []
+    monkeypatch.setattr(
+        module.Trackers, "_start",
+        lambda self, name, run: starts.append(run) or self._open.update(strict=strict),
+    )  # fmt: skip
+    trackers = Trackers(("strict",), tmp_path, "mine", "0")
+    outcome = train(
+        toy_trial(steps=60), build=first_one_fails(kind), data=toy_data(), loss=mse,
+        recipe=Recipe(retries=1), directory=tmp_path / "trial", device="cpu", trackers=trackers,
+    )  # fmt: skip
+    trackers.finish(outcome.status)
+    assert outcome.status == "finished"
+    assert trackers.failures == {}
+    assert trackers.unusable == set()
+    assert len(starts) == len(strict.configurations) == 1
+    discarded = sum(each["step"] for each in outcome.details.get("discarded", []))
+    assert (discarded > 0) is (kind == "diverged")
+    losses = [step for step, values in strict.logged if "training_loss" in values]
+    assert losses[-1] == discarded + 60
+    told = [step for step in losses if step > discarded]
+    assert sorted(set(told)) == list(range(discarded + 1, discarded + 61))
+
+
+def test_a_tracker_that_started_is_tried_again_with_the_next_trial(tmp_path, monkeypatch):
+    broken = Broken(2)
+    monkeypatch.setattr(
+        module.Trackers, "_start", lambda self, name, run: self._open.update(broken=broken)
+    )
+    trackers = Trackers(("broken",), tmp_path, "mine", "0")
+    train(
+        toy_trial(steps=60), build=first_one_fails("diverged"), data=toy_data(), loss=mse,
+        recipe=Recipe(retries=1), directory=tmp_path / "trial", device="cpu", trackers=trackers,
+    )  # fmt: skip
+    assert "the server went away" in trackers.failures["broken"]
+    assert trackers.unusable == set()
 
 
 def test_a_missing_tracker_is_found_before_anything_is_written(tmp_path):

@@ -77,12 +77,14 @@ def train(
     directory.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe, device=device, threads=threads)
     tracked = trackers if session.rank == 0 else None
+    tell = partial(_tell, tracked, trial, recipe, directory)
 
     def attempt(seed: int, trunk: Path | None, recipe: Recipe) -> Outcome:
         return _attempt(
             replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
             directory=directory, session=session, threads=threads, should_stop=should_stop,
-            progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked, trunk=trunk,
+            progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked, tell=tell,
+            trunk=trunk,
         )  # fmt: skip
 
     share = trial.batch_tokens // data.facts.units_per_example // session.world
@@ -133,6 +135,7 @@ def _attempt(
     progress: Callable[[dict[str, Any]], None] | None,
     checkpoint_seconds: float,
     trackers: Trackers | None,
+    tell: Callable[[int], None],
     trunk: Path | None,
 ) -> Outcome:
     """Train a trial once, from its newest checkpoint, its trunk or its beginning."""
@@ -141,9 +144,7 @@ def _attempt(
         session=session, threads=threads, trunk=trunk,
     )  # fmt: skip
     training.begin()
-    if trackers is not None:
-        place = {**trial.to_dict(), **recipe.to_dict()}
-        trackers.start(Run.of(trial, step=training.step), place)
+    tell(training.step)
     reason = _run(
         training, should_stop=should_stop, progress=progress,
         checkpoint_seconds=checkpoint_seconds, trackers=trackers,
@@ -206,6 +207,22 @@ def _so_far(training: Training) -> dict[str, float]:
         "tokens": training.tokens,
         "flops": training.tokens * training.trial.size.flops_per_token,
     }
+
+
+def _tell(
+    trackers: Trackers | None, trial: Trial, recipe: Recipe, directory: Path, step: int
+) -> None:
+    """Let trackers know that an attempt begins, `step` steps of which were done before.
+
+    They hear what holds of every attempt: the trial's own seed, and the recipe as written.
+    """
+    if trackers is None:
+        return
+    earlier = [attempt["step"] or 0 for attempt in read_discarded(directory)]
+    run = Run.of(trial, step=step, discarded_steps=sum(earlier))
+    trackers.start(run, {**trial.to_dict(), **recipe.to_dict()})
+    if earlier:
+        trackers.log({"attempt": len(earlier) + 1}, step=step)
 
 
 def _track_end(trackers: Trackers, outcome: Outcome, *, step: int) -> Outcome:

@@ -62,7 +62,7 @@ class StepTiming:
     memory_bytes: int | None
     setup_seconds: float
     available_bytes: int | None
-    matmul_flops_per_second: float
+    matmul_flops_per_second: float | None
     nominal_flops_per_second: float | None
 
 

@@ -109,12 +109,13 @@ class Meter:
         achieved = None if rate is None else rate * self.trial.size.flops_per_token
         energy = self._energy_of_all()
         memory = peak_memory(device)  # before the product that measures the peak takes some
-        peak = matmul_peak(device, self.session.precision, self.threads) * self.session.world
+        one = matmul_peak(device, self.session.precision, self.threads)
+        peak = None if one is None else one * self.session.world
         return {
             "tokens_per_second": rate,
             "flops_per_second": achieved,
             "matmul_flops_per_second": peak,
-            "utilisation": None if achieved is None else achieved / peak,
+            "utilisation": None if achieved is None or peak is None else achieved / peak,
             **self._against_nominal(achieved),
             **energy,
             "training_seconds": training,
@@ -169,28 +170,37 @@ class Meter:
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@cache
-def matmul_peak(device: torch.device, precision: str, threads: int) -> float:
+def matmul_peak(device: torch.device, precision: str, threads: int) -> float | None:
     """The FLOP/s that a large square matrix product reaches here: what utilisation is a share of.
 
     Measured once a process, in well under a second: a stated peak would be of another clock, and
-    of no processor that nobody has listed.
+    of no processor that nobody has listed. None where it cannot be measured, as where a trial
+    leaves the device no memory for it.
 
     Args:
         device: where.
         precision: `fp32` (TF32 on CUDA, as in training), `bf16` or `fp16`.
         threads: of the process, which a CPU's figure depends on.
     """
+    try:
+        return _measured_peak(device, precision, threads)
+    except RuntimeError:  # It must not pass for an error of the trial.
+        return None
+
+
+@cache
+def _measured_peak(device: torch.device, precision: str, threads: int) -> float:
     del threads
     side = 768 if device.type == "cpu" else 8192 if device.type == "cuda" else 2048
     # Neither random, which would draw from the trial's numbers, nor zeros, which run cooler.
-    values = torch.linspace(-1, 1, side * side, device=device, dtype=torch.float32)
-    matrix = values.view(side, side).to(_PRECISIONS[precision])
+    values = torch.linspace(-1, 1, side * side, device=device, dtype=_PRECISIONS[precision])
+    matrix = values.view(side, side)
+    product = torch.empty_like(matrix)
     best = math.inf
     for _ in range(8):
         synchronize(device)
         began = time.perf_counter()
-        torch.matmul(matrix, matrix)
+        torch.matmul(matrix, matrix, out=product)
         synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best

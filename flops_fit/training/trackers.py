@@ -38,17 +38,25 @@ class Run:
         run_id: unique in the sweep: the trial's id.
         title: for people.
         step: the steps done before; a run that goes on forgets what it has beyond them.
+        discarded_steps: of attempts that were given up, which the run holds before them.
     """
 
     run_id: str
     title: str
     step: int = 0
+    discarded_steps: int = 0
+
+    @property
+    def at(self) -> int:
+        """The last step that the run holds; it never goes back, which not every tracker can."""
+        return self.discarded_steps + self.step
 
     @classmethod
-    def of(cls, trial: Trial, *, step: int) -> Run:
+    def of(cls, trial: Trial, *, step: int, discarded_steps: int = 0) -> Run:
         """The run of a trial."""
         budget, size = format_flops(trial.budget_flops), f"{trial.size.size_value:g}"
-        return cls(trial.trial_id, f"{budget}-size-{size}-seed-{trial.seed}", step)
+        title = f"{budget}-size-{size}-seed-{trial.seed}"
+        return cls(trial.trial_id, title, step, discarded_steps)
 
 
 @dataclass
@@ -71,23 +79,38 @@ class Trackers:
     failures: dict[str, str] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)
     _open: dict[str, Any] = field(default_factory=dict)
+    _run: Run | None = None
+    _told: int = 0
 
     def start(self, run: Run, place: Mapping[str, Any]) -> None:
         """Open a run in each tracker, or go on with the one of that id.
 
+        Further attempts at a trial go on in its run.
+
         Args:
             run: which.
-            place: numbers and text that say where in the sweep it stands.
+            place: numbers and text that say where in the sweep it stands; of every attempt.
         """
+        is_open, self._run = self._run is not None, run
+        if is_open:
+            return
+        self._told = run.at
         for name in self.names:
-            self._guarded(name, "start", partial(self._start, name, run, place))
+            self._guarded(name, "start", partial(self._start, name, run))
         self.unusable = set(self.failures)
+        whole = {"experiment": self.experiment, "sweep_id": self.sweep_id, **_simple(place)}
+        for name, tracker in list(self._open.items()):
+            self._guarded(name, "note the run", partial(tracker.store_init_configuration, whole))
 
     def log(self, values: Mapping[str, float | None], *, step: int) -> None:
-        """Log numbers at a step; those that are not known are left out."""
+        """Log numbers at a step; those that are not known are left out, and those told before."""
+        at = step if self._run is None else self._run.discarded_steps + step
+        if at < self._told:
+            return  # An attempt that ran out of memory came as far.
+        self._told = at
         known = {key: value for key, value in values.items() if value is not None}
         for name, tracker in list(self._open.items()):
-            self._guarded(name, f"log step {step}", partial(tracker.log, known, step=step))
+            self._guarded(name, f"log step {step}", partial(tracker.log, known, step=at))
 
     def each(self, what: str, calls: Mapping[str, Callable[[Any], None]]) -> None:
         """Do something more with the open trackers that `calls` names; guarded as all else."""
@@ -102,7 +125,7 @@ class Trackers:
             self._guarded(name, "finish", tracker.finish)
         self._open.clear()
 
-    def _start(self, name: str, run: Run, place: Mapping[str, Any]) -> None:
+    def _start(self, name: str, run: Run) -> None:
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -111,12 +134,10 @@ class Trackers:
         folder.mkdir(parents=True, exist_ok=True)
         made = _ARGUMENTS.get(name, _only_the_project)(self, folder, run)
         tracker = LOGGER_TYPE_TO_CLASS[name](*made.positional, **made.named)
-        whole = {"experiment": self.experiment, "sweep_id": self.sweep_id, **_simple(place)}
         # One at a time: local stores are made by whoever comes first.
         with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
             tracker.start()
         self._open[name] = tracker
-        tracker.store_init_configuration(whole)
 
     def _guarded(self, name: str, what: str, call: Callable[[], None]) -> None:
         """Call a tracker; what it raises ends the tracking, never the trial."""
@@ -165,7 +186,7 @@ def _only_the_project(made: Trackers, folder: Path, run: Run) -> _Arguments:
 
 def _tensorboard(made: Trackers, folder: Path, run: Run) -> _Arguments:
     return _Arguments(
-        (f"{run.title}-{run.run_id}", folder), {"purge_step": run.step} if run.step else {}
+        (f"{run.title}-{run.run_id}", folder), {"purge_step": run.at} if run.at else {}
     )
 
 
@@ -180,7 +201,7 @@ def _wandb(made: Trackers, folder: Path, run: Run) -> _Arguments:
         # The trial's log is kept already, and its file descriptors are not to be touched.
         "settings": wandb.Settings(console="off"),
     }
-    if run.step:
+    if run.at:
         named["resume"] = "allow"
     if wandb.run is not None:
         wandb.run.finish()
