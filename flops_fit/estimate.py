@@ -22,16 +22,18 @@ class Timing:
 
     Attributes:
         flops_per_token: of the size that was timed.
-        seconds_per_token: of training, data included, warm-up steps left out.
+        seconds_per_token: of training, by all of a trial's devices together, data included,
+            warm-up steps left out.
         evaluation_seconds: one pass over the held-out set; the trial makes a few.
-        memory_bytes: peak of the process (CPU) or of the device; None where it cannot be told.
+        memory_bytes: peak of one process (CPU) or one device of the trial; None where it cannot
+            be told.
         setup_seconds: what each trial takes before its first usual step: building the model,
             reading the held-out set, compiling.
         startup_seconds: what each worker takes before its first trial: importing torch, loading
             the data.
         available_bytes: memory that the device (or, on a CPU, the machine) has in all.
-        matmul_flops_per_second: what a large matrix product reached on the device that was timed.
-        nominal_flops_per_second: the peak that its vendor publishes; None where none is listed.
+        matmul_flops_per_second: what a large matrix product reached on all of a trial's devices.
+        nominal_flops_per_second: the peak that their vendor publishes; None where none is listed.
     """
 
     flops_per_token: float
@@ -104,8 +106,8 @@ class Estimate:
         total_flops: of all.
         wall_seconds: from start to end with `workers` side by side.
         device_seconds: of all trials one after another: what is paid for.
-        memory_bytes: the largest trial's; None where not known.
-        available_bytes: what each trial has, its share where several share the machine's memory.
+        memory_bytes: of one process or device of the largest trial; None where not known.
+        available_bytes: what each process has, its share where several share one memory.
         cost: in the currency of the price; None without a price.
         workers: trials side by side.
         basis: where the times come from, for the reader.
@@ -165,7 +167,7 @@ def estimate_plan(
     price_per_hour: float | None = None,
     curve_points: int = 0,
     curve_share: float = 0.0,
-    shares_memory: bool = False,
+    num_devices: int | None = None,
     basis: str,
 ) -> Estimate:
     """Cost a plan from measured sizes, or from a stated rate.
@@ -179,7 +181,8 @@ def estimate_plan(
         price_per_hour: of one device.
         curve_points: evaluations of each trial before its end.
         curve_share: the largest share of a trial's time that they may take.
-        shares_memory: whether trials side by side share one memory, as on a CPU.
+        num_devices: GPUs that the processes of trials side by side share out; 0: they share the
+            machine's memory, as on a CPU; None: each has a memory of its own.
         basis: where the times come from, for the reader.
     """
     assert timings or flops_per_second, "an estimate needs timings or a rate"
@@ -210,7 +213,7 @@ def estimate_plan(
         cost=_cost(device_seconds, devices_per_trial, price_per_hour),
         workers=workers,
         basis=basis,
-        available_bytes=_available(timings, workers if shares_memory else 1),
+        available_bytes=_available(timings, _sharing(workers * devices_per_trial, num_devices)),
         timings=tuple(sorted(timings, key=lambda timing: timing.flops_per_token)),
     )
 
@@ -254,6 +257,13 @@ def _seconds(
     )
     evaluations = evaluation + min(curve_share * training, curve_points * evaluation)
     return setup + training + evaluations, evaluations
+
+
+def _sharing(processes: int, num_devices: int | None) -> int:
+    """How many processes have one memory among them."""
+    if num_devices is None:
+        return 1
+    return math.ceil(processes / num_devices) if num_devices else processes
 
 
 def _available(timings: Sequence[Timing], sharing: int) -> int | None:

@@ -29,6 +29,7 @@ from flops_fit.description import Description
 from flops_fit.errors import FlopsFitError, PluginError
 from flops_fit.estimate import Timing
 from flops_fit.examination import examine
+from flops_fit.executors.local import share_out
 from flops_fit.experiment import Experiment, describe, load_experiment
 from flops_fit.findings import Finding
 from flops_fit.manifest import read_manifest
@@ -49,21 +50,39 @@ def ask_description(manifest: Path, *, search_path: Sequence[Path]) -> Descripti
 
 
 def ask_timings(
-    manifest: Path, trials: Sequence[Trial], *, search_path: Sequence[Path], side_by_side: int
+    manifest: Path,
+    trials: Sequence[Trial],
+    *,
+    search_path: Sequence[Path],
+    side_by_side: int,
+    devices_per_trial: int = 1,
+    num_devices: int = 0,
 ) -> list[Timing]:
     """Time some trials' sizes, in as many processes side by side as the sweep will use.
 
-    The slowest answer counts for each size: trials that run side by side share the machine. Of the
-    peaks that they measured the highest counts for all.
+    Each has the device that the sweep will give it, and its share of the batch. The slowest answer
+    counts for each size: trials that run side by side share the machine. Of the peaks that they
+    measured the highest counts for all.
+
+    Args:
+        manifest: the experiment.
+        trials: one of each size.
+        search_path: where plugins are looked for besides the installed ones.
+        side_by_side: trials that will run at once.
+        devices_per_trial: processes of each, a device each.
+        num_devices: GPUs of this machine to share out; 0: none.
     """
     question = {
         "manifest": str(manifest),
         "search_path": [str(folder) for folder in search_path],
         "trials": [trial.to_dict() for trial in trials],
     }
+    shares = share_out(num_devices, side_by_side, devices_per_trial)
+    devices = [
+        share[index] if share else "" for share in shares for index in range(devices_per_trial)
+    ]
     answers = [
-        [Timing(**timing) for timing in answer["timings"]]
-        for answer in _ask(question, copies=side_by_side)
+        [Timing(**timing) for timing in answer["timings"]] for answer in _ask(question, devices)
     ]
     peaks = [timing.matmul_flops_per_second or 0.0 for answer in answers for timing in answer]
     return [
@@ -95,7 +114,7 @@ def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
     tried: list[Listed] = []
     while len(tried) < len(plugins):
         rest = plugins[len(tried) :]
-        ((text, code),) = _put({"load": [asdict(plugin) for plugin in rest]}, copies=1)
+        ((text, code),) = _put({"load": [asdict(plugin) for plugin in rest]})
         problems = [] if text is None else json.loads(text)["problems"]
         if len(problems) < len(rest):
             problems.append(f"ended the interpreter (exit code {code})")
@@ -104,14 +123,18 @@ def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
 
 
 def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
-    """Time the sizes of these trials in this process."""
+    """Time the sizes of these trials in this process, as one of those that share each batch.
+
+    The exchange of gradients between several is not in it.
+    """
     from flops_fit.training.probe import time_size
 
     manifest = experiment.manifest
+    shared_by = manifest.execution.devices_per_trial
     timings = []
     for trial in trials:
         measured = time_size(
-            trial,
+            replace(trial, batch_tokens=trial.batch_tokens // shared_by),
             build=experiment.build,
             data=experiment.data,
             loss=experiment.loss,
@@ -122,33 +145,48 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
         timings.append(
             Timing(
                 flops_per_token=trial.size.flops_per_token,
-                seconds_per_token=measured.seconds_per_step / measured.batch_tokens,
+                seconds_per_token=measured.seconds_per_step / trial.batch_tokens,
                 evaluation_seconds=measured.evaluation_seconds,
                 memory_bytes=measured.memory_bytes,
                 setup_seconds=measured.setup_seconds,
                 available_bytes=measured.available_bytes,
-                matmul_flops_per_second=measured.matmul_flops_per_second,
-                nominal_flops_per_second=measured.nominal_flops_per_second,
+                matmul_flops_per_second=_times(measured.matmul_flops_per_second, shared_by),
+                nominal_flops_per_second=_times(measured.nominal_flops_per_second, shared_by),
             )
         )
     return timings
 
 
-def _ask(question: Mapping[str, Any], *, copies: int = 1) -> list[dict[str, Any]]:
+def _times(rate: float | None, count: int) -> float | None:
+    """The rate of so many devices; None where it is not known."""
+    return None if rate is None else rate * count
+
+
+def _ask(question: Mapping[str, Any], devices: Sequence[str] = ("",)) -> list[dict[str, Any]]:
     """Put a question to child processes, and raise what they raised."""
-    return [_read(text, code) for text, code in _put(question, copies=copies)]
+    return [_read(text, code) for text, code in _put(question, devices)]
 
 
-def _put(question: Mapping[str, Any], *, copies: int) -> list[tuple[str | None, int]]:
-    """Put a question to child processes; what each wrote (None: nothing), and its exit code."""
+def _put(
+    question: Mapping[str, Any], devices: Sequence[str] = ("",)
+) -> list[tuple[str | None, int]]:
+    """Put a question to child processes; what each wrote (None: nothing), and its exit code.
+
+    There is one for each of `devices`, which it sees no other than; `""` leaves all as they are.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
         asked = Path(folder) / "question.json"
         asked.write_text(json.dumps(question), encoding="utf-8")
-        paths = [Path(folder) / f"answer-{index}.json" for index in range(copies)]
+        paths = [Path(folder) / f"answer-{index}.json" for index in range(len(devices))]
         command = [sys.executable, "-m", "flops_fit.inquiry", str(asked)]
         children = [
-            subprocess.Popen([*command, str(path)], env=environment, stdout=2) for path in paths
+            subprocess.Popen(
+                [*command, str(path)],
+                env=environment | ({"CUDA_VISIBLE_DEVICES": device} if device else {}),
+                stdout=2,
+            )
+            for path, device in zip(paths, devices, strict=True)
         ]
         try:
             codes = [child.wait() for child in children]

@@ -54,10 +54,20 @@ def make_estimate(
         else:
             assert prepared.path is not None
             timings = ask_timings(
-                prepared.path, trials, search_path=prepared.search_path, side_by_side=workers
+                prepared.path,
+                trials,
+                search_path=prepared.search_path,
+                side_by_side=workers,
+                devices_per_trial=execution.devices_per_trial,
+                num_devices=prepared.description.num_devices,
             )
         device = prepared.description.device
         basis = f"{len(trials)} sizes timed on this machine ({device}, {workers} side by side)"
+        if execution.devices_per_trial > 1:
+            basis += (
+                f", each by one of {execution.devices_per_trial} processes with its share of the "
+                "batch, without the exchange of gradients"
+            )
     return estimate_plan(
         plan,
         timings=timings,
@@ -67,7 +77,7 @@ def make_estimate(
         price_per_hour=execution.price_per_hour if price_per_hour is None else price_per_hour,
         curve_points=prepared.manifest.training.curve_points,
         curve_share=prepared.manifest.training.curve_share,
-        shares_memory=prepared.description.num_devices == 0,
+        num_devices=prepared.description.num_devices,
         basis=basis,
     )
 

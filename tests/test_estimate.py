@@ -46,7 +46,7 @@ def test_trials_that_will_not_fit_are_named_before_they_run() -> None:
     alone = estimate_plan(PLAN, timings=timings, workers=2, basis="")
     assert alone.does_not_fit == ()
     assert estimate_notes(alone) == ()
-    together = estimate_plan(PLAN, timings=timings, workers=2, shares_memory=True, basis="")
+    together = estimate_plan(PLAN, timings=timings, workers=2, num_devices=0, basis="")
     assert [t.size for t in together.does_not_fit] == [SIZES[2]]
     (note,) = estimate_notes(together)
     assert note.code == "out_of_memory"

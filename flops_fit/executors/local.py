@@ -54,7 +54,7 @@ class LocalExecutor:
         self._threads = threads
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="worker")
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        shares = _share_out(num_devices, workers, devices_per_trial)
+        shares = share_out(num_devices, workers, devices_per_trial)
         self._slots = [_Slot(share) for share in shares]
         for slot in self._slots:
             self._free.put(slot)
@@ -140,8 +140,14 @@ class _Slot:
             child.wait()
 
 
-def _share_out(num_devices: int, workers: int, each: int) -> list[tuple[str, ...]]:
-    """The names of the devices of each worker, in turn; empty where there are none to share."""
+def share_out(num_devices: int, workers: int, each: int) -> list[tuple[str, ...]]:
+    """The names of the devices of each worker, in turn; empty where there are none to share.
+
+    Args:
+        num_devices: GPUs of this machine.
+        workers: that run side by side.
+        each: devices of one worker.
+    """
     if not num_devices:
         return [()] * workers
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

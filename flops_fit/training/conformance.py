@@ -14,13 +14,13 @@ from torch import nn
 from flops_fit.errors import PluginError
 from flops_fit.findings import DoubtfulError
 from flops_fit.params import Params, params_of
-from flops_fit.points import Size, Trial
+from flops_fit.points import Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.counting import build_on
 from flops_fit.training.heldout import Loss, check_loss
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import seed_everything
-from flops_fit.training.streams import Batch, count_examples, split_batch
+from flops_fit.training.streams import Batch, split_batch
 from flops_fit.units import format_count
 
 Build = Callable[[Any], nn.Module]
@@ -175,9 +175,17 @@ def check_step(model: nn.Module, batch: Batch, loss: Loss) -> str:
 
 
 def check_learning(
-    model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe, size: Size, build: Build
+    model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe, trial: Trial, build: Build
 ) -> str:
     """The loss falls over a few steps on one batch, with the manifest's optimizer and rate.
+
+    Args:
+        model: with weights.
+        batch: examples, all of which are passed in every step.
+        loss: (outputs, targets) -> scalar tensor.
+        recipe: the optimizer and its rules.
+        trial: whose size, tokens and batch the rules go by; only its first steps are taken.
+        build: makes the model of a size value.
 
     Raises:
         PluginError: it does not.
@@ -185,7 +193,7 @@ def check_learning(
     """
     reports: list[str] = []
     for share in (1.0, 0.1, 0.01):
-        losses = _train(copy.deepcopy(model), batch, loss, recipe, size, build, share)
+        losses = _train(copy.deepcopy(model), batch, loss, recipe, trial, build, share)
         first, last = losses[0], losses[-1]
         told = f"from {first:.4g} to {last:.4g} in {len(losses) - 1} steps"
         if math.isfinite(last) and last < first - _LEAST_FALL * max(abs(first), 1e-3):
@@ -206,15 +214,11 @@ def check_learning(
 
 
 def _train(
-    model: nn.Module, batch: Batch, loss: Loss, recipe: Recipe, size: Size, build: Build,
+    model: nn.Module, batch: Batch, loss: Loss, recipe: Recipe, trial: Trial, build: Build,
     share: float,
 ) -> list[float]:  # fmt: skip
     """Losses before each step on one batch; ends early once the loss has clearly fallen."""
     seed_everything(0)
-    examples = count_examples(batch)
-    trial = Trial.of(
-        budget_flops=1.0, size=size, tokens=MOST_STEPS * examples, batch_tokens=examples, seed=0
-    )
     optimizer = make_optimizer(
         model, recipe=recipe, trial=trial, device=torch.device("cpu"), build=build
     )
