@@ -21,9 +21,11 @@ from flops_fit.experiment import (
 )
 from flops_fit.findings import DoubtfulError, Examination, Finding
 from flops_fit.manifest import Manifest
+from flops_fit.plan import MIN_STEPS
 from flops_fit.plugins import guard
-from flops_fit.points import Size
+from flops_fit.points import Size, Trial
 from flops_fit.reporting.cells import plural
+from flops_fit.training.recipes import batch_tokens
 from flops_fit.units import format_flops
 
 _EXAMPLES = 8
@@ -184,13 +186,33 @@ class _Subject:
         """A few steps on the batch, by the manifest's recipe."""
         from flops_fit.training.conformance import check_learning
 
-        params = self.counts[self.smallest]
-        size = Size(self.smallest, params.params, params.non_embedding, 6.0 * params.params)
         return str(
             self._model_says(
                 check_learning, self.model, self.batch, self.loss,
-                recipe=self.manifest.training, size=size, build=self.build,
+                recipe=self.manifest.training, trial=self._likely_trial(), build=self.build,
             )
+        )  # fmt: skip
+
+    def _likely_trial(self) -> Trial:
+        """What a sweep would train the smallest size on, where it expects that to be optimal.
+
+        The rules of [training] go by its tokens and batch, both in units of data.
+        """
+        params, units = self.counts[self.smallest], self.data.facts.units_per_example
+        size = Size(self.smallest, params.params, params.non_embedding, 6.0 * params.params)
+        sweep = self.manifest.sweep
+        horizon = min(sweep.tokens) if sweep.tokens else sweep.expected_ratio * params.params
+        batch = batch_tokens(
+            self.manifest.training,
+            size=size,
+            tokens=horizon,
+            units_per_example=units,
+            multiple_of_examples=self.manifest.execution.devices_per_trial,
+        )
+        tokens = max(MIN_STEPS, round(horizon / batch)) * batch
+        return Trial.of(
+            budget_flops=size.flops_per_token * tokens, size=size, tokens=tokens,
+            batch_tokens=batch, seed=self.manifest.seed,
         )  # fmt: skip
 
     def look_ahead(self) -> str:

@@ -5,10 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import architectures
 import pytest
 
 from flops_fit.examination import examine
 from flops_fit.manifest import parse_manifest
+from flops_fit.training import conformance
+from flops_fit.training.optimizers import make_optimizer
+from flops_fit.training.recipes import settings
 
 HERE = Path(__file__).parent
 GOOD = {"model": "architectures:Lstm", "data": "Text", "loss": "cross_entropy"}
@@ -168,3 +172,32 @@ def test_a_plugin_that_ends_the_interpreter_and_a_broken_manifest_are_one_clear_
     ended = check(tmp_path, manifest_of(**GOOD).replace("sizes", "sizs"))
     assert ended.returncode == 2
     assert "did you mean `sizes`?" in ended.stderr
+
+
+@pytest.mark.parametrize("rule", ["steplaw", "deepseek", "powerlines"])
+def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(monkeypatch, rule):
+    seen = []
+
+    def remember(model, *, recipe, trial, **more):
+        seen.append((trial, settings(
+            recipe, size=trial.size, tokens=trial.tokens, batch_tokens=trial.batch_tokens
+        ).matrix_rate))  # fmt: skip
+        return make_optimizer(model, recipe=recipe, trial=trial, **more)
+
+    monkeypatch.setattr(conformance, "make_optimizer", remember)
+    powerlines = 'learning_rate = 3e-3\nbatch_tokens = 1024\nweight_decay_rule = "powerlines"\n'
+    training = (
+        f'learning_rate_rule = "{rule}"\nbatch_rule = "{rule}"\n'
+        + (powerlines if rule == "powerlines" else "")
+    )  # fmt: skip
+    text = manifest_of(**GOOD).partition("[training]")[0] + f"[training]\n{training}"
+    found = examine(parse_manifest(text, where="m.toml"), search_path=[HERE])
+    assert "the loss falls on one batch" in by_status(found, "passed")
+    (trial, rate), *_ = seen
+    # Tokens, where eight examples once were counted as eight.
+    units = architectures.CONTEXT
+    assert trial.batch_tokens % units == 0
+    assert trial.tokens == pytest.approx(20 * trial.size.params, rel=0.05)
+    if rule == "steplaw":
+        shape = trial.size.params_non_embedding**-0.713 * (20 * trial.size.params) ** 0.307
+        assert rate == pytest.approx(1.79 * shape, rel=0.05)
