@@ -1,6 +1,7 @@
 """FLOPs that sweeps need for equal error of N, against a classical 5 x 7 isoFLOP sweep.
 
     python tests/benchmarks/planning_designs.py [--sets 100] [--noise 0.003] [--only WORD]
+                                                [--seed 0] [--law E A B alpha beta]
 
 Planted laws with noise; the target is 30 times the largest run. Nobody is told the centre: every
 sweep stands about 20 tokens per parameter, and the true optimum lies a random factor away (a
@@ -11,7 +12,8 @@ FLOPs needed for the error of the classical sweep as a share of its FLOPs,
 
     (cost * error^2) / (classical cost * classical error^2),
 
-as error falls with the root of the number of runs. The classical sweep is judged twice: by its
+as error falls with the root of the number of runs; in brackets the standard error of that share, by
+resampling the data sets. The classical sweep is judged twice: by its
 parabolas and power law, as it is commonly done (A2), and by the surface fit that the others have
 (A3), the harder comparison, which the closing line goes by. `ladder` is `design = "ladder"`,
 `adaptive` is `run --adaptive` with the error of the classical sweep by A3 for its goal; all that it
@@ -28,9 +30,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 
@@ -58,7 +63,11 @@ CLASSICAL = [Level(TOP / 3**k, 7, 4.0) for k in range(5)]
 UNCENTRED = math.log(2.0)
 BOUNDS = {"ladder": 0.5, "adaptive": 0.45}  # shares of the FLOPs of the classical sweep by A3
 
+BOOTSTRAPS = 1000
+
 Loss = Callable[[float, float], float]
+Array = NDArray[np.float64]
+Judged = tuple[float, float]
 
 
 def one_batch(size: Size, tokens: float) -> int:
@@ -111,50 +120,87 @@ def drifting(law: Surface, lost: float) -> Loss:
     return lambda params, tokens: law.loss(params / (1 + lost / params), tokens)
 
 
-def row(name: str, errors: list[float], costs: list[float], reference: list[float]) -> str:
-    found = np.array(errors)
-    fine = found[np.isfinite(found)]
-    rms, cost = math.sqrt(np.mean(fine**2)), float(np.mean(costs))
-    ratios = "".join(f"{cost * rms**2 / other:14.2f}" for other in reference)
-    lost = f"   {len(found) - len(fine)} without a law" if len(fine) < len(found) else ""
-    return f"  {name:22s}{rms:8.3f}{fine.mean():9.3f}{cost:8.2f}{ratios}{lost}"
+def errors_of(seen: list[Observation], truth: float, method: str = "surface") -> Judged:
+    """The error of ln N at the target, and the cost in top runs."""
+    return log_params(seen, method) - truth, math.fsum(o.flops for o in seen) / TOP
 
 
-def compare(name: str, law: Surface, noise: float, sets: int) -> dict[str, float]:
-    """One table: every sweep on the same planted laws; the ratios to the classical one by A3."""
-    rng = np.random.default_rng(0)
+def data_set(law: Surface, seed: int, number: int) -> tuple[Loss, float, np.random.Generator]:
+    """One planted law: its loss, ln N at the target, and a source of its own for noise."""
+    rng = np.random.default_rng([seed, number])
+    loss = moved(law, math.exp(UNCENTRED * rng.standard_normal()))
+    return loss, true_log_params(loss), rng
+
+
+def judge_static(law: Surface, noise: float, seed: int, number: int) -> dict[str, Judged]:
+    loss, truth, rng = data_set(law, seed, number)
 
     def draw() -> float:
         return noise * rng.standard_normal()
 
-    laws = [moved(law, math.exp(UNCENTRED * rng.standard_normal())) for _ in range(sets)]
-    truths = [true_log_params(loss) for loss in laws]
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    classical = observe(trials_of(CLASSICAL), loss, draw)
+    found = {
+        "classical A2": errors_of(classical, truth, "isoflop"),
+        "classical A3": errors_of(classical, truth),
+    }
+    for key, count in (("ladder", 6), ("ladder, 5 levels", 5)):
+        levels = ladder_levels(TOP, num_levels=count)
+        found[key] = errors_of(observe(trials_of(levels), loss, draw), truth)
+    return found
 
-    def judge(key: str, seen: list[Observation], truth: float, method: str = "surface") -> None:
-        errors, costs = found.setdefault(key, ([], []))
-        errors.append(log_params(seen, method) - truth)
-        costs.append(math.fsum(o.flops for o in seen) / TOP)
 
-    static = {"ladder": ladder_levels(TOP), "ladder, 5 levels": ladder_levels(TOP, num_levels=5)}
-    for loss, truth in zip(laws, truths, strict=True):
-        classical = observe(trials_of(CLASSICAL), loss, draw)
-        judge("classical A2", classical, truth, "isoflop")
-        judge("classical A3", classical, truth)
-        for key, levels in static.items():
-            judge(key, observe(trials_of(levels), loss, draw), truth)
-    goal = math.sqrt(np.nanmean(np.square(found["classical A3"][0])))
-    for loss, truth in zip(laws, truths, strict=True):
-        judge("adaptive", [r.observation for r in adapt(goal, loss, draw).runs], truth)
-    rule = [float(np.nanmean(np.square(e)) * np.mean(c)) for e, c in found.values()]
-    print(f"\n{name}, noise {noise:g}: error of ln N at 30 times the top, {sets} data sets")
+def judge_adaptive(law: Surface, noise: float, seed: int, goal: float, number: int) -> Judged:
+    loss, truth, rng = data_set(law, seed, number)
+    history = adapt(goal, loss, lambda: noise * rng.standard_normal())
+    return errors_of([run.observation for run in history.runs], truth)
+
+
+def product(judged: Array) -> float:
+    """Mean squared error times mean cost: what a sweep needs for a given error."""
+    return float(np.nanmean(judged[:, 0] ** 2) * judged[:, 1].mean())
+
+
+def ratio(judged: Array, other: Array) -> tuple[float, float]:
+    """FLOPs needed as a share of another sweep's, and its standard error over data sets."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(judged), size=(BOOTSTRAPS, len(judged)))
+    spread = np.std([product(judged[rows]) / product(other[rows]) for rows in drawn])
+    return product(judged) / product(other), float(spread)
+
+
+def row(name: str, judged: Array, references: list[Array]) -> str:
+    errors, cost = judged[:, 0], judged[:, 1].mean()
+    rms, lost = math.sqrt(np.nanmean(errors**2)), int(np.isnan(errors).sum())
+    ratios = ""
+    for other in references:
+        of, spread = (1.0, 0.0) if other is judged else ratio(judged, other)
+        ratios += f"{of:11.2f} ({spread:.2f})"
+    without = f"   {lost} without a law" if lost else ""
+    return f"  {name:18s}{rms:8.3f}{np.nanmean(errors):9.3f}{cost:8.2f}{ratios}{without}"
+
+
+def compare(
+    name: str, law: Surface, noise: float, chosen: argparse.Namespace
+) -> dict[str, tuple[float, float]]:
+    """One table: every sweep on the same planted laws; the ratios to the classical one by A3."""
+    numbers = range(chosen.sets)
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        static = list(
+            pool.map(partial(judge_static, law, noise, chosen.seed), numbers, chunksize=8)
+        )
+        found = {key: np.array([each[key] for each in static]) for key in static[0]}
+        goal = math.sqrt(np.nanmean(found["classical A3"][:, 0] ** 2))
+        judge = partial(judge_adaptive, law, noise, chosen.seed, goal)
+        found["adaptive"] = np.array(list(pool.map(judge, numbers, chunksize=4)))
+    print(f"\n{name}, noise {noise:g}: error of ln N at 30 times the top, {len(numbers)} data sets")
     print(
-        f"  {'sweep':22s}{'error':>8s}{'bias':>9s}{'cost':>8s}{'of A2 FLOPs':>14s}"
-        f"{'of A3 FLOPs':>14s}"
+        f"  {'sweep':18s}{'error':>8s}{'bias':>9s}{'cost':>8s}{'of A2 FLOPs':>18s}"
+        f"{'of A3 FLOPs':>18s}"
     )
-    for key, (errors, costs) in found.items():
-        print(row(key, errors, costs, rule[:2]), flush=True)
-    return dict(zip(found, (each / rule[1] for each in rule), strict=True))
+    references = [found["classical A2"], found["classical A3"]]
+    for key, judged in found.items():
+        print(row(key, judged, references), flush=True)
+    return {key: ratio(judged, references[1]) for key, judged in found.items()}
 
 
 def fail(name: str, law: Surface, noise: float, sets: int) -> None:
@@ -192,29 +238,37 @@ def fail(name: str, law: Surface, noise: float, sets: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=100)
     parser.add_argument("--noise", type=float, action="append")
     parser.add_argument("--only", default="")
+    parser.add_argument("--law", type=float, nargs=5, metavar="X", help="E A B alpha beta")
     parser.add_argument("--drift", action="store_true", help="only the failure case")
+    parser.add_argument("--no-drift", action="store_true", help="without the failure case")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     began = time.perf_counter()
-    ratios: dict[str, list[float]] = {key: [] for key in BOUNDS}
-    for name, law in LAWS.items():
-        if chosen.only in name and not chosen.drift:
+    laws = {"stated": Surface(*chosen.law)} if chosen.law else LAWS
+    ratios: dict[str, list[tuple[float, float]]] = {key: [] for key in BOUNDS}
+    for name, law in laws.items():
+        if not chosen.drift and (chosen.law or chosen.only in name):
             for noise in chosen.noise or (0.002, 0.005):
-                found = compare(name, law, noise, chosen.sets)
+                found = compare(name, law, noise, chosen)
                 for key, values in ratios.items():
                     values.append(found[key])
-    if chosen.only in "Besiroglu":
+    if not chosen.law and not chosen.no_drift and chosen.only in "Besiroglu":
         fail("Besiroglu", CHINCHILLA, (chosen.noise or [0.003])[0], chosen.sets)
     print()
     for key, values in ratios.items():
         if values:
-            mean, most = float(np.exp(np.mean(np.log(values)))), max(values)
+            mean, (most, spread) = (
+                float(np.exp(np.mean(np.log([r for r, _ in values])))),
+                max(values),
+            )
             print(
                 f"{key}: {mean:.2f} of the FLOPs of the classical sweep by A3 (geometric mean; at "
-                f"most {most:.2f}); {BOUNDS[key]:g} or less is wanted"
+                f"most {most:.2f}, standard error {spread:.2f}); {BOUNDS[key]:g} or less is wanted"
             )
     print(f"{time.perf_counter() - began:.0f} s")
 
