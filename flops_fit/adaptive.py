@@ -71,6 +71,7 @@ def make_terms(
         total_flops=total_flops or manifest.sweep.total_flops or plan.total_flops,
         tokens_per_param=manifest.sweep.expected_ratio,
         seed=manifest.seed,
+        share_trunks=ground.share_trunks,
     )
     return _with_usable_levels(terms) if is_new else terms
 
@@ -144,6 +145,7 @@ def conduct_adaptively(
                 failed=summary.failed,
             )
             watcher.on_entry(ended, None)
+            run.drop_trunks()
         return summary
 
 
@@ -163,7 +165,7 @@ def history_of(plan: Plan, state: LedgerState) -> History:
     ids = {trial.trial_id for trial in asked}
     given = [trial for trial in plan.trials if trial.trial_id not in ids]
     ended = [trial for trial in (*given, *asked) if _has_ended(trial, state)]
-    return History(tuple(Run(trial, _loss_of(trial, state)) for trial in ended), decisions)
+    return History(tuple(_run_of(trial, state) for trial in ended), decisions)
 
 
 def extended(plan: Plan, decision: Decision) -> Plan:
@@ -179,7 +181,14 @@ def _has_ended(trial: Trial, state: LedgerState) -> bool:
     return any(trial.trial_id in ended for ended in states)
 
 
-def _loss_of(trial: Trial, state: LedgerState) -> float | None:
-    """The loss of a finished trial."""
+def _run_of(trial: Trial, state: LedgerState) -> Run:
+    """An ended trial: its loss, what it really cost, and what it has left of its trunk."""
     entry = state.finished.get(trial.trial_id)
-    return None if entry is None else float(entry.fields["loss"])
+    loss = None if entry is None else float(entry.fields["loss"])
+    entry = entry or state.diverged.get(trial.trial_id)
+    if entry is None:
+        # How far a trial came that failed depends on when it did: it counts as a whole.
+        return Run(trial, loss, kept_tokens=())
+    kept = set((entry.fields.get("trunk") or {}).get("kept_tokens", ()))
+    there = state.trunk_tokens.get(trial.trunk_id or "", set())
+    return Run(trial, loss, state.flops[trial.trial_id], tuple(sorted(kept & there)))

@@ -31,7 +31,7 @@ from flops_fit.plan import (
     plan_levels,
     warn_of_repeats,
 )
-from flops_fit.points import Note, Size
+from flops_fit.points import Note, Size, Trial
 
 TAPER = ((3, 3.0), (3, 4.0), (4, 4.0), (5, 6.0), (6, 8.0), (7, 8.0))
 """Sizes, and their span in params about the expected optimum, from the top level down."""
@@ -51,12 +51,14 @@ class Ground:
         batch_tokens: units of data in one optimiser step, of a size and the tokens it will see.
         seeds: one trial for each seed.
         unique_tokens: units in the training set, to warn where they would be repeated.
+        share_trunks: puts trials of one size and seed on a trunk; None: the recipe shares none.
     """
 
     sizes: Sequence[Size]
     batch_tokens: BatchTokens
     seeds: Sequence[int] = (0,)
     unique_tokens: int | None = None
+    share_trunks: Callable[[Sequence[Trial]], Sequence[Trial]] | None = None
 
 
 def lay_out(sweep: SweepSection, ground: Ground) -> Plan:

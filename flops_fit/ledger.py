@@ -64,6 +64,8 @@ class LedgerState:
         finished, diverged, failed: the last entry of each trial in that state, by trial id.
         attempts: how often each trial was started.
         flops, wall_seconds: spent on each trial so far, by trial id, whatever came of it.
+        trunk_tokens: units of data at which the state of a trunk was kept, by trunk id; none once
+            the sweep has finished.
         decisions: of an adaptive sweep, in their order.
         is_complete: whether the last word was `sweep_finished`.
     """
@@ -76,6 +78,7 @@ class LedgerState:
     attempts: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: dict[str, float] = field(default_factory=dict)
+    trunk_tokens: dict[str, set[int]] = field(default_factory=dict)
     decisions: list[Entry] = field(default_factory=list)
     is_complete: bool = False
 
@@ -107,9 +110,14 @@ class LedgerState:
             self.is_simulated = entry.fields.get("simulated", False)
         if entry.event == "decision_made":
             self.decisions.append(entry)
+        if entry.event == "sweep_finished":
+            self.trunk_tokens.clear()
         if entry.trial_id is None:
             return
         self._count(entry, entry.trial_id)
+        if trunk := entry.fields.get("trunk"):
+            kept = self.trunk_tokens.setdefault(trunk["trunk_id"], set())
+            kept.update(trunk.get("kept_tokens", ()))
         if entry.event == "trial_started":
             self.attempts[entry.trial_id] = self.attempts.get(entry.trial_id, 0) + 1
             self.failed.pop(entry.trial_id, None)

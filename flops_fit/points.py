@@ -17,6 +17,13 @@ from typing import Any, Literal
 Interval = tuple[float, float]
 OutcomeStatus = Literal["finished", "failed", "diverged"]
 
+TRUNK_CORRELATION = 0.9
+"""Of the noise in log loss between trials that branch off one trunk.
+
+Along trunks of a published suite of models (OpenEuroLLM, dense scaling laws) losses scatter by
+about 0.03 %, between seeds by 0.1 to 0.3 %.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -47,11 +54,14 @@ class Trunk:
         warmup_steps: optimiser steps over which the rate rises, the same for every branch.
         shared_tokens: units of data that the trunk has seen at the branch before this trial's; 0
             for the shortest. This trial goes on from there, so it does not pay for them.
+        kept_tokens: units of data at which the trial keeps the trunk's state, for others to go on
+            from: where it branches off itself, and where shorter trials do that may yet come.
     """
 
     reference_tokens: int
     warmup_steps: int
     shared_tokens: int = 0
+    kept_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +197,12 @@ def _trunk_from(data: Mapping[str, Any] | None) -> Trunk | None:
     """A trunk from what `Trial.to_dict` made of it."""
     if data is None:
         return None
-    return Trunk(data["reference_tokens"], data["warmup_steps"], data["shared_tokens"])
+    return Trunk(
+        data["reference_tokens"],
+        data["warmup_steps"],
+        data["shared_tokens"],
+        tuple(data["kept_tokens"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

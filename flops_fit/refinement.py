@@ -87,7 +87,7 @@ def refine_run(directory: Path) -> Refinement:
     # Whoever asks wants the next runs, whether or not a goal was set and is reached.
     decision = decide(replace(terms, params_within=_NEVER), history)
     is_reached = belief.error(terms.target_flops) <= terms.params_within
-    cost = math.fsum(trial.flops for trial in decision.trials)
+    cost = math.fsum(trial.cost_flops for trial in decision.trials)
     target, spent = terms.target_flops, history.spent_flops
     error = belief.error(target)
     notes = [

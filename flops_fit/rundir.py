@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -76,6 +77,10 @@ class RunDir:
     def trunk(self, trunk_id: str) -> Path:
         """Where the trials that share a trunk leave it for one another."""
         return self.path / "trunks" / trunk_id
+
+    def drop_trunks(self) -> None:
+        """Remove what trunks left, once no trial is to come that would go on from it."""
+        shutil.rmtree(self.path / "trunks", ignore_errors=True)
 
     def outcome(self, trial_id: str) -> Path:
         """What one trial left."""

@@ -18,6 +18,7 @@ from flops_fit.contracts import Executor, Resources
 from flops_fit.errors import TrialsFailedError
 from flops_fit.estimate import Estimate, Timing, estimate_plan, sizes_to_time
 from flops_fit.executors.inline import InlineExecutor
+from flops_fit.executors.lasting import LastingExecutor
 from flops_fit.experiment import fingerprint
 from flops_fit.inquiry import ask_timings, time_sizes
 from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
@@ -131,13 +132,16 @@ def carry_out(
             require_trackers(prepared.manifest.training.log_with)
         workers = workers or prepared.num_workers
         ledger = Ledger.open(run.ledger)
+        executor = LastingExecutor(
+            partial(_make_executor, prepared, run, workers, is_simulated=is_simulated)
+        )
 
         def carry(planned: Plan, *, is_last: bool = True) -> SweepSummary:
             return conduct(
                 planned,
                 run,
                 ledger,
-                partial(_make_executor, prepared, run, workers, is_simulated=is_simulated),
+                lambda: executor,
                 max_running=workers,
                 resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
                 watcher=watcher,
@@ -154,6 +158,7 @@ def carry_out(
                 prepared, run, ledger, plan, each, is_new=was_adaptive, watcher=watcher, caps=caps
             )
         finally:
+            executor.shutdown()
             ledger.close()
 
 

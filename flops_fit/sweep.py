@@ -86,7 +86,8 @@ def conduct(
         resources: what each task asks for.
         watcher: told of entries and progress.
         caps: what the sweep may spend in all.
-        is_last: whether the sweep ends with this plan; an adaptive one goes on with more trials.
+        is_last: whether the sweep ends with this plan. An adaptive one goes on with more trials:
+            unless it was stopped, the executor is left for them, to be shut down by the caller.
 
     Returns:
         How it ended. An interrupt (Ctrl-C) stops the workers, is recorded, and is no exception.
@@ -99,13 +100,15 @@ def conduct(
     if pending and sweep.cap is None:
         for trial in pending:
             clear_outcome(run, trial.trial_id)
-        executor = make_executor()
+        executor, goes_on = make_executor(), False
         try:
             sweep.carry_out(pending, executor, max_running, resources or Resources())
+            goes_on = not is_last and sweep.cap is None
         except KeyboardInterrupt:
             is_interrupted = True
         finally:
-            executor.shutdown()
+            if not goes_on:
+                executor.shutdown()
         sweep.harvest()
         sweep.record_stopped()
         if is_interrupted:
@@ -121,6 +124,7 @@ def conduct(
             diverged=summary.diverged,
             failed=summary.failed,
         )
+        run.drop_trunks()
     return summary
 
 
@@ -173,9 +177,11 @@ class _Sweep:
 
     def _cost(self, trial: Trial) -> float:
         """FLOPs that a trial will spend: all of its own where the trunk before it is missing."""
-        before = self.plan.branch_before(trial)
-        is_there = before is not None and before.trial_id in self.ledger.state.finished
-        return trial.cost_flops if is_there else trial.flops
+        if trial.trunk is None or trial.trunk_id is None:
+            return trial.flops
+        kept = self.ledger.state.trunk_tokens.get(trial.trunk_id, ())
+        start = max((n for n in kept if n <= trial.trunk.shared_tokens), default=0)
+        return (trial.tokens - start) * trial.size.flops_per_token
 
     def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
         """The first trial in line that waits for no other to leave it its trunk; None if all do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flops_fit.contracts import DataFacts
@@ -28,14 +29,10 @@ def make_plan(prepared: Prepared) -> Plan:
         PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
     """
     manifest = prepared.manifest
-    laid = lay_out(manifest.sweep, ground_of(prepared))
-    trials = share_trunks(
-        laid.trials,
-        manifest.training,
-        units_per_example=prepared.description.facts.units_per_example,
-        multiple_of_examples=manifest.execution.devices_per_trial,
-    )
-    shared = replace(laid, trials=trials)
+    ground = ground_of(prepared)
+    shared = laid = lay_out(manifest.sweep, ground)
+    if ground.share_trunks is not None:
+        shared = replace(laid, trials=tuple(ground.share_trunks(laid.trials)))
     notes = (*prepared.description.notes, *_saving(shared), *laid.warnings)
     return replace(shared, warnings=notes)
 
@@ -87,11 +84,19 @@ def ground_of(prepared: Prepared) -> Ground:
             multiple_of_examples=manifest.execution.devices_per_trial,
         )
 
+    recipe = manifest.training
+    share = partial(
+        share_trunks,
+        recipe=recipe,
+        units_per_example=facts.units_per_example,
+        multiple_of_examples=manifest.execution.devices_per_trial,
+    )
     return Ground(
         prepared.description.sizes,
         batch,
         seeds=range(manifest.seed, manifest.seed + manifest.sweep.replicates),
         unique_tokens=facts.unique_units,
+        share_trunks=share if recipe.schedule == "wsd" and recipe.share_trunks else None,
     )
 
 

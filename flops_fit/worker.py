@@ -34,7 +34,7 @@ from flops_fit.errors import FlopsFitError, RunDirError
 from flops_fit.experiment import Experiment, load_experiment
 from flops_fit.law import Surface
 from flops_fit.manifest import read_manifest
-from flops_fit.points import Outcome, Trial
+from flops_fit.points import TRUNK_CORRELATION, Outcome, Trial
 from flops_fit.ranks import Ranks, record_failure, this_rank
 from flops_fit.rundir import RunDir, read_json, read_outcome, write_json, write_outcome
 
@@ -60,8 +60,7 @@ class Bench:
         self._trackers: Trackers | None = None
         self._unusable: set[str] = set()
         self._law = None if planted is None else Surface(**planted)
-        plan = read_json(run.plan)
-        self._trials = {data["trial_id"]: Trial.from_dict(data) for data in plan["trials"]}
+        self._trials = _read_trials(run)
 
     def run_task(self, task: tuple[str, ...]) -> None:
         """Train the trials of one task, and leave an outcome for each.
@@ -70,9 +69,7 @@ class Bench:
         an interruption leaves none.
         """
         for trial_id in task:
-            trial = self._trials.get(trial_id)
-            if trial is None:
-                raise RunDirError(f"`{self.run.plan}` has no trial `{trial_id}`")
+            trial = self._trial(trial_id)
             outcome = self._outcome_of(trial)
             if outcome is not None and not this_rank():
                 write_outcome(self.run, outcome)
@@ -84,12 +81,33 @@ class Bench:
                 self._unusable |= self._trackers.unusable
                 self._trackers = None
 
+    def _trial(self, trial_id: str) -> Trial:
+        """A trial of the plan, which an adaptive sweep writes anew with each decision.
+
+        Raises:
+            RunDirError: the plan does not have it.
+        """
+        if trial_id not in self._trials:
+            self._trials = _read_trials(self.run)
+        if trial_id not in self._trials:
+            raise RunDirError(f"`{self.run.plan}` has no trial `{trial_id}`")
+        return self._trials[trial_id]
+
     def _drop_trunk(self, ended: Trial) -> None:
-        """Remove a trunk's checkpoints once no trial is left that would go on from them."""
+        """Remove a trunk's checkpoints once nothing can go on from them.
+
+        That is so when every trial of the trunk has ended, for good, and each state was gone on
+        from. An adaptive sweep keeps more of them, for trials that are not decided on yet.
+        """
         if ended.trunk_id is None:
             return
         mates = [t for t in self._trials.values() if t.trunk_id == ended.trunk_id]
-        if all(self.run.outcome(mate.trial_id).exists() for mate in mates):
+        trunks = [mate.trunk for mate in mates if mate.trunk is not None]
+        waiting = {n for t in trunks for n in t.kept_tokens} - {t.shared_tokens for t in trunks}
+        if waiting:
+            return
+        outcomes = [read_outcome(self.run, mate.trial_id) for mate in mates]
+        if all(outcome is not None and outcome.status != "failed" for outcome in outcomes):
             shutil.rmtree(self.run.trunk(ended.trunk_id), ignore_errors=True)
 
     @property
@@ -185,6 +203,12 @@ class Bench:
         return self._experiment
 
 
+def _read_trials(run: RunDir) -> dict[str, Trial]:
+    """The trials of the plan as it is now, by id."""
+    trials = [Trial.from_dict(data) for data in read_json(run.plan)["trials"]]
+    return {trial.trial_id: trial for trial in trials}
+
+
 def planted_law(largest_budget: float) -> Surface:
     """What a rehearsal takes for the truth: a published law, moved to the sweep's scale.
 
@@ -200,6 +224,18 @@ def planted_law(largest_budget: float) -> Surface:
 def simulate(trial: Trial, law: Surface) -> Outcome:
     """An outcome drawn from a planted law, the same each time for one trial."""
     noise = random.Random(trial.trial_id).gauss(0.0, PLANTED_NOISE)
+    details: dict[str, Any] = {"simulated": True}
+    if trial.trunk is not None:
+        share = math.sqrt(TRUNK_CORRELATION)
+        common = random.Random(trial.trunk_id).gauss(0.0, PLANTED_NOISE)
+        noise = share * common + math.sqrt(1 - share**2) * noise
+        shared, kept = trial.trunk.shared_tokens, trial.trunk.kept_tokens
+        details["trunk"] = {
+            "trunk_id": trial.trunk_id,
+            "shared_tokens": shared,
+            "kept_tokens": [tokens for tokens in kept if tokens > shared],
+        }
+        details["spent_flops"] = trial.cost_flops
     loss = law.loss(trial.size.params, trial.tokens) * math.exp(noise)
     return Outcome(
         trial.trial_id,
@@ -208,7 +244,7 @@ def simulate(trial: Trial, law: Surface) -> Outcome:
         trial.tokens,
         trial.flops,
         0.0,
-        details={"simulated": True},
+        details=details,
     )
 
 

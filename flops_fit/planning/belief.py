@@ -7,9 +7,11 @@ the top budget, and beside it a slow drift that stands for what the surface miss
 
 with u, v = x, y in decades. Weak normal priors make it solvable from the first three runs on. The
 parameters are found by damped Gauss-Newton from several starts at once, Huber's weights against
-outliers. Without drift (g = 0) it is the surface alone, whose estimate and standard error are what
-a planner goes by; the drift's part of the covariance only steers runs to where the surface would be
-wrong first.
+outliers. Runs off one trunk have most of their noise in common, which the covariance knows (a
+sandwich) and the estimate does not: weighting by a correlation that is not what it is taken for
+loses more than it gains. Without drift (g = 0) it is the surface alone, whose estimate and standard
+error are what a planner goes by; the drift's part of the covariance only steers runs to where the
+surface would be wrong first.
 
 Source: the surface: Hoffmann et al. 2022 (arXiv:2203.15556), eq. 10. Priors and the drift's size
 are judgements: published exponents lie around 0.35, and published sweeps depart from the surface by
@@ -26,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.law import FlopsPerToken
-from flops_fit.points import Observation
+from flops_fit.points import TRUNK_CORRELATION, Observation
 
 Array = NDArray[np.float64]
 
@@ -50,6 +52,8 @@ class Belief:
         theta: float64, shape (8,): e, a, b, alpha, beta, g1, g2, g3; the g are 0 without drift.
         covariance: float64, shape (8, 8).
         squares: float64, shape (8, 8): sum of w j j' over the runs, without noise or prior.
+        scatter: float64, shape (8, 8): the covariance of the sum of w j times noise, over the
+            noise's variance; `squares` where no runs share a trunk.
         precision: float64, shape (8,): of the prior; infinite where a parameter is held.
         sigma: noise of log loss.
         x0, y0: ln N and ln D from which x and y are measured.
@@ -59,6 +63,7 @@ class Belief:
     theta: Array
     covariance: Array
     squares: Array
+    scatter: Array
     precision: Array
     sigma: float
     x0: float
@@ -101,7 +106,7 @@ class Belief:
 
     def covariance_at(self, sigma: float) -> Array:
         """The covariance if the noise of log loss were `sigma`, shape (8, 8)."""
-        return _covariance(self.squares, self.precision, sigma)
+        return covariance_of(self.squares, self.scatter, self.precision, sigma)
 
     def _optima(self, theta: Array, flops: float) -> Array:
         """Ln N_opt of each row of parameters: the least of a grid, refined by a parabola."""
@@ -148,6 +153,8 @@ def believe(
     sigma, weights = 0.005, np.ones(len(y))
     theta = _starts(mean)
     free = 8 if drift > 0 else 5
+    precision = np.where(np.arange(8) < free, spread**-2.0, np.inf)
+    correlation = _correlation([o.run for o in observations])
     for _ in range(4):
         theta = _minimise(theta, x, v, y, weights / sigma**2, mean, spread, free)
         fitted, rows = _evaluate(theta, x, v)
@@ -158,24 +165,43 @@ def believe(
             weights = np.minimum(1.0, limit / np.maximum(np.abs(residuals), 1e-12))
         rest = float((weights * residuals**2).sum())
         before = sigma
-        freedom = max(len(y) - 5, 1) + _NOISE_RUNS
+        j = rows[0] * np.sqrt(weights)[:, None] * (np.arange(8) < free)
+        squares, scatter = j.T @ j, j.T @ correlation @ j
+        # A law takes up more of noise in common: less than n - 5 runs' worth of it is left.
+        taken = np.trace(_bread(squares, precision, sigma) @ (scatter - squares)) / sigma**2
+        freedom = max(len(y) - 5 - taken, 1) + _NOISE_RUNS
         sigma = math.sqrt((rest + _NOISE_RUNS * NOISE**2) / freedom)
         if abs(math.log(sigma / before)) < 0.01:
             break
-    j = rows[0] * (np.arange(8) < free)
-    squares = (j * weights[:, None]).T @ j
-    precision = np.where(np.arange(8) < free, spread**-2.0, np.inf)
-    covariance = _covariance(squares, precision, sigma)
-    return Belief(theta[0], covariance, squares, precision, sigma, x0, y0, count)
+    covariance = covariance_of(squares, scatter, precision, sigma)
+    return Belief(theta[0], covariance, squares, scatter, precision, sigma, x0, y0, count)
 
 
-def _covariance(squares: Array, precision: Array, sigma: float) -> Array:
-    """The inverse of squares / sigma^2 + prior over the parameters that are not held."""
-    free = np.isfinite(precision)
-    inner = squares[np.ix_(free, free)] / sigma**2 + np.diag(precision[free])
-    covariance = np.zeros((8, 8))
-    covariance[np.ix_(free, free)] = np.linalg.inv(inner)
+def _correlation(runs: Sequence[str | None]) -> Array:
+    """Of the noise of runs, shape (runs, runs)."""
+    same = np.array([[a is not None and a == b for b in runs] for a in runs])
+    correlation: Array = np.where(same, TRUNK_CORRELATION, 0.0)
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def covariance_of(squares: Array, scatter: Array, precision: Array, sigma: float) -> Array:
+    """H^-1 (scatter / sigma^2 + prior) H^-1, and 0 for parameters that are held.
+
+    H is squares / sigma^2 + prior. The first two have the shape (..., 8, 8), as has the result.
+    """
+    bread = _bread(squares, precision, sigma)
+    prior = np.diag(np.where(np.isfinite(precision), precision, 0.0))
+    covariance: Array = bread @ (scatter / sigma**2 + prior) @ bread
     return covariance
+
+
+def _bread(squares: Array, precision: Array, sigma: float) -> Array:
+    """The inverse of squares / sigma^2 + prior, and 0 for parameters that are held."""
+    free = np.isfinite(precision)
+    inverse = np.linalg.inv(squares / sigma**2 + np.diag(np.where(free, precision, 1.0)))
+    held: Array = inverse * np.outer(free, free)
+    return held
 
 
 def _priors(least: float, drift: float) -> tuple[Array, Array]:

@@ -64,7 +64,8 @@ def decide(terms: Terms, history: History) -> Decision:
     decision = _pilot(terms, history)
     if decision is None or not decision.trials:
         decision = _after_pilot(terms, history)
-    return replace(decision, number=len(history.decisions))
+    trials = history.trunk_states.settled(decision.trials)
+    return replace(decision, number=len(history.decisions), trials=trials)
 
 
 def _pilot(terms: Terms, history: History) -> Decision | None:
@@ -139,7 +140,8 @@ def _ask(
                 trials.append(terms.trial(size, level))
     left = terms.total_flops - history.spent_flops
     figures = {"flops": history.spent_flops}
-    return Decision(0, action, reason, tuple(_affordable(trials, left)), figures=figures)
+    paid = tuple(_affordable(history, trials, left))
+    return Decision(0, action, reason, paid, figures=figures)
 
 
 def _after_pilot(terms: Terms, history: History) -> Decision:
@@ -160,8 +162,8 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
     }
     top = [] if history.done("top") else _top_triple(terms, history, plain)
     left = terms.total_flops - history.spent_flops
-    top = _affordable(top, left)
-    left -= math.fsum(trial.flops for trial in top)
+    top = _affordable(history, top, left)
+    left -= history.trunk_states.total_flops(top)
     climb = _climb(terms, history, plain, left)
     if climb is not None:
         return replace(climb, figures=figures)
@@ -225,16 +227,16 @@ def _bracket(
     )
     wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
     asked = _ask(terms, history, "climb", wanted, reason)
-    trials = tuple(_affordable(asked.trials, left_flops))
+    trials = tuple(_affordable(history, asked.trials, left_flops))
     return replace(asked, trials=trials) if trials else None
 
 
-def _affordable(trials: Sequence[Trial], left_flops: float) -> list[Trial]:
+def _affordable(history: History, trials: Sequence[Trial], left_flops: float) -> list[Trial]:
     """As many of the trials, from the first on, as the FLOPs that are left pay for."""
+    states = history.trunk_states
     found: list[Trial] = []
     for trial in trials:
-        left_flops -= trial.flops
-        if left_flops < 0:
+        if states.total_flops([*found, trial]) > left_flops:
             break
         found.append(trial)
     return found
@@ -257,9 +259,11 @@ def _batch(
     ]
     found = [each for each in weaknesses(terms, history, plain, kept) if each.remedy]
     mending = [(each.remedy, each.message) for each in found if each.remedy]
-    mending = [(trial, why) for trial, why in mending if trial.flops <= left_flops][:BATCH]
+    states = history.trunk_states
+    mending = [(trial, why) for trial, why in mending if states.cost_flops(trial) <= left_flops]
+    mending = mending[:BATCH]
     reasons = {trial.trial_id: why for trial, why in mending}
-    spare = left_flops - math.fsum(trial.flops for trial, _ in mending)
+    spare = left_flops - states.total_flops([trial for trial, _ in mending])
     count = 0 if is_there else BATCH - len(mending)
 
     def picked(levels: Sequence[int]) -> list[Pick]:
@@ -268,6 +272,7 @@ def _batch(
         return choose(
             steering, terms.target_flops, among,
             count=count, left_flops=spare, top_flops=terms.top_flops,
+            done=[run.trial for run in runs], states=states,
         )  # fmt: skip
 
     picks = picked(kept)

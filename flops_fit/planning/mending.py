@@ -131,7 +131,7 @@ def _far_above(terms: Terms, history: History, belief: Belief) -> list[Weakness]
             f"the loss of {format_count(trial.size.params)} params is "
             f"{math.expm1(float(residuals[k])):.1%} above the law: once more with another seed"
         )
-        remedy = terms.trial(trial.size, terms.level_of(trial), repeat=times)
+        remedy = terms.again(history, trial.size, terms.level_of(trial))
         found.append(Weakness("far_above_law", trial.budget_flops, message, remedy))
     return found
 
@@ -156,12 +156,12 @@ def _without_loss(terms: Terms, history: History, levels: Sequence[int]) -> list
         sizes = [s for s in terms.trainable(level) if not history.times(s, budget)]
         near = [s for s in sizes if abs(math.log(s.params / at)) < _BESIDE]
         if near:
-            size, repeat = nearest_size(near, at), 0
+            remedy = terms.trial(nearest_size(near, at), level)
             message += ": a size beside it stands in"
         else:
-            size, repeat = run.trial.size, 1
+            remedy = terms.again(history, run.trial.size, level)
             message += ": once more with another seed"
-        found.append(Weakness("no_loss", budget, message, terms.trial(size, level, repeat=repeat)))
+        found.append(Weakness("no_loss", budget, message, remedy))
     return found
 
 

@@ -1,13 +1,14 @@
 """Which runs narrow the target most per FLOP.
 
 The worth of a run x is what it takes off the variance of ln N_opt at the target, over its cost to
-the power 0.4:
+the power 0.4. For a run by itself that is
 
     U(x) = (j S g)^2 / (sigma^2 + j S j') / c^0.4,
 
 with j the gradient of ln L at x by the parameters, S their covariance and g the gradient of
-ln N_opt at the target. A batch is filled one by one; each chosen run updates S as if it were done,
-which needs no loss.
+ln N_opt at the target. A run that goes on from a trunk costs what it adds to it, and tells less
+than one by itself, as its noise is mostly that of the trunk's other runs. A batch is filled one by
+one; each chosen run updates S as if it were done, which needs no loss.
 
 Source: choosing runs by the variance of what is wanted, over cost^0.4: Li et al. 2026
 (arXiv:2604.22753).
@@ -23,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.law import FlopsPerToken
-from flops_fit.planning.belief import Belief, believe
+from flops_fit.planning.belief import Belief, believe, covariance_of
+from flops_fit.planning.sharing import TrunkStates
 from flops_fit.planning.terms import History, Run, Terms
-from flops_fit.points import Size, Trial
+from flops_fit.points import TRUNK_CORRELATION, Size, Trial
 
 Array = NDArray[np.float64]
 
@@ -80,7 +82,23 @@ def candidates(
         for size in terms.trainable(level):
             times = history.times(size, terms.budgets[level])
             if times < MAX_PER_CELL and abs(math.log(size.params) - centre) <= window:
-                found.append(terms.trial(size, level, repeat=times))
+                found += _seeds_of_cell(terms, history, size, level)
+    return found
+
+
+def _seeds_of_cell(terms: Terms, history: History, size: Size, level: int) -> list[Trial]:
+    """The next run of a cell: on each trunk of its size that lacks it, and on a new one."""
+    if terms.share_trunks is None:
+        return [terms.again(history, size, level)]
+    ran = {run.trial.trial_id for run in history.runs}
+    trunks = {run.trial.trunk_id for run in history.runs} - {None}
+    found = []
+    for repeat in range(len(history.runs) + 1):
+        trial = terms.trial(size, level, repeat=repeat)
+        if trial.trial_id not in ran:
+            found.append(trial)
+            if trial.trunk_id not in trunks:
+                break
     return found
 
 
@@ -92,6 +110,8 @@ def choose(
     count: int,
     left_flops: float,
     top_flops: float,
+    done: Sequence[Trial] = (),
+    states: TrunkStates | None = None,
 ) -> list[Pick]:
     """The runs of most worth, one after another, as far as the FLOPs that are left allow.
 
@@ -102,31 +122,50 @@ def choose(
         count: how many at most.
         left_flops: what they may cost together.
         top_flops: the unit of cost.
+        done: the runs that the belief rests on.
+        states: of the trunks that are there to go on from; None: there are none.
     """
     chosen: list[Pick] = []
     if not trials:
         return chosen
-    rows = belief.row(
-        np.log([trial.size.params for trial in trials]), np.log([t.tokens for t in trials])
-    )
-    costs = np.array([trial.flops for trial in trials])
-    slope, noise = belief.slope(target_flops), belief.sigma**2
-    covariance = belief.covariance.copy()
+    states = states or TrunkStates({})
+    rows, slope = _rows(belief, trials), belief.slope(target_flops)
+    mates = np.zeros_like(rows)
+    for trial, row in zip(done, _rows(belief, done) if done else (), strict=True):
+        _add_mate(mates, trials, trial, row)
+    squares, scatter = belief.squares, belief.scatter
+    before = float(slope @ belief.covariance @ slope)
     is_left = np.ones(len(trials), dtype=bool)
     while len(chosen) < count:
-        towards = covariance @ slope
-        spread = noise + np.einsum("nj,jk,nk->n", rows, covariance, rows)
-        gain = (rows @ towards) ** 2 / spread
-        worth = np.where(is_left & (costs <= left_flops), gain, -1.0)
+        costs = np.array([states.cost_flops(trial) for trial in trials])
+        own = rows[:, :, None] * rows[:, None, :]
+        common = TRUNK_CORRELATION * rows[:, :, None] * mates[:, None, :]
+        all_squares, all_scatter = squares + own, scatter + own + common + common.swapaxes(1, 2)
+        found = covariance_of(all_squares, all_scatter, belief.precision, belief.sigma)
+        after = np.maximum(np.einsum("j,njk,k->n", slope, found, slope), 0.0)
+        worth = np.where(is_left & (costs <= left_flops), before - after, -1.0)
         worth /= (costs / top_flops) ** COST_POWER
         best = int(np.argmax(worth))
         if worth[best] <= 0:
             break
-        before = float(slope @ towards)
-        along = covariance @ rows[best]
-        covariance -= np.outer(along, along) / spread[best]
-        after = max(before - float(gain[best]), 0.0)
-        chosen.append(Pick(trials[best], math.sqrt(before), math.sqrt(after)))
+        chosen.append(Pick(trials[best], math.sqrt(before), math.sqrt(after[best])))
+        before, squares, scatter = float(after[best]), all_squares[best], all_scatter[best]
         left_flops -= float(costs[best])
         is_left[best] = False
+        states = states.after(trials[best])
+        _add_mate(mates, trials, trials[best], rows[best])
     return chosen
+
+
+def _rows(belief: Belief, trials: Sequence[Trial]) -> Array:
+    """The gradient of ln L by the parameters at each trial, shape (trials, 8)."""
+    return belief.row(
+        np.log([trial.size.params for trial in trials]), np.log([t.tokens for t in trials])
+    )
+
+
+def _add_mate(mates: Array, trials: Sequence[Trial], ran: Trial, row: Array) -> None:
+    """Add a run's gradient to those of the runs that each trial shares a trunk with."""
+    for k, trial in enumerate(trials):
+        if trial.trunk_id is not None and trial.trunk_id == ran.trunk_id:
+            mates[k] += row

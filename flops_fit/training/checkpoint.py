@@ -2,8 +2,8 @@
 
 A checkpoint is one file, `checkpoint/step-<steps done>.pt`, readable by `torch.load` with
 `weights_only=True` (tensors and plain data, no code). It is written beside its place, flushed to
-the disk, and then renamed, so a crash leaves either the whole file or none under its name. The
-newest two are kept: if the newest cannot be read, the one before is taken.
+the disk, and then renamed, so a crash leaves either the whole file or none under its name. Of a
+trial the newest two are kept: if the newest cannot be read, the one before is taken.
 
 Each process of a trial keeps files of its own. A crash may leave the processes one checkpoint
 apart; they all go on from the newest step that every one of them has.
@@ -25,18 +25,25 @@ import torch
 from flops_fit.training.session import Session
 
 FORMAT = 1
-_KEPT = 2
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
-def save_checkpoint(directory: Path, state: dict[str, Any], *, step: int, rank: int = 0) -> Path:
-    """Write a checkpoint of `step` steps done and drop all but the newest two.
+def save_checkpoint(
+    directory: Path,
+    state: dict[str, Any],
+    *,
+    step: int,
+    rank: int = 0,
+    most_kept: int | None = 2,
+) -> Path:
+    """Write a checkpoint of `step` steps done and drop all but the newest.
 
     Args:
         directory: the trial's directory.
         state: tensors and plain data.
         step: steps done.
         rank: each process of a trial keeps a file of its own.
+        most_kept: how many checkpoints there are afterwards; None: as many as were written.
     """
     folder = directory / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,8 +55,9 @@ def save_checkpoint(directory: Path, state: dict[str, Any], *, step: int, rank: 
         os.fsync(file.fileno())
     partial.replace(path)
     _sync_folder(folder)
-    for old in _checkpoints(directory, rank)[_KEPT:]:
-        old.unlink(missing_ok=True)
+    if most_kept is not None:
+        for old in _checkpoints(directory, rank)[most_kept:]:
+            old.unlink(missing_ok=True)
     return path
 
 

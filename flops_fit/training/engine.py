@@ -99,6 +99,8 @@ class Training:
         self.heldout = HeldOut(data.heldout, recipe=recipe, device=device)
         self.warmup = warmup_of(trial, recipe)
         self.branch = None if self.trunk is None else branch_step(trial, recipe)
+        kept = () if trial.trunk is None or self.trunk is None else trial.trunk.kept_tokens
+        self.kept_steps = {tokens // trial.batch_tokens for tokens in kept}
         self.window = max(1, trial.steps // CHECKS)
         self.watch = Watch(self.warmup, trial.steps)
         self.curve = Curve(directory / "curve.jsonl")
@@ -238,12 +240,12 @@ class Training:
         times = dict.fromkeys(state["meter"], 0.0) | {"untimed_tokens": state["tokens"]}
         return {**state, "trial_id": self.trial.trial_id, "meter": times}
 
-    @property
-    def at_branch(self) -> bool:
-        """Whether the trunk ends here for this trial, and goes on for longer ones."""
-        return self.branch is not None and self.step == self.branch > 0
+    def save_trunk(self) -> None:
+        """Keep the trunk's state for other trials, where it is one that they go on from."""
+        if self.trunk is not None and self.step in self.kept_steps:
+            self.save(self.trunk, most_kept=None)
 
-    def save(self, directory: Path | None = None) -> None:
+    def save(self, directory: Path | None = None, *, most_kept: int | None = 2) -> None:
         """Write a checkpoint of everything that draws or counts; the trial's own by default."""
         state = {
             "trial_id": self.trial.trial_id,
@@ -260,7 +262,10 @@ class Training:
             "watch": self.watch.state(),
             "meter": self.meter.state(tokens=self.tokens),
         }
-        save_checkpoint(directory or self.directory, state, step=self.step, rank=self.session.rank)
+        save_checkpoint(
+            directory or self.directory, state, step=self.step, rank=self.session.rank,
+            most_kept=most_kept,
+        )  # fmt: skip
 
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on where `save` left off; random states last, since opening a stream may draw."""
@@ -306,9 +311,15 @@ class Training:
             **self.meter.details(),
         }
         if self.trial.trunk is not None:
-            untimed = self.meter.untimed_tokens
-            details["trunk"] = {"trunk_id": self.trial.trunk_id, "shared_tokens": untimed}
-            details["spent_flops"] = flops - untimed * self.trial.size.flops_per_token
+            # A later state can only be what an earlier, killed attempt of this trial has kept.
+            shared = min(self.meter.untimed_tokens, self.trial.trunk.shared_tokens)
+            kept = sorted(step * self.trial.batch_tokens for step in self.kept_steps)
+            details["trunk"] = {
+                "trunk_id": self.trial.trunk_id,
+                "shared_tokens": shared,
+                "kept_tokens": [tokens for tokens in kept if shared < tokens <= self.tokens],
+            }
+            details["spent_flops"] = flops - shared * self.trial.size.flops_per_token
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good

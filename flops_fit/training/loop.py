@@ -174,8 +174,7 @@ def _run(
             training.save()
             raise Interrupted(f"trial {trial.trial_id} stopped after step {training.step}")
         training.take_step()
-        if training.at_branch:
-            training.save(training.trunk)
+        training.save_trunk()
         if training.at_window_end:
             reason = training.look()
             if trackers is not None:

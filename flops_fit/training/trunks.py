@@ -67,15 +67,18 @@ def _on_trunk(
         recipe, steps=max(1, round(shortest / batch)), batch_tokens=batch, params=size.params
     )
     placed, shared = {}, 0
-    for trial in sorted(group, key=lambda trial: trial.tokens):
+    ordered = sorted(group, key=lambda trial: trial.tokens)
+    for trial in ordered:
         tokens = max(1, round(trial.tokens / batch)) * batch
         made = Trial.of(
             budget_flops=trial.budget_flops, size=size, tokens=tokens, batch_tokens=batch,
             seed=trial.seed, learning_rate_factor=trial.learning_rate_factor,
             trunk=Trunk(middle, warmup),
         )  # fmt: skip
-        placed[trial.trial_id] = replace(made, trunk=Trunk(middle, warmup, shared))
-        shared = branch_step(made, recipe) * batch
+        branch = branch_step(made, recipe) * batch
+        kept = (branch,) if branch and trial is not ordered[-1] else ()
+        placed[trial.trial_id] = replace(made, trunk=Trunk(middle, warmup, shared, kept))
+        shared = branch
     return placed
 
 

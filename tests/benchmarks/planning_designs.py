@@ -17,7 +17,8 @@ resampling the data sets. The classical sweep is judged twice: by its
 parabolas and power law, as it is commonly done (A2), and by the surface fit that the others have
 (A3), the harder comparison, which the closing line goes by. `ladder` is `design = "ladder"`,
 `adaptive` is `run --adaptive` with the error of the classical sweep by A3 for its goal; all that it
-ran counts as its cost.
+ran counts as its cost. `adaptive, trunks` is the same under `schedule = "wsd"`, where runs of one
+size share a trunk and most of their noise (a correlation of 0.9).
 
 Then the failure case: small sizes are worse than they count. For each sweep: how often the ladder
 check says so, and the error with and without the levels that it leaves out.
@@ -49,7 +50,9 @@ from flops_fit.plan import Level, plan_levels
 from flops_fit.planning.decide import decide
 from flops_fit.planning.ladder import check_ladder
 from flops_fit.planning.terms import History, Run, Terms
-from flops_fit.points import Observation, Size, Trial
+from flops_fit.points import TRUNK_CORRELATION, Observation, Size, Trial
+from flops_fit.recipe import Recipe
+from flops_fit.training.trunks import share_trunks
 
 HOFFMANN = Surface(1.69, 406.4, 410.7, 0.34, 0.28)  # arXiv:2203.15556, section D.3
 LAWS = {"Besiroglu": CHINCHILLA, "Hoffmann": HOFFMANN, "lopsided": LOPSIDED}
@@ -61,9 +64,14 @@ SIZES = tuple(
 )
 CLASSICAL = [Level(TOP / 3**k, 7, 4.0) for k in range(5)]
 UNCENTRED = math.log(2.0)
-BOUNDS = {"ladder": 0.5, "adaptive": 0.45}  # shares of the FLOPs of the classical sweep by A3
+BOUNDS = {
+    "ladder": 0.5,
+    "adaptive": 0.45,
+    "adaptive, trunks": 0.45,
+}  # shares of the FLOPs of the classical sweep by A3
 
 BOOTSTRAPS = 1000
+WSD = Recipe(schedule="wsd", batch_rule="fixed", batch_tokens=1)
 
 Loss = Callable[[float, float], float]
 Array = NDArray[np.float64]
@@ -86,16 +94,30 @@ def run_of(trial: Trial, loss: Loss, draw: Callable[[], float]) -> Run:
     return Run(trial, loss(trial.size.params, trial.tokens) * math.exp(draw()))
 
 
-def adapt(goal: float, loss: Loss, draw: Callable[[], float]) -> History:
+def adapt(
+    goal: float, loss: Loss, draw: Callable[[], float], *, has_trunks: bool = False
+) -> History:
+    levels = tuple(TOP / 3**k for k in range(6))
+    share = partial(share_trunks, recipe=WSD, units_per_example=1, multiple_of_examples=1)
     terms = Terms(
-        SIZES, one_batch, tuple(TOP / 3**k for k in range(6)), TARGET, goal, 12 * TOP
+        SIZES, one_batch, levels, TARGET, goal, 12 * TOP, share_trunks=share if has_trunks else None
     )  # fmt: skip
     history = History()
+    common: dict[str, float] = {}
+    part = math.sqrt(TRUNK_CORRELATION)
+
+    def noise(trial: Trial) -> float:
+        if trial.trunk_id is None:
+            return draw()
+        common.setdefault(trial.trunk_id, draw())
+        return part * common[trial.trunk_id] + math.sqrt(1 - part**2) * draw()
+
     while True:
         decision = decide(terms, history)
         if decision.action == "stop":
             return history.after(decision, [])
-        history = history.after(decision, [run_of(t, loss, draw) for t in decision.trials])
+        runs = [run_of(trial, loss, partial(noise, trial)) for trial in decision.trials]
+        history = history.after(decision, runs)
 
 
 def log_params(seen: list[Observation], method: str) -> float:
@@ -149,10 +171,17 @@ def judge_static(law: Surface, noise: float, seed: int, number: int) -> dict[str
     return found
 
 
-def judge_adaptive(law: Surface, noise: float, seed: int, goal: float, number: int) -> Judged:
-    loss, truth, rng = data_set(law, seed, number)
-    history = adapt(goal, loss, lambda: noise * rng.standard_normal())
-    return errors_of([run.observation for run in history.runs], truth)
+def judge_adaptive(
+    law: Surface, noise: float, seed: int, goal: float, number: int
+) -> dict[str, Judged]:
+    found = {}
+    for key, has_trunks in (("adaptive", False), ("adaptive, trunks", True)):
+        loss, truth, rng = data_set(law, seed, number)
+        draw = partial(rng.normal, 0.0, noise)
+        history = adapt(goal, loss, draw, has_trunks=has_trunks)
+        error, _ = errors_of([run.observation for run in history.runs], truth)
+        found[key] = (error, history.spent_flops / TOP)
+    return found
 
 
 def product(judged: Array) -> float:
@@ -191,7 +220,8 @@ def compare(
         found = {key: np.array([each[key] for each in static]) for key in static[0]}
         goal = math.sqrt(np.nanmean(found["classical A3"][:, 0] ** 2))
         judge = partial(judge_adaptive, law, noise, chosen.seed, goal)
-        found["adaptive"] = np.array(list(pool.map(judge, numbers, chunksize=4)))
+        adaptive = list(pool.map(judge, numbers, chunksize=4))
+        found |= {key: np.array([each[key] for each in adaptive]) for key in adaptive[0]}
     print(f"\n{name}, noise {noise:g}: error of ln N at 30 times the top, {len(numbers)} data sets")
     print(
         f"  {'sweep':18s}{'error':>8s}{'bias':>9s}{'cost':>8s}{'of A2 FLOPs':>18s}"
