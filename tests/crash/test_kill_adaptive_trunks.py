@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from flops_fit.experiment import load_experiment
 from flops_fit.manifest import read_manifest
@@ -92,11 +94,12 @@ def test_the_runs_of_later_decisions_go_on_from_trunks_and_pay_for_the_rest_alon
     assert not (swept / "runs/shared/trunks").exists()
 
 
-def test_a_run_that_went_on_from_a_trunk_has_the_bits_of_the_run_trained_alone(swept):
+def test_a_run_that_went_on_from_a_trunk_has_the_bits_of_the_run_trained_alone(swept, request):
     experiment = load_experiment(read_manifest(swept / "m.toml"), search_path=[swept])
     ended = finished(swept)
     made = [Trial.from_dict(data) for d in decisions(swept) for data in d["trials"]]
     shared = [trial for trial in made if trial.trunk and trial.trunk.shared_tokens]
+    request.addfinalizer(partial(torch.set_flush_denormal, False))  # Training sets it.
     for trial in sorted(shared, key=lambda trial: trial.flops)[-3:]:
         alone = train(
             trial, build=experiment.build, data=experiment.data, loss=experiment.loss,
