@@ -201,7 +201,7 @@ def _trunk_from(data: Mapping[str, Any] | None) -> Trunk | None:
         data["reference_tokens"],
         data["warmup_steps"],
         data["shared_tokens"],
-        tuple(data["kept_tokens"]),
+        tuple(data.get("kept_tokens", ())),
     )
 
 

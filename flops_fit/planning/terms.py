@@ -97,12 +97,7 @@ class Terms:
 
     def again(self, history: History, size: Size, level: int) -> Trial:
         """The run of a cell with the first seed that it has not had."""
-        seeds = {
-            run.trial.seed
-            for run in history.runs
-            if run.trial.size.size_value == size.size_value
-            and run.trial.budget_flops == self.budgets[level]
-        }
+        seeds = history.seeds(size, self.budgets[level])
         repeat = next(k for k in range(len(seeds) + 1) if self.seed + k not in seeds)
         return self.trial(size, level, repeat=repeat)
 
@@ -264,7 +259,13 @@ class History:
 
     def times(self, size: Size, budget_flops: float) -> int:
         """How often a cell was run."""
-        return sum(
-            r.trial.size.size_value == size.size_value and r.trial.budget_flops == budget_flops
-            for r in self.runs
-        )
+        return len(self.seeds(size, budget_flops))
+
+    def seeds(self, size: Size, budget_flops: float) -> list[int]:
+        """The seeds of the runs of a cell."""
+        return [
+            run.trial.seed
+            for run in self.runs
+            if run.trial.size.size_value == size.size_value
+            and run.trial.budget_flops == budget_flops
+        ]

@@ -90,12 +90,12 @@ def _seeds_of_cell(terms: Terms, history: History, size: Size, level: int) -> li
     """The next run of a cell: on each trunk of its size that lacks it, and on a new one."""
     if terms.share_trunks is None:
         return [terms.again(history, size, level)]
-    ran = {run.trial.trial_id for run in history.runs}
+    seeds = history.seeds(size, terms.budgets[level])
     trunks = {run.trial.trunk_id for run in history.runs} - {None}
     found = []
     for repeat in range(len(history.runs) + 1):
         trial = terms.trial(size, level, repeat=repeat)
-        if trial.trial_id not in ran:
+        if trial.seed not in seeds:
             found.append(trial)
             if trial.trunk_id not in trunks:
                 break

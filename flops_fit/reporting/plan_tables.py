@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flops_fit.reporting.cells import Column, format_value, plural
-from flops_fit.reporting.tables import Table
+from flops_fit.reporting.tables import COST, Table, with_costs
 
 
 def power_table(power: Mapping[str, Any]) -> Table:
@@ -65,11 +65,12 @@ def next_runs_table(
         Column("params", "N (params)", "count"),
         Column("tokens", f"D ({plural(unit)})", "count"),
         Column("flops", "FLOPs", "flops"),
+        COST,
         Column("seed", "seed", "integer"),
         Column("why", "why"),
     )
     rows = tuple(
         {**trial, "why": decision["reasons"].get(trial["trial_id"], decision["action"])}
-        for trial in decision["trials"]
+        for trial in with_costs(decision["trials"])
     )
     return Table("Next runs", columns, rows, (decision["reason"], *notes))

@@ -95,6 +95,21 @@ class Table:
         ]
 
 
+COST = Column("cost_flops", "to train (FLOPs)", "flops", is_optional=True)
+"""What a trial really costs, where it goes on from a trunk that another has trained."""
+
+
+def with_costs(trials: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Trials as plain data, with `cost_flops` if any of them goes on from a trunk."""
+    shared = [(trial.get("trunk") or {}).get("shared_tokens", 0) for trial in trials]
+    if not any(shared):
+        return tuple(map(dict, trials))
+    return tuple(
+        {**trial, "cost_flops": (trial["tokens"] - tokens) * trial["flops_per_token"]}
+        for trial, tokens in zip(trials, shared, strict=True)
+    )
+
+
 def plan_table(
     trials: Sequence[Trial], warnings: Sequence[Note] = (), unit: str = "token"
 ) -> Table:
@@ -110,9 +125,10 @@ def plan_table(
         Column("tokens", f"D ({plural(unit)})", "count"),
         Column("steps", "steps", "integer"),
         Column("flops", "FLOPs", "flops"),
+        COST,
         Column("seed", "seed", "integer"),
     )
-    rows = tuple({**trial.to_dict(), "steps": trial.steps} for trial in trials)
+    rows = with_costs([{**trial.to_dict(), "steps": trial.steps} for trial in trials])
     total = format_value(sum(trial.cost_flops for trial in trials), "flops")
     notes = (f"{len(trials)} trials, {total} FLOPs in all", *(_warning(w) for w in warnings))
     return Table("Plan", columns, rows, notes)
