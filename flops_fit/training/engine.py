@@ -112,11 +112,12 @@ class Training:
     def _plan_curve(self) -> None:
         """Choose the steps at which the curve is evaluated, and the part of the held-out set."""
         # Evaluating costs a forward pass, a third of training on the same tokens. Where even one
-        # batch a point is too much, there are fewer points.
+        # batch a point is too much, there are fewer points: the latest.
         recipe, trial = self.recipe, self.trial
         affordable = recipe.curve_share * trial.tokens * 3 / self.units
         points = min(recipe.curve_points, int(affordable / self.heldout.counts[0]))
-        self.curve_steps = set(curve_steps(steps=trial.steps, points=points))
+        planned = curve_steps(steps=trial.steps, points=recipe.curve_points)
+        self.curve_steps = set(planned[len(planned) - min(points, len(planned)) :])
         self.curve_part = self.heldout.spread(affordable / (points + 1))
 
     def begin(self) -> None:
