@@ -111,13 +111,12 @@ def report(
     if question:
         _answer(question, result, layout, as_json=as_json)
         return
-    if html is not None:
-        _write_page(result, html)
+    _write_page(result, html)
     if as_json:
         print_json(result.to_dict())
     else:
         show(result, layout)
-        output = output or (RunDir(sources[0]).report if sources[0].is_dir() else None)
+        output = output or _own_folder(sources[0])
     if figures and output is not None:
         write(result, output, drawing)
     refuse_without_law(result)
@@ -209,10 +208,16 @@ def columns_of(text: str | None) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
-def _write_page(result: Result, path: Path) -> None:
-    """Write the page alone."""
-    write_atomic(path, result.to_html())
-    say(f"written: {path}")
+def _write_page(result: Result, path: Path | None) -> None:
+    """Write the page alone, where it is asked for."""
+    if path is not None:
+        write_atomic(path, result.to_html())
+        say(f"written: {path}")
+
+
+def _own_folder(source: Path) -> Path | None:
+    """Where the report of a run directory lies; a table has no such place."""
+    return RunDir(source).report if source.is_dir() else None
 
 
 def _seal(source: Path, result: Result, budget: str) -> None:

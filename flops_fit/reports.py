@@ -53,7 +53,7 @@ def read_run(
     Raises:
         RunDirError: it is no run directory.
     """
-    from flops_fit.fitting.fit import METHODS, fit_all
+    from flops_fit.fitting.fit import fit_all
 
     run = RunDir(directory)
     prepared = resume(directory)
@@ -63,12 +63,9 @@ def read_run(
     manifest, facts = prepared.manifest, prepared.description.facts
     targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
     observations, left_out, drift = _usable(prepared, plan, state)
-    chosen = _known_methods(methods or manifest.report.methods)
-    if chosen is None and not plan.has_curves:
-        chosen = [method for method in METHODS if method not in ("isoflop", "envelope")]
     fitted = fit_all(
         observations,
-        methods=chosen,
+        methods=_methods_for(plan, methods or manifest.report.methods),
         bootstrap=manifest.report.bootstrap if bootstrap is None else bootstrap,
         targets=targets,
         **options,
@@ -227,6 +224,16 @@ def write_report(
     figures = result.write_figures(folder, formats, columns=columns)
     write_atomic(page, result.to_html())
     return [page, *figures]
+
+
+def _methods_for(plan: Plan, asked: Sequence[str] | None) -> Sequence[str] | None:
+    """The methods asked for, else those that a plan without curves allows; None: all."""
+    from flops_fit.fitting.fit import METHODS
+
+    known = _known_methods(asked)
+    if known is None and not plan.has_curves:
+        return [method for method in METHODS if method not in ("isoflop", "envelope")]
+    return known
 
 
 def _known_methods(methods: Sequence[str] | None) -> Sequence[str] | None:

@@ -116,15 +116,8 @@ def conduct(
     if sweep.cap is not None and not is_interrupted:
         sweep.append("sweep_capped", **sweep.cap.to_dict())
     summary = sweep.summary(is_interrupted)
-    is_over = is_last and not is_interrupted and sweep.cap is None
-    if is_over and not ledger.state.is_complete:
-        sweep.append(
-            "sweep_finished",
-            finished=summary.finished,
-            diverged=summary.diverged,
-            failed=summary.failed,
-        )
-        run.drop_trunks()
+    if is_last and not is_interrupted and sweep.cap is None:
+        sweep.finish(summary)
     return summary
 
 
@@ -158,6 +151,18 @@ class _Sweep:
         return SweepSummary(
             finished, diverged, failed, pending, is_interrupted, self.cap, state.spent_flops
         )
+
+    def finish(self, summary: SweepSummary) -> None:
+        """Record that the sweep has ended, once, and drop the trunks that no trial needs now."""
+        if self.ledger.state.is_complete:
+            return
+        self.append(
+            "sweep_finished",
+            finished=summary.finished,
+            diverged=summary.diverged,
+            failed=summary.failed,
+        )
+        self.run.drop_trunks()
 
     def check_caps(self, waiting: Sequence[Trial]) -> None:
         """Set `cap` if the first waiting trial would pass one, beside those that run."""

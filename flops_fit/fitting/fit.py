@@ -214,15 +214,20 @@ def fit_all(
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
     target = max(targets, default=None)
     lost = tuple(wastes(fits, [optimum for optimum in ordered if optimum.flops == target]))
-    bought: list[dict[str, Any]] = []
+    bought: tuple[dict[str, Any], ...] = ()
     if shows_gains and spread is not None and target is not None:
-        bought = gains(
-            fits["surface"], spread, target=target, solve=study.solve, resamples=bootstrap,
-            seed=seed,
-        )  # fmt: skip
-    return FitSet(
-        fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, tuple(bought)
-    )
+        bought = _gains(study, fits["surface"], spread, target)
+    return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, bought)
+
+
+def _gains(study: _Study, fit: Fit, spread: Draws, target: float) -> tuple[dict[str, Any], ...]:
+    """What each level of compute bought of the surface's optimum at a target, in FLOPs."""
+    return tuple(
+        gains(
+            fit, spread, target=target, solve=study.solve, resamples=study.rows,
+            seed=study.seed,
+        )
+    )  # fmt: skip
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
