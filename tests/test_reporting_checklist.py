@@ -74,9 +74,9 @@ def test_a_table_of_finished_runs_is_judged_without_training_rules():
         ("within 1 % of the budget", True, "largest difference 0.00%"),
         ("training data is not repeated", True, "up to 2 epochs"),
         ("seed noise", False, "at most 2 seeds in a cell"),
-        ("learning rate follows", None, "rule `params`"),
+        ("learning rate follows", None, "rule `params-data`"),
         ("all runs, failed ones too", True, "1 finished, 0 diverged, 1 failed"),
-        ("beta2", False, "beta2 0.95"),
+        ("beta2", True, "beta2 0.98"),
         ("the sweep costs at most", True, "0.00% of 5e19 FLOPs"),
     ],
 )
