@@ -39,6 +39,7 @@ EXTRA_SEEDS = 2  # at one cell of the cheapest level: three seeds show the noise
 DEFAULT_BUDGETS = tuple(3.0**-k for k in range(4, -1, -1))
 _SOME_SIZES = 6
 _CLOSE_ENOUGH = 0.99  # of the total that was asked for
+_SAME_TOP = 1.0005  # top budgets so near to one another are not told apart
 _ROUNDS = 40
 
 
@@ -125,52 +126,77 @@ def _sized(lay: Callable[[float], Plan], total_flops: float, *, guess: float) ->
     """The largest plan found that costs no more than `total_flops`, within a percent.
 
     The cost is near proportional to the top budget, with steps where a size comes in or leaves.
+    A top beyond every size's reach counts as too dear: lower ones may spend the total.
 
     Raises:
         PlanError: no plan costs so little, or none can use so much.
     """
     best: Plan | None = None
-    low, high, top = 0.0, math.inf, guess
-    cheapest, error = math.inf, None
+    low, high, top, cheapest = 0.0, math.inf, guess, math.inf
+    # What is wrong with plans at `low` and at `high`, apart from their cost.
+    below: OutOfReachError | None = None
+    beyond: OutOfReachError | None = None
     for _ in range(_ROUNDS):
+        met = None
         try:
             plan = lay(top)
-        except OutOfReachError as met:
-            if top == guess and met.is_too_small:
-                raise _too_much(total_flops, met) from None
-            error, cost = met, math.inf if met.is_too_small else 0.0
+        except OutOfReachError as caught:
+            met, cost = caught, math.inf if caught.is_too_small else 0.0
         else:
             cost = plan.total_flops
             cheapest = min(cheapest, cost)
             if cost <= total_flops and (best is None or cost > best.total_flops):
                 best = plan
         if cost > total_flops:
-            high = min(high, top)
+            high, beyond = top, met
         else:
-            low = max(low, top)
+            low, below = top, met
         if best is not None and best.total_flops >= _CLOSE_ENOUGH * total_flops:
+            return best
+        if low and high / low < _SAME_TOP:
             break
-        aimed = top * 0.999 * total_flops / cost if 0 < cost < math.inf else 2.0 * top
-        inside = low < aimed < high
-        top = aimed if inside else math.sqrt(low * high) if low and high < math.inf else 2.0 * top
-        if high / max(low, 1e-300) < 1.0005:
-            break
+        top = _next_top(top, total_flops / cost if cost else math.inf, low, high)
+    if beyond is not None and below is None:
+        raise _too_much(total_flops, beyond, best)
     if best is None:
-        known = f"the cheapest found costs {cheapest:.3g}" if error is None else error.why
-        raise PlanError(
-            f"no plan of this design costs as little as {total_flops:g} FLOPs: {known}",
-            hint="raise the total, add smaller sizes, or make the batch smaller",
-        )
+        raise _too_little(total_flops, below, cheapest)
     return best
 
 
-def _too_much(total_flops: float, met: OutOfReachError) -> PlanError:
+def _next_top(top: float, share: float, low: float, high: float) -> float:
+    """The top budget to try after `top`, which is one of the bounds by now.
+
+    Args:
+        top: the last one tried.
+        share: the total over its plan's cost: 0 beyond every size's reach, infinite below it.
+        low: the highest top known to be too low.
+        high: the lowest one known to be too high.
+    """
+    aimed = top * 0.999 * share if 0 < share < math.inf else 2.0 * top
+    if low < aimed < high:
+        return aimed
+    if low and high < math.inf:
+        return math.sqrt(low * high)
+    return 2.0 * top if high == math.inf else 0.5 * top
+
+
+def _too_much(total_flops: float, met: OutOfReachError, most: Plan | None) -> PlanError:
     """The error where a total pays for budgets beyond every size's reach."""
+    to = "" if most is None else f" to {_rounded(most.total_flops):g}"
     return PlanError(
         f"a total of {total_flops:g} FLOPs is more than `model.sizes` can use; already the "
         f"smallest of its budgets is too large: {met.why}",
-        hint="add larger sizes, lower the total, or state where you expect the optimum with "
+        hint=f"add larger sizes, lower the total{to}, or state where you expect the optimum with "
         "`sweep.tokens_per_param`",
+    )
+
+
+def _too_little(total_flops: float, met: OutOfReachError | None, cheapest: float) -> PlanError:
+    """The error where every plan costs more than the total."""
+    known = f"the cheapest found costs {cheapest:.3g}" if met is None else met.why
+    return PlanError(
+        f"no plan of this design costs as little as {total_flops:g} FLOPs: {known}",
+        hint="raise the total, add smaller sizes, or make the batch smaller",
     )
 
 

@@ -138,6 +138,67 @@ def test_a_total_beyond_every_size_is_said_to_be_too_large(name):
     assert "raise" not in told
 
 
+@st.composite
+def grounds(draw) -> Ground:
+    """Sizes, batches and seeds of all kinds."""
+    least, step = draw(st.floats(1e3, 1e6)), draw(st.floats(1.05, 2.5))
+    counts = [round(least * step**k) for k in range(draw(st.integers(1, 20)))]
+    flops = draw(st.floats(1.0, 8.0))
+    batch = draw(st.sampled_from([64, 4096, 262_144]))
+    return Ground(
+        [Size(k, n, None, 6.0 * n * flops) for k, n in enumerate(counts)],
+        batch_tokens=lambda size, tokens: batch,
+        seeds=range(draw(st.integers(1, 8))),
+    )
+
+
+CURVES = st.one_of(
+    st.builds(dict, design=st.just("ladder"), levels=st.integers(3, 8)),
+    st.builds(dict, design=st.just("isoflop"), sizes_per_budget=st.integers(3, 9)),
+)
+
+
+def laid(shape, ground, **compute) -> Plan:
+    return lay_out(SweepSection(**shape, **compute, replicates=len(ground.seeds)), ground)
+
+
+def cost_of(shape, ground, top) -> float | None:
+    """What the sweep with this top budget costs; None where the sizes do not fit it."""
+    stated = {"top_flops": top}
+    if shape["design"] == "isoflop":
+        stated = {"budgets": [float(f"{top / 3**k:.2e}") for k in range(5)]}
+    try:
+        return laid(shape, ground, **stated).total_flops
+    except PlanError:
+        return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=CURVES, ground=grounds(), at=st.floats(0, 1))
+def test_a_total_that_a_stated_top_fits_within_is_never_refused(shape, ground, at):
+    costs = [cost_of(shape, ground, 10 ** (k / 12)) for k in range(9 * 12, 23 * 12)]
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return  # the batch leaves no size enough steps
+    least, most = 1.01 * min(known), max(known)
+    total = min(most, least) * (most / min(most, least)) ** at
+    assert laid(shape, ground, total_flops=total).total_flops <= total
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=CURVES, ground=grounds(), excess=st.floats(1.2, 1e6))
+def test_a_total_beyond_every_stated_top_is_refused_and_the_hint_helps(shape, ground, excess):
+    costs = [cost_of(shape, ground, 10 ** (k / 12)) for k in range(9 * 12, 23 * 12)]
+    if costs[-1] is not None or not any(costs):
+        return
+    most = max(cost for cost in costs if cost is not None)
+    with pytest.raises(PlanError, match=r"more than `model\.sizes` can use") as caught:
+        laid(shape, ground, total_flops=10 ** (1 / 12) * excess * most)
+    hinted = float(caught.value.hint.split("lower the total to ")[1].split(",")[0])
+    assert hinted >= 0.995 * most
+    assert laid(shape, ground, total_flops=hinted).total_flops >= 0.95 * hinted
+
+
 @pytest.mark.parametrize("name", ["isoflop", "stated", "ladder"])
 def test_a_total_below_every_size_is_said_in_its_own_terms(name):
     with pytest.raises(PlanError, match="as little as") as caught:
