@@ -137,14 +137,8 @@ def conduct_adaptively(
             watcher.on_entry(ledger.append("sweep_capped", None, **cap.to_dict()), None)
             return replace(summary, cap=cap)
         if not ledger.state.is_complete:
-            ended = ledger.append(
-                "sweep_finished",
-                None,
-                finished=summary.finished,
-                diverged=summary.diverged,
-                failed=summary.failed,
-            )
-            watcher.on_entry(ended, None)
+            watcher.on_entry(ledger.append("sweep_finished", None, **summary.counts), None)
+        if not summary.failed:
             run.drop_trunks()
         return summary
 
@@ -188,7 +182,10 @@ def _run_of(trial: Trial, state: LedgerState) -> Run:
     entry = entry or state.diverged.get(trial.trial_id)
     if entry is None:
         # How far a trial came that failed depends on when it did: it counts as a whole.
-        return Run(trial, loss, kept_tokens=())
+        return Run(trial, loss, kept_tokens=(), has_failed=True)
     kept = set((entry.fields.get("trunk") or {}).get("kept_tokens", ()))
     there = state.trunk_tokens.get(trial.trunk_id or "", set())
-    return Run(trial, loss, state.flops[trial.trial_id], tuple(sorted(kept & there)))
+    is_retried = entry.fields.get("seed", trial.seed) != trial.seed
+    return Run(
+        trial, loss, state.flops[trial.trial_id], tuple(sorted(kept & there)), is_retried=is_retried
+    )

@@ -65,7 +65,7 @@ class LedgerState:
         attempts: how often each trial was started.
         flops, wall_seconds: spent on each trial so far, by trial id, whatever came of it.
         trunk_tokens: units of data at which the state of a trunk was kept, by trunk id; none once
-            the sweep has finished.
+            the sweep has finished with nothing left to be tried again.
         decisions: of an adaptive sweep, in their order.
         is_complete: whether the last word was `sweep_finished`.
     """
@@ -110,7 +110,7 @@ class LedgerState:
             self.is_simulated = entry.fields.get("simulated", False)
         if entry.event == "decision_made":
             self.decisions.append(entry)
-        if entry.event == "sweep_finished":
+        if entry.event == "sweep_finished" and not entry.fields.get("failed"):
             self.trunk_tokens.clear()
         if entry.trial_id is None:
             return
@@ -252,6 +252,7 @@ def observations_of(
         entry = state.finished.get(trial.trial_id)
         if entry is None:
             continue
+        seed = entry.fields.get("seed", trial.seed)
         points.append(
             Observation(
                 params=entry.fields["params"],
@@ -260,10 +261,10 @@ def observations_of(
                 loss=entry.fields["loss"],
                 budget_flops=trial.budget_flops if has_curves else None,
                 name=trial.trial_id,
-                seed=entry.fields.get("seed", trial.seed),
+                seed=seed,
                 size_value=trial.size.size_value,
                 params_non_embedding=trial.size.params_non_embedding,
-                run=trial.trunk_id,
+                run=trial.trunk_id if seed == trial.seed else None,
                 params_active=trial.size.params_active,
             )
         )

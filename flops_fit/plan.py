@@ -56,12 +56,17 @@ class Plan:
         found = sorted({trial.budget_flops for trial in self.trials})
         return tuple(found if self.has_curves else found[-1:])
 
-    def branch_before(self, trial: Trial) -> Trial | None:
-        """The trial of the same trunk that ends just before this one's; None for the first."""
-        if trial.trunk is None:
-            return None
-        mates = [t for t in self.trials if t.trunk_id == trial.trunk_id and t.tokens < trial.tokens]
-        return max(mates, key=lambda mate: mate.tokens, default=None)
+    def before(self, trial: Trial) -> list[Trial]:
+        """The trials that may leave the state of a trunk that this one goes on from."""
+        start = 0 if trial.trunk is None else trial.trunk.shared_tokens
+        return [
+            mate
+            for mate in self.trials
+            if mate.trunk is not None
+            and mate.trunk.shared_tokens < start
+            and start in mate.trunk.kept_tokens
+            and mate.trunk_id == trial.trunk_id
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data: what `plan --json` prints and `plan.json` holds."""

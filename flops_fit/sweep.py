@@ -54,6 +54,11 @@ class SweepSummary:
     cap: CapReached | None = None
     spent_flops: float = 0.0
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the ledger's last entry says of a sweep that has ended."""
+        return {"finished": self.finished, "diverged": self.diverged, "failed": self.failed}
+
 
 @dataclass(frozen=True)
 class Watcher:
@@ -154,15 +159,10 @@ class _Sweep:
 
     def finish(self, summary: SweepSummary) -> None:
         """Record that the sweep has ended, once, and drop the trunks that no trial needs now."""
-        if self.ledger.state.is_complete:
-            return
-        self.append(
-            "sweep_finished",
-            finished=summary.finished,
-            diverged=summary.diverged,
-            failed=summary.failed,
-        )
-        self.run.drop_trunks()
+        if not self.ledger.state.is_complete:
+            self.append("sweep_finished", None, **summary.counts)
+        if not summary.failed:
+            self.run.drop_trunks()
 
     def check_caps(self, waiting: Sequence[Trial]) -> None:
         """Set `cap` if the first waiting trial would pass one, beside those that run."""
@@ -192,8 +192,7 @@ class _Sweep:
         """The first trial in line that waits for no other to leave it its trunk; None if all do."""
         open_ids = {trial.trial_id for trial in (*waiting, *running)}
         for trial in waiting:
-            before = self.plan.branch_before(trial)
-            if before is None or before.trial_id not in open_ids:
+            if not any(mate.trial_id in open_ids for mate in self.plan.before(trial)):
                 return trial
         return None
 

@@ -184,3 +184,26 @@ def test_caps_hold_and_lifting_one_goes_on_from_what_trunks_left(write_manifest,
     planned = json.loads((tmp_path / "runs/planted/plan.json").read_text())
     assert planned["total_flops"] == pytest.approx(state.spent_flops)
     assert any(t["trunk"]["shared_tokens"] for t in trials if t.get("trunk"))
+
+
+def test_which_trunks_are_taken_for_removed_is_what_workers_remove():
+    shortest, middle, longest = reversed(TrunkStates({}).settled(three()))
+    states = sorted(middle.trunk.kept_tokens)
+    # It diverged past the first state and never left the second: nobody went on from that one.
+    diverged = Run(middle, None, kept_tokens=tuple(states[:1]))
+    cut = replace(longest, trunk=replace(longest.trunk, shared_tokens=states[0]))
+    history = History((Run(shortest, 3.0), diverged, Run(cut, None, kept_tokens=())))
+    assert history.trunk_states.shared_tokens(three()[0]) == states[0]
+    # What failed is tried again from the trunk, which is kept for it.
+    failed = Run(longest, None, kept_tokens=(), has_failed=True)
+    history = History((Run(shortest, 3.0), Run(middle, 3.0), failed))
+    assert history.trunk_states.shared_tokens(three()[0]) == states[-1]
+
+
+def test_a_run_retried_with_another_seed_has_no_noise_in_common_with_its_trunk():
+    trial = three()[0]
+    assert Run(trial, 3.0).observation.run == trial.trunk_id
+    retried = Run(trial, 3.0, is_retried=True)
+    assert retried.observation.run is None
+    assert retried.trained.trunk is None
+    assert retried.trained.trial_id == trial.trial_id

@@ -122,12 +122,21 @@ class Run:
         loss: None where it gave none (it diverged or failed).
         spent_flops: what was really spent on it; None: as planned.
         kept_tokens: units of data at which it has kept the state of its trunk; None: as planned.
+        has_failed: whether an error ended it; it may be tried again.
+        is_retried: whether it was trained with another seed than the trial's, after it diverged.
     """
 
     trial: Trial
     loss: float | None
     spent_flops: float | None = None
     kept_tokens: tuple[int, ...] | None = None
+    has_failed: bool = False
+    is_retried: bool = False
+
+    @property
+    def trained(self) -> Trial:
+        """The trial as it was trained: with another seed it is on no trunk."""
+        return replace(self.trial, trunk=None) if self.is_retried else self.trial
 
     @property
     def cost_flops(self) -> float:
@@ -138,7 +147,7 @@ class Run:
     def observation(self) -> Observation:
         """The run as a point; it must have a loss."""
         assert self.loss is not None
-        trial = self.trial
+        trial = self.trained
         return Observation(
             trial.size.params, trial.tokens, trial.flops, self.loss,
             budget_flops=trial.budget_flops, name=trial.trial_id, seed=trial.seed,
@@ -219,18 +228,25 @@ class History:
 
     @property
     def trunk_states(self) -> TrunkStates:
-        """What trunks have left for further runs to go on from."""
+        """What trunks have left for further runs to go on from.
+
+        A trunk is removed once each state that was planned to be kept was gone on from, and no run
+        of it failed.
+        """
         kept: dict[str, set[int]] = {}
+        planned: dict[str, set[int]] = {}
         used: dict[str, set[int]] = {}
+        has_failed = {run.trial.trunk_id for run in self.runs if run.has_failed}
         for run in self.runs:
             trunk, trunk_id = run.trial.trunk, run.trial.trunk_id
             if trunk is None or trunk_id is None:
                 continue
             left = trunk.kept_tokens if run.kept_tokens is None else run.kept_tokens
             kept.setdefault(trunk_id, set()).update(left)
+            planned.setdefault(trunk_id, set()).update(trunk.kept_tokens)
             used.setdefault(trunk_id, set()).add(trunk.shared_tokens)
-        # A trunk is removed once each of its states was gone on from.
-        return TrunkStates({i: tokens for i, tokens in kept.items() if tokens - used[i]})
+        there = {i for i in kept if i in has_failed or planned[i] - used[i]}
+        return TrunkStates({i: kept[i] for i in there})
 
     def after(self, decision: Decision, runs: Sequence[Run]) -> History:
         """Once one more decision was carried out."""

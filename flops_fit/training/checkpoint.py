@@ -43,12 +43,13 @@ def save_checkpoint(
         state: tensors and plain data.
         step: steps done.
         rank: each process of a trial keeps a file of its own.
-        most_kept: how many checkpoints there are afterwards; None: as many as were written.
+        most_kept: how many checkpoints there are afterwards; None: as many as were written, maybe
+            by several trials at once.
     """
     folder = directory / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:012d}{_suffix(rank)}"
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial" if most_kept is None else ".partial")
     with partial.open("wb") as file:
         torch.save({"format": FORMAT, "step": step, **state}, file)
         file.flush()
