@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from flops_fit.planning.belief import believe
 from flops_fit.planning.decide import decide
 from flops_fit.planning.sharing import TrunkStates
 from flops_fit.planning.terms import History, Run, Terms
-from flops_fit.planning.worth import choose
+from flops_fit.planning.worth import MAX_PER_CELL, belief_of, candidates, choose
 from flops_fit.points import TRUNK_CORRELATION, Size
 from flops_fit.recipe import Recipe
 from flops_fit.training.trunks import share_trunks
@@ -41,7 +42,7 @@ def three(size=60):
     return [TERMS.trial(TERMS.sizes[size], level) for level in range(3)]
 
 
-def sweep(terms, *, sigma=0.003, seed=0):
+def sweep(terms, *, sigma=0.003, seed=0, lost=0.0, outliers=0.0):
     rng = np.random.default_rng(seed)
     history, common = History(), {}
     while (decision := decide(terms, history)).action != "stop":
@@ -51,9 +52,10 @@ def sweep(terms, *, sigma=0.003, seed=0):
             if trial.trunk_id is not None:
                 shared = common.setdefault(trial.trunk_id, rng.standard_normal())
                 own = math.sqrt(TRUNK_CORRELATION) * shared + math.sqrt(0.1) * own
-            runs.append(
-                Run(trial, LAW.loss(trial.size.params, trial.tokens) * math.exp(sigma * own))
-            )
+            loss = LAW.loss(trial.size.params, trial.tokens) * math.exp(sigma * own)
+            fate = rng.random() if lost or outliers else 1.0
+            spoilt = None if fate < lost else 1.08 * loss
+            runs.append(Run(trial, spoilt if fate < lost + outliers else loss))
         history = history.after(decision, runs)
     return history.after(decision, [])
 
@@ -114,6 +116,41 @@ def test_an_adaptive_sweep_on_trunks_reaches_the_goal_for_less_than_it_would_cos
 def test_what_is_decided_never_costs_more_than_the_total(total):
     history = sweep(replace(TERMS, total_flops=total * TOP, params_within=1e-9))
     assert 0.5 * total * TOP < history.spent_flops <= total * TOP
+
+
+@pytest.mark.parametrize(("lost", "outliers"), [(0.0, 0.0), (0.15, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize("step", [4, 12])
+def test_no_cell_is_run_more_than_twice_though_each_trunk_offers_a_run_of_it(step, lost, outliers):
+    few = replace(TERMS, sizes=TERMS.sizes[20:70:step], params_within=1e-9, total_flops=40 * TOP)
+    most = 0
+    for seed in range(1, 4):
+        history = sweep(few, seed=seed, lost=lost, outliers=outliers)
+        cells = Counter((r.trial.size.size_value, r.trial.budget_flops) for r in history.runs)
+        most = max(most, *cells.values())
+    assert most == MAX_PER_CELL
+
+
+def test_what_a_batch_already_holds_counts_towards_its_cell():
+    few, rng = replace(TERMS, sizes=TERMS.sizes[30:60:8]), np.random.default_rng(0)
+    trials = [few.trial(s, k, repeat=r) for s in few.sizes for k in (4, 5) for r in (0, 1)]
+    noise = np.exp(0.003 * rng.standard_normal(len(trials)))
+    losses = [
+        LAW.loss(t.size.params, t.tokens) * float(e) for t, e in zip(trials, noise, strict=True)
+    ]
+    history = History(tuple(map(Run, trials, losses)))
+    belief = belief_of(few, history.counting, drift=0.05)
+    offered = candidates(few, history, belief, [3])
+    # Each size is offered on both of its trunks and on a new one.
+    assert {t.seed for t in offered} == {0, 1, 2}
+    most = []
+    for held in range(3):
+        mending = [few.trial(s, 3, repeat=5 + k) for s in few.sizes for k in range(held)]
+        picks = choose(
+            belief, few.target_flops, offered, count=12, left_flops=few.total_flops,
+            top_flops=TOP, done=trials, taken=[*trials, *mending],
+        )  # fmt: skip
+        most.append(max(Counter(p.trial.size for p in picks).values(), default=0))
+    assert most == [2, 1, 0]
 
 
 def test_the_expected_gain_of_a_run_is_what_the_belief_says_once_it_is_run():

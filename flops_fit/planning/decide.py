@@ -265,6 +265,7 @@ def _batch(
     reasons = {trial.trial_id: why for trial, why in mending}
     spare = left_flops - states.total_flops([trial for trial, _ in mending])
     count = 0 if is_there else BATCH - len(mending)
+    taken = [*(run.trial for run in history.runs), *(trial for trial, _ in mending)]
 
     def picked(levels: Sequence[int]) -> list[Pick]:
         among = candidates(terms, history, steering, levels)
@@ -272,7 +273,7 @@ def _batch(
         return choose(
             steering, terms.target_flops, among,
             count=count, left_flops=spare, top_flops=terms.top_flops,
-            done=[run.trial for run in runs], states=states,
+            done=[run.trial for run in runs], taken=taken, states=states,
         )  # fmt: skip
 
     picks = picked(kept)

@@ -17,6 +17,7 @@ Source: choosing runs by the variance of what is wanted, over cost^0.4: Li et al
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -111,9 +112,13 @@ def choose(
     left_flops: float,
     top_flops: float,
     done: Sequence[Trial] = (),
+    taken: Sequence[Trial] | None = None,
     states: TrunkStates | None = None,
 ) -> list[Pick]:
     """The runs of most worth, one after another, as far as the FLOPs that are left allow.
+
+    Where runs share trunks, a cell has one to choose for each trunk; no more of them are chosen
+    than make two with those that are taken.
 
     Args:
         belief: with drift, whose covariance steers.
@@ -123,6 +128,8 @@ def choose(
         left_flops: what they may cost together.
         top_flops: the unit of cost.
         done: the runs that the belief rests on.
+        taken: every run so far, with or without a loss, and what the batch holds already; None:
+            those done.
         states: of the trunks that are there to go on from; None: there are none.
     """
     chosen: list[Pick] = []
@@ -135,7 +142,9 @@ def choose(
         _add_mate(mates, trials, trial, row)
     squares, scatter = belief.squares, belief.scatter
     before = float(slope @ belief.covariance @ slope)
-    is_left = np.ones(len(trials), dtype=bool)
+    cells = [_cell(trial) for trial in trials]
+    times = Counter(map(_cell, done if taken is None else taken))
+    is_left = np.array([times[cell] < MAX_PER_CELL for cell in cells])
     while len(chosen) < count:
         costs = np.array([states.cost_flops(trial) for trial in trials])
         own = rows[:, :, None] * rows[:, None, :]
@@ -152,9 +161,17 @@ def choose(
         before, squares, scatter = float(after[best]), all_squares[best], all_scatter[best]
         left_flops -= float(costs[best])
         is_left[best] = False
+        times[cells[best]] += 1
+        if times[cells[best]] >= MAX_PER_CELL:
+            is_left[[cell == cells[best] for cell in cells]] = False
         states = states.after(trials[best])
         _add_mate(mates, trials, trials[best], rows[best])
     return chosen
+
+
+def _cell(trial: Trial) -> tuple[float, float]:
+    """Its size and its budget."""
+    return trial.size.size_value, trial.budget_flops
 
 
 def _rows(belief: Belief, trials: Sequence[Trial]) -> Array:
