@@ -138,18 +138,42 @@ def test_a_largest_size_whose_best_rate_lies_far_from_the_others_is_not_carried(
     assert f"at least {least:.1%}" in told.reasons[-1].message
 
 
-@pytest.mark.parametrize("rate", ["mild", "none"])
-def test_a_size_whose_best_rate_is_not_known_keeps_the_verdict_open(rate):
-    def changed(point):
-        if rate == "none":
-            return None  # every rate diverged
-        return 2 * math.exp(1e-3 * math.log(16 * point.factor) ** 2)
-
-    told = fit_transfer(at_the_largest(changed), SHAPES, own="constant")
+def test_a_size_whose_best_rate_is_not_known_keeps_the_verdict_open():
+    told = fit_transfer(
+        at_the_largest(lambda p: 2 * math.exp(1e-3 * math.log(16 * p.factor) ** 2)),
+        SHAPES,
+        own="constant",
+    )
     assert told.slope.interval[0] < 0 < told.slope.interval[1]
     assert told.verdict == "undetermined"
     assert told.reasons[-1].code == "sizes_unknown"
     assert "size 128 is not known" in told.reasons[-1].message
+
+
+@pytest.mark.parametrize("which", SIZES)
+def test_a_size_that_diverged_from_below_the_carried_rate_on_is_not_carried(which):
+    some = [
+        RatePoint(**{**vars_of(p), "loss": None if p.size_value == which else p.loss})
+        for p in points(noise=0.001, rates=0.01)
+    ]
+    told = fit_transfer(some, SHAPES, own="constant")
+    assert told.slope.interval[0] < 0 < told.slope.interval[1]
+    assert told.verdict == "not carried"
+    assert told.reasons[-1].code == "rule_misses"
+    assert f"at size {which:g} where training diverges" in told.reasons[-1].message
+    assert "every rate tried there, from 0.0025 up" in told.reasons[-1].message
+
+
+def test_a_size_that_diverged_only_at_rates_above_the_carried_one_keeps_the_verdict_open():
+    # The smaller sizes agree on 1; the largest was tried at 2 and 4 alone, and 1 may be its best.
+    some = [
+        RatePoint(**{**vars_of(p), "loss": None if p.size_value == SIZES[-1] else p.loss})
+        for p in points(noise=0.001)
+        if p.size_value != SIZES[-1] or p.factor >= 2
+    ]
+    told = fit_transfer(some, SHAPES, own="constant")
+    assert told.verdict == "undetermined"
+    assert told.reasons[-1].code == "sizes_unknown"
 
 
 def test_a_carried_rate_at_which_the_largest_size_diverges_is_not_carried():

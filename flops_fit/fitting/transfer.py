@@ -173,11 +173,15 @@ def _least_excess(bracket: Bracket, carried: Interval | None, scale: Scale) -> f
 
     A loss with one minimum only rises away from the best measured rate, so that the rates passed on
     the way to the carried factor bound its loss from below: infinite where one of them diverged, 0
-    where they rise no further than the noise.
+    where they rise no further than the noise. Where every rate diverged, so does any above the
+    smallest of them.
     """
-    known = [(loss, math.log(factor)) for factor, _, loss, _ in bracket.rates if loss is not None]
-    if not known or carried is None:
+    if carried is None:
         return 0.0
+    known = [(loss, math.log(factor)) for factor, _, loss, _ in bracket.rates if loss is not None]
+    if not known:
+        smallest = bracket.rates[0][0]
+        return math.inf if carried[0] >= math.log(smallest) else 0.0
     least, best = min(known)
     end = min(max(best, carried[0]), carried[1])  # the nearest that the factor may be
     passed = [
@@ -209,6 +213,8 @@ def _judge(
         told = f"costs size {worst.size_value:g} at least {least:.1%} of its loss"
         if math.isinf(least):
             told = f"reaches at size {worst.size_value:g} where training diverges"
+            if all(loss is None for _, _, loss, _ in worst.rates):
+                told += f", as it did at every rate tried there, from {worst.rates[0][1]:.3g} up"
         reasons.append(Note("rule_misses", f"the rate carried from the bracketed sizes {told}"))
         return "not carried"
     if slope is None:
