@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flops_fit.description import SizeValue, size_values
+from flops_fit.description import SizeValue, size_values, stated_sizes
 from flops_fit.experiment import (
     buildable_sizes,
     builder,
@@ -68,6 +68,7 @@ class _Subject:
     batch: Any
     build: Any
     counts: dict[SizeValue, Any]
+    counted: Size | None = None  # the smallest size, once its FLOPs are known
     model: Any
 
     def __init__(self, manifest: Manifest, search_path: Sequence[Path]) -> None:
@@ -173,6 +174,7 @@ class _Subject:
             count=count,
             loss=getattr(self, "loss", None),
         )
+        self.counted = sizes[0]
         if notes:
             first, *others = (note.message for note in notes)
             raise DoubtfulError(
@@ -196,12 +198,11 @@ class _Subject:
     def _likely_trial(self) -> Trial:
         """What a sweep would train the smallest size on, where it expects that to be optimal.
 
-        The rules of [training] go by its tokens and batch, both in units of data.
+        The rules of [training] go by its tokens, its batch and its FLOPs.
         """
-        params, units = self.counts[self.smallest], self.data.facts.units_per_example
-        size = Size(self.smallest, params.params, params.non_embedding, 6.0 * params.params)
+        size, units = self._planned_size(), self.data.facts.units_per_example
         sweep = self.manifest.sweep
-        horizon = min(sweep.tokens) if sweep.tokens else sweep.expected_ratio * params.params
+        horizon = min(sweep.tokens) if sweep.tokens else sweep.expected_ratio * size.params
         batch = batch_tokens(
             self.manifest.training,
             size=size,
@@ -214,6 +215,18 @@ class _Subject:
             budget_flops=size.flops_per_token * tokens, size=size, tokens=tokens,
             batch_tokens=batch, seed=self.manifest.seed,
         )  # fmt: skip
+
+    def _planned_size(self) -> Size:
+        """The smallest size as a plan has it: as the manifest states it, else as it was counted.
+
+        Where its FLOPs cannot be counted, which a check of its own says, it has 6 for each param.
+        """
+        known = stated_sizes(self.manifest, self.manifest.model.stated or ())
+        if known:
+            return min(known, key=lambda size: size.size_value)
+        has = self.counts[self.smallest]
+        six = Size(self.smallest, has.params, has.non_embedding, 6.0 * has.params, has.active)
+        return self.counted or six
 
     def look_ahead(self) -> str:
         """Change inputs and targets, and see which outputs follow."""

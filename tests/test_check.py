@@ -9,6 +9,7 @@ import architectures
 import pytest
 
 from flops_fit.examination import examine
+from flops_fit.experiment import describe, load_experiment
 from flops_fit.manifest import parse_manifest
 from flops_fit.training import conformance
 from flops_fit.training.optimizers import make_optimizer
@@ -174,8 +175,9 @@ def test_a_plugin_that_ends_the_interpreter_and_a_broken_manifest_are_one_clear_
     assert "did you mean `sizes`?" in ended.stderr
 
 
-@pytest.mark.parametrize("rule", ["steplaw", "deepseek", "powerlines"])
-def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(monkeypatch, rule):
+@pytest.fixture
+def learnt(monkeypatch):
+    """(trial, its rate of weight matrices) of each time that learning was tried."""
     seen = []
 
     def remember(model, *, recipe, trial, **more):
@@ -185,6 +187,11 @@ def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(monkeypatc
         return make_optimizer(model, recipe=recipe, trial=trial, **more)
 
     monkeypatch.setattr(conformance, "make_optimizer", remember)
+    return seen
+
+
+@pytest.mark.parametrize("rule", ["steplaw", "deepseek", "powerlines"])
+def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(learnt, rule):
     powerlines = 'learning_rate = 3e-3\nbatch_tokens = 1024\nweight_decay_rule = "powerlines"\n'
     training = (
         f'learning_rate_rule = "{rule}"\nbatch_rule = "{rule}"\n'
@@ -193,7 +200,7 @@ def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(monkeypatc
     text = manifest_of(**GOOD).partition("[training]")[0] + f"[training]\n{training}"
     found = examine(parse_manifest(text, where="m.toml"), search_path=[HERE])
     assert "the loss falls on one batch" in by_status(found, "passed")
-    (trial, rate), *_ = seen
+    (trial, rate), *_ = learnt
     # Tokens, where eight examples once were counted as eight.
     units = architectures.CONTEXT
     assert trial.batch_tokens % units == 0
@@ -201,3 +208,36 @@ def test_learning_is_tried_at_the_rate_that_the_rules_give_to_a_sweep(monkeypatc
     if rule == "steplaw":
         shape = trial.size.params_non_embedding**-0.713 * (20 * trial.size.params) ** 0.307
         assert rate == pytest.approx(1.79 * shape, rel=0.05)
+
+
+@pytest.mark.parametrize("flops", ["", '[flops]\ncount = "6nd"\n', "stated", "broken"])
+def test_learning_is_tried_at_the_flops_that_a_plan_counts(learnt, flops):
+    text = manifest_of(**GOOD | {"model": "architectures:Vit", "data": "Pictures"})
+    # Pictures a parameter so few that the default rate goes by how often each param is used.
+    text = text.partition("[sweep]")[0]
+    text += '[sweep]\ndesign = "ladder"\ntotal_flops = 1e13\ntokens_per_param = 0.3\n'
+    if flops == "stated":
+        one = "{ size_value = %d, params = %d, flops_per_token = 1e7 }"
+        stated = ", ".join(one % (width, 1000 * width) for width in (16, 32))
+        text = text.replace("[16, 32, 48, 64]", f"[{stated}]")
+    elif flops == "broken":
+        text += '[flops]\ncount = "model"\n'  # which has no `flops_per_token()`
+    else:
+        text += flops
+    manifest = parse_manifest(text, where="m.toml")
+    found = examine(manifest, search_path=[HERE])
+    assert ("FLOPs are counted in full" in by_status(found, "failed")) == (flops == "broken")
+    trial, rate = learnt[0]
+    size = trial.size
+    if flops == "broken":
+        assert size.flops_per_token == 6 * size.params
+        return
+    experiment = load_experiment(manifest, search_path=[HERE])
+    planned = min(describe(experiment).sizes, key=lambda size: size.size_value)
+    assert size == planned
+    positions = 0.3 * planned.flops_per_token / 6 / planned.params
+    lowered = min(1, positions / 20) ** 0.307
+    expected = 3e-3 * (planned.params / 1e6) ** (-1 / 3) * lowered
+    assert rate == pytest.approx(expected, rel=0.02)
+    if flops == "":
+        assert planned.flops_per_token > 4 * 6 * planned.params
