@@ -107,6 +107,8 @@ class Recipe:
             step accumulates gradients. None: the whole step.
         precision: `auto` is bf16 (fp16 where bf16 is missing) on CUDA and fp32 elsewhere.
         compile: whether `torch.compile` is used; worth its seconds of start for long trials.
+        cuda_graphs: whether each step's kernels are replayed as one on CUDA, through
+            `torch.compile`; worth most where a model is small for its device.
         deterministic: ask the device for deterministic kernels (CPU results repeat anyway).
         heldout_batch: examples in one evaluation batch.
         heldout_examples: how many held-out examples count, evenly spaced over a map-style set,
@@ -149,6 +151,7 @@ class Recipe:
     micro_batch_examples: int | None = None
     precision: Precision = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     deterministic: bool = False
     heldout_batch: int = 64
     heldout_examples: int | None = None
@@ -189,6 +192,8 @@ class Recipe:
             _check(name, value, _is_count(value) and value >= 0, "a count of 0 or more")
         good = len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, good, "two numbers from 0 to just under 1")
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("`cuda_graphs` is true: expected `compile` = true beside it")
         for name in self.log_with:
             _check_choice("log_with", name, tuple(TRACKERS))
         self._check_reference("learning_rate_rule", "learning_rate")

@@ -29,6 +29,7 @@ class Section(BaseModel):
         ("precision", "int8"),
         ("heldout_batch", 0),
         ("curve_points", -1),
+        ("cuda_graphs", True),
     ],
 )
 def test_a_bad_value_is_refused_with_the_name_of_its_field(field, value):

@@ -331,10 +331,12 @@ def test_bf16_trains_close_to_fp32(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_loss_of_one_that_is_not(tmp_path):
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own compiler
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": True, "micro_batch_examples": 4}])
+def test_a_compiled_model_gives_the_loss_of_one_that_is_not(tmp_path, options):
     plain = run(tmp_path / "a")
     compiled = run(
         tmp_path / "b",
-        recipe=Recipe(learning_rate=1e-2, learning_rate_rule="constant", compile=True),
+        recipe=Recipe(learning_rate=1e-2, learning_rate_rule="constant", compile=True, **options),
     )
     assert compiled.loss == pytest.approx(plain.loss, abs=1e-4)

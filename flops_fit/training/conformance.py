@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,14 +15,13 @@ from flops_fit.findings import DoubtfulError
 from flops_fit.params import Params, params_of
 from flops_fit.points import Trial
 from flops_fit.recipe import Recipe
-from flops_fit.training.counting import build_on
+from flops_fit.training.counting import Build, build_on
 from flops_fit.training.heldout import Loss, check_loss
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import seed_everything
 from flops_fit.training.streams import Batch, split_batch
 from flops_fit.units import format_count
 
-Build = Callable[[Any], nn.Module]
 SizeValue = int | float
 
 MOST_STEPS = 60

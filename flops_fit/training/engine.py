@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import nn
 from flops_fit.points import Outcome, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
+from flops_fit.training.building import compiled, initial_model, own_gradients
 from flops_fit.training.checkpoint import (
     drop_newer,
     load_common,
@@ -27,6 +27,7 @@ from flops_fit.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
+from flops_fit.training.counting import Build
 from flops_fit.training.curve import Curve
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
@@ -44,8 +45,6 @@ from flops_fit.training.streams import (
 )
 from flops_fit.training.telemetry import Meter
 from flops_fit.training.trunks import branch_step, warmup_of
-
-Build = Callable[[Any], nn.Module]
 
 
 class Training:
@@ -77,15 +76,16 @@ class Training:
         assert share * session.world * self.units == trial.batch_tokens, "checked by the plan"
         self.part = slice(session.rank * share, (session.rank + 1) * share)
         device = session.device
-        model = _initial_model(trial, build, session)
+        model = initial_model(trial, build, session)
         remember(model)
         optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
         self.bare_model = model
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        compiled: Any = torch.compile(model) if recipe.compile else model
-        self.model = session.accelerator.prepare(compiled)
+        self.model = session.accelerator.prepare(compiled(model, recipe))
+        if recipe.cuda_graphs:
+            own_gradients(self.parameters)
         # Accelerate's optimizer is only needed to scale gradients; it costs a millisecond a step.
         self.scaler = session.accelerator.scaler
         self.optimizer = (
@@ -153,7 +153,7 @@ class Training:
                 self.session.accelerator.unscale_gradients(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm, foreach=self._foreach)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.recipe.cuda_graphs)
         self.step += 1
         self.tokens += count * self.session.world * self.units
 
@@ -169,6 +169,8 @@ class Training:
             )
         inputs, targets = split_batch(part)
         together = contextlib.nullcontext() if is_last else accelerator.no_sync(self.model)
+        if self.recipe.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with together:
             value = self.loss(self.model(inputs), targets)
             if not is_whole:
@@ -335,16 +337,3 @@ class Training:
             error=reason,
             details=details,
         )
-
-
-def _initial_model(trial: Trial, build: Build, session: Session) -> nn.Module:
-    """The model as the trial's seed alone draws it, on the device, ready to train."""
-    seed_everything(derive_seed(trial.seed, "initialisation") % 2**63)
-    with torch.device("cpu"):
-        model = build(trial.size.size_value)
-    if session.world > 1 and session.device.type == "cuda":
-        convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
-        model = convert(model)
-    model = model.to(session.device)
-    model.train()
-    return model

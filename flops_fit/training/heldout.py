@@ -49,7 +49,7 @@ class HeldOut:
             with torch.no_grad():
                 for number in numbers:
                     inputs, targets = split_batch(_to(self._batches[number], self.device))
-                    values.append(loss(model(inputs), targets).detach())
+                    values.append(loss(model(inputs), targets).detach().clone())
         finally:
             model.train(was_training)
         if not values:

@@ -19,7 +19,8 @@ from flops_fit.points import Outcome, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import drop_checkpoints
-from flops_fit.training.engine import Build, Training
+from flops_fit.training.counting import Build
+from flops_fit.training.engine import Training
 from flops_fit.training.heldout import Loss
 from flops_fit.training.memory import with_smaller_passes
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
