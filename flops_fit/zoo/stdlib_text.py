@@ -46,11 +46,13 @@ def stdlib_text(
 
     Args:
         context: bytes in a window.
-        heldout_windows: how many windows, evenly spaced over the held-out files, are evaluated.
+        heldout_windows: how many windows, evenly spaced over the held-out files, are evaluated;
+            none that stands word for word among those trained on.
         folder: where the `.py` files lie; None: this Python's standard library.
 
     Raises:
-        ValueError: the folder does not hold enough text for one window on each side.
+        ValueError: the folder does not hold enough text for one window on each side, or only
+            the same text on both.
     """
     root = Path(folder) if folder else Path(sysconfig.get_path("stdlib"))
     sides: dict[bool, list[bytes]] = {False: [], True: []}
@@ -69,7 +71,11 @@ def stdlib_text(
     if min(len(text) for text in texts.values()) <= context:
         raise ValueError(f"`{root}` holds too little Python source for windows of {context} bytes")
     train = Windows(_as_tensor(texts[False]), context=context)
-    heldout = spaced_windows(_as_tensor(texts[True]), context=context, count=heldout_windows)
+    heldout = spaced_windows(
+        _as_tensor(texts[True]), context=context, count=heldout_windows, trained_on=train
+    )
+    if not len(heldout):
+        raise ValueError(f"`{root}` has no window of text that is not trained on too")
     provenance = {
         "name": "stdlib-text",
         "python": platform.python_version(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch.utils.data import Dataset
 
@@ -47,8 +49,29 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         return Windows(self.text.to(device), context=self.context, starts=self.starts.to(device))
 
 
-def spaced_windows(text: torch.Tensor, *, context: int, count: int) -> Windows:
-    """At most `count` windows, evenly spaced over the text: a held-out set of a stated size."""
-    places = (len(text) - 1) // context
-    kept = min(count, places)
-    return Windows(text, context=context, starts=torch.arange(kept) * places // kept * context)
+def spaced_windows(
+    text: torch.Tensor, *, context: int, count: int, trained_on: Windows | None = None
+) -> Windows:
+    """At most `count` windows, evenly spaced over the text: a held-out set of a stated size.
+
+    Args:
+        text: an integer type, shape (tokens,), longer than `context`.
+        context: tokens in a window.
+        count: how many windows.
+        trained_on: none of these is taken; text that many files begin with is in both.
+    """
+    starts = Windows(text, context=context).starts
+    if trained_on is not None:
+        known = set(_rows(trained_on))
+        is_new = [row not in known for row in _rows(Windows(text, context=context))]
+        starts = starts[torch.tensor(is_new)]
+    kept = min(count, len(starts))
+    return Windows(text, context=context, starts=starts[torch.arange(kept) * len(starts) // kept])
+
+
+def _rows(windows: Windows) -> Iterator[bytes]:
+    """Each window's tokens and the one after, as bytes."""
+    raw, wide = windows.text.contiguous().numpy().tobytes(), windows.text.element_size()
+    length = (windows.context + 1) * wide
+    for start in windows.starts.tolist():
+        yield raw[start * wide : start * wide + length]
