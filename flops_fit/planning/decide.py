@@ -273,7 +273,7 @@ def _batch(
         return choose(
             steering, terms.target_flops, among,
             count=count, left_flops=spare, top_flops=terms.top_flops,
-            done=[run.trial for run in runs], taken=taken, states=states,
+            done=[run.trained for run in runs], taken=taken, states=states,
         )  # fmt: skip
 
     picks = picked(kept)
