@@ -176,7 +176,8 @@ def find_bracket(cell: Sequence[RatePoint], fit: Parabola | None, scale: Scale) 
         return Bracket(first.size_value, first.params, first.tokens, rates, status, reason)
 
     if fit is None:
-        return without("too_few", f"{len(finite)} rates did not diverge: three are needed")
+        found = f"{len(finite)} of {len(rates)} rates gave a loss"
+        return without("too_few", f"{found}: three are needed")
     best = min(finite, key=lambda pair: pair[1])[0]
     low, high = finite[0][0], finite[-1][0]
     if best in (low, high):
