@@ -70,7 +70,7 @@ def test_the_quickstart_ends_with_bracketed_minima_and_the_law_that_it_states(tm
     minima = told["fits"]["isoflop"]["details"]["minima"]
     assert [minimum["status"] for minimum in minima] == ["ok"] * 4
     # What the manifest's opening comment promises.
-    promised = {3e10: (12e3, 2.14), 6.5e10: (20e3, 1.98), 1.4e11: (30e3, 1.85), 3e11: (40e3, 1.7)}
+    promised = {3e10: (12e3, 2.15), 6.5e10: (20e3, 1.99), 1.4e11: (30e3, 1.86), 3e11: (41e3, 1.72)}
     for minimum in minima:
         params, loss = promised[minimum["budget_flops"]]
         assert minimum["params"] == pytest.approx(params, rel=0.25)
