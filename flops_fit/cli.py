@@ -6,13 +6,17 @@ errors. Heavy imports wait inside the commands.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from flops_fit.errors import FlopsFitError, ManifestError
+from flops_fit.errors import FlopsFitError, ManifestError, StorageError
 from flops_fit.options import (
     AdaptiveOption,
     FormatOption,
@@ -30,6 +34,7 @@ from flops_fit.options import (
 from flops_fit.plan_command import plan, planned
 from flops_fit.plugin_commands import check, plugins
 from flops_fit.printing import (
+    BROKEN_PIPE,
     leave_interrupted,
     number_of,
     print_error,
@@ -48,7 +53,33 @@ if TYPE_CHECKING:
     from flops_fit.rundir import RunDir
     from flops_fit.sweep import SweepSummary
 
+
+class _Commands(TyperGroup):
+    """Commands whose broken pipe reaches `main`: typer would leave with 1, which is our bug."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; `--help` prints here."""
+        with _own_end_of_pipes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _own_end_of_pipes():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _own_end_of_pipes() -> Iterator[None]:
+    """Leave at a broken pipe before typer does, with the code that shells give for it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(BROKEN_PIPE)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Given a compute budget: how big your model should be and how much data to train it on.",
     no_args_is_help=True,
     add_completion=False,
@@ -60,13 +91,40 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake ends as two lines and an exit code."""
     try:
-        app()
-    except FlopsFitError as error:
-        print_error(error)
-        sys.exit(error.exit_code)
+        _run()
     except BrokenPipeError:
-        sys.stderr.close()  # The reader of our output left; there is nobody to tell.
-        sys.exit(1)
+        _drop_output()  # The reader of our output left; there is nobody to tell.
+        sys.exit(BROKEN_PIPE)
+
+
+def _run() -> None:
+    """Run the command line; mistakes, and what the disk refuses, end as a message and a code."""
+    told: FlopsFitError | None
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # while what it cannot take can still be told
+        return
+    except BrokenPipeError:
+        raise
+    except FlopsFitError as error:
+        told = error
+    except OSError as error:
+        told = StorageError.of(error)
+        if told is None:
+            raise
+        if error.filename is None:
+            _drop_output()
+    print_error(told)
+    sys.exit(told.exit_code)
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere: Python would try once more when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 @app.command()

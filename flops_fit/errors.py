@@ -2,11 +2,16 @@
 
 An error says what is wrong, where, what was found and what was expected (`message`), and how to go
 on (`hint`). The command line prints both without a traceback and leaves with `exit_code`:
-1 our bug; 2 manifest or usage; 3 plugin missing or contract broken; 4 run directory or ledger;
-5 some trials failed; 6 not enough observations to fit; 7 the sweep stopped at a cap.
+1 our bug; 2 manifest or usage; 3 plugin missing or contract broken; 4 run directory, ledger or
+disk; 5 some trials failed; 6 not enough observations to fit; 7 the sweep stopped at a cap.
 """
 
 from __future__ import annotations
+
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class FlopsFitError(Exception):
@@ -51,6 +56,30 @@ class RunDirError(FlopsFitError):
 
 class LedgerError(RunDirError):
     """The ledger has a line that cannot be read."""
+
+
+class StorageError(FlopsFitError):
+    """The disk, or what the output goes to, does not take or give what it should."""
+
+    exit_code = 4
+
+    @classmethod
+    def of(cls, error: OSError) -> StorageError | None:
+        """The system's error as one for the user; None where it is about no file and no disk."""
+        is_of_disk = error.errno in (*_FULL, *_CLOSED, errno.EIO)
+        if error.errno is None or (error.filename is None and not is_of_disk):
+            return None
+        where = "the output" if error.filename is None else f"`{error.filename}`"
+        is_write = error.errno in (*_FULL, errno.EROFS) or error.filename is None
+        hint = "look at the path, and whether its disk is there"
+        if error.errno in _FULL:
+            hint = "free some space and give the command again: what was finished is kept"
+        elif error.errno in _CLOSED:
+            hint = "make it writable, or name another place (`--run-dir`, `--output`)"
+        return cls(
+            f"{where} cannot be {'written' if is_write else 'read or written'}: {error.strerror}",
+            hint=hint,
+        )
 
 
 class TrialsFailedError(FlopsFitError):

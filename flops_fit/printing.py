@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
+BROKEN_PIPE = 141  # and of one whose reader left, as `head` does
 
 
 def say(text: str) -> None:
@@ -58,7 +59,9 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
 
         console = Console(width=None if sys.stdout.isatty() else 140)
         for table in tables:
-            console.print(table.to_rich())
+            with console.capture() as drawn:  # rich itself would end the program at a broken pipe
+                console.print(table.to_rich())
+            typer.echo(drawn.get(), nl=False)
         return
     write = {"markdown": "to_markdown", "latex": "to_latex", "csv": "to_csv"}[layout]
     for table in tables:

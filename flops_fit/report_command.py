@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
-from flops_fit.errors import FitError, ManifestError
+from flops_fit.errors import FitError, ManifestError, StorageError
 from flops_fit.options import (
     BootstrapOption,
     BudgetOption,
@@ -116,9 +116,10 @@ def report(
         print_json(result.to_dict())
     else:
         show(result, layout)
-        output = output or _own_folder(sources[0])
     if figures and output is not None:
         write(result, output, drawing)
+    elif figures and not as_json:
+        _write_own(result, sources[0], drawing)
     refuse_without_law(result)
 
 
@@ -145,8 +146,13 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
                 f"`{option}`: expected a folder, got the file `{above}`",
                 hint="name a folder: it is made where there is none",
             )
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise ManifestError(f"`{option}`: nothing can be written into `{above}`")
+        try:  # the only sure test: permissions say nothing to root, nor of disks that are read-only
+            TemporaryFile(dir=above).close()
+        except OSError as error:
+            raise ManifestError(
+                f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
+                hint="name another folder",
+            ) from None
 
 
 def _read(
@@ -215,9 +221,17 @@ def _write_page(result: Result, path: Path | None) -> None:
         say(f"written: {path}")
 
 
-def _own_folder(source: Path) -> Path | None:
-    """Where the report of a run directory lies; a table has no such place."""
-    return RunDir(source).report if source.is_dir() else None
+def _write_own(result: Result, source: Path, drawing: Drawing) -> None:
+    """Write the report into its run directory, if it lets us; a table has no such place."""
+    if not source.is_dir():
+        return
+    try:
+        write(result, RunDir(source).report, drawing)
+    except OSError as error:
+        refused = StorageError.of(error)
+        if refused is None:
+            raise
+        say(f"warning: not written: {refused.message}; name another folder with --output")
 
 
 def _seal(source: Path, result: Result, budget: str) -> None:

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,22 +122,32 @@ class RunDir:
             lock.release()
 
 
-def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace `path` by `text`, as a whole or not at all.
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace `path` by `content`, as a whole or not at all.
 
     Args:
         path: where to; its directory is made.
-        text: written as UTF-8.
+        content: text is written as UTF-8.
         durable: wait until the disk has it; without, a power cut may bring the old file back.
+
+    Raises:
+        OSError: it cannot be written; `filename` is `path`, and nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file itself
+        raise
     if durable:
         sync_directory(path.parent)
 

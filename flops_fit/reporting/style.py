@@ -23,6 +23,7 @@ from matplotlib.ticker import (  # noqa: TID253
     NullLocator,
 )
 
+from flops_fit.rundir import write_atomic
 from flops_fit.units import format_count
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "sv
     paths = []
     for kind in formats:
         path = stem.with_name(f"{stem.name}.{kind}")
-        path.write_bytes(figure_bytes(figure, kind))
+        write_atomic(path, figure_bytes(figure, kind), durable=False)
         paths.append(path)
     return paths
 
