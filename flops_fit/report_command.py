@@ -84,6 +84,8 @@ def report(
     figure_columns: FigureColumnsOption = None,
 ) -> None:
     """Fit the finished trials; print the laws and the compute-optimal table."""
+    if seal is not None or score is not None:
+        _refuse_without_ledger(sources, "--seal" if seal is not None else "--score")
     if score is not None:
         _score(sources[0], score)
         return
@@ -127,6 +129,18 @@ def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
     """The FLOPs to answer for; a seal's too: without an interval it could not be scored."""
     given = [*((text, "--budget") for text in asked or []), (sealed, "--seal")]
     return [flops for text, option in given if (flops := number_of(text, option))]
+
+
+def _refuse_without_ledger(sources: Sequence[Path], option: str) -> None:
+    """Refuse to seal or score what has no ledger: a table, or two sources at once."""
+    if len(sources) > 1:
+        raise ManifestError(f"`{option}` takes one run directory, got {len(sources)} sources")
+    if sources[0].is_file():
+        raise ManifestError(
+            f"`{option}`: a prediction is sealed in the ledger of a run directory, and "
+            f"`{sources[0]}` is a table",
+            hint="keep what `report TABLE --budget FLOPS --json` predicts beside the table instead",
+        )
 
 
 def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
@@ -236,11 +250,20 @@ def _write_own(result: Result, source: Path, drawing: Drawing) -> None:
 
 def _seal(source: Path, result: Result, budget: str) -> None:
     """Seal the prediction for a budget, and print its digest."""
-    from flops_fit.sealing import seal_prediction
+    from flops_fit.sealing import seal_prediction, seals_of
 
     flops = number_of(budget, "--seal")
     assert flops is not None
-    print_json(seal_prediction(source, result, flops).to_dict())
+    before = seals_of(source, flops)
+    seal = seal_prediction(source, result, flops)
+    if before:
+        first = before[0]
+        say(
+            f"warning: a prediction for {flops:g} FLOPs was sealed already, at {first.at} (SHA-256 "
+            f"{first.fields['sha256'][:12]}...): `--score` scores that one, and names this one as "
+            "a later one"
+        )
+    print_json(seal.to_dict())
 
 
 def _score(source: Path, score: str) -> None:

@@ -417,6 +417,30 @@ def test_the_fit_of_a_table_can_be_chosen_as_in_the_literature(tmp_path):
     assert surface["parameters"]["beta"] < 0.28
 
 
+def test_a_second_seal_says_so_and_the_first_is_scored(rehearsed):
+    folder = rehearsed.parent
+    first, second = (
+        flops_fit("report", "runs/planted", "--seal", "2e13", *more, cwd=folder)
+        for more in ([], ["--method", "surface", "--irreducible-loss", "0.5"])
+    )
+    assert first.stderr == ""
+    assert "was sealed already" in second.stderr
+    one, other = json.loads(first.stdout), json.loads(second.stdout)
+    assert one["prediction"]["loss"] != other["prediction"]["loss"]
+    ended = flops_fit("report", "runs/planted", "--score", "2e13=2.2", cwd=folder)
+    scored = json.loads(ended.stdout)
+    assert scored["predicted"] == one["prediction"]["loss"]
+    assert scored["sha256"] == one["sha256"]
+    assert [each["sha256"] for each in scored["later_seals"]] == [other["sha256"]]
+
+
+@pytest.mark.parametrize("option", [("--seal", "1e21"), ("--score", "1e21=2.2")])
+def test_a_table_has_no_ledger_to_seal_in(tmp_path, option):
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1e6,1e8,3.1\n")
+    ended = flops_fit("report", "runs.csv", *option, cwd=tmp_path)
+    assert_is_one_clear_error(ended, 2, option[0], "`runs.csv` is a table", "--json")
+
+
 def test_a_prediction_is_sealed_before_the_run_and_scored_after_it(rehearsed):
     folder = rehearsed.parent
     ended = flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder)
