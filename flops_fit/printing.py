@@ -61,7 +61,7 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
         for table in tables:
             with console.capture() as drawn:  # rich itself would end the program at a broken pipe
                 console.print(table.to_rich())
-            typer.echo(drawn.get(), nl=False)
+            typer.echo(drawn.get(), nl=bool(table.notes))  # else the table ends with a blank line
         return
     write = {"markdown": "to_markdown", "latex": "to_latex", "csv": "to_csv"}[layout]
     for table in tables:

@@ -11,7 +11,7 @@ from rich.console import Console
 from test_reporting_planted import observe, planted_result, surface_fit, with_outlier
 
 from flops_fit.points import Excluded, Note, Optimum, Size, Trial
-from flops_fit.reporting.cells import Column, format_value, plural
+from flops_fit.reporting.cells import Column, cell, format_value, plural
 from flops_fit.reporting.latex import PREAMBLE
 from flops_fit.reporting.tables import (
     Table,
@@ -266,6 +266,31 @@ def test_numbers_stay_whole_on_a_narrow_terminal():
     for row in table.rows:
         for column in table.columns:
             assert format_value(row[column.key], column.kind) in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_column_vanishes_and_no_word_is_broken_on_a_narrow_terminal(width):
+    rows = [
+        {**row, "params_interval": (0.9 * row["params"], 1.1 * row["params"]), "cost": 12.5}
+        for row in planted_result().chinchilla_table()
+    ]
+    table = chinchilla_table(rows)
+    text = in_terminal(table, width=width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    words = text.split()
+    for column in table.for_people:
+        assert set(column.header.split()) <= set(words), column.header
+        for row in table.rows:
+            value, _, interval = cell(row, column).partition(" ")
+            assert value in words
+            assert not interval or interval in words
+    # The columns that say what a row is about begin every part.
+    heads = sum("method" in line for line in lines)
+    assert heads == sum("Compute-optimal allocation" in line for line in lines)
+    assert (heads > 1) is (width < 100)
+    methods = {row["method"] for row in rows}
+    assert sum(bool(methods & set(line.split())) for line in lines) == heads * len(rows)
 
 
 def test_a_very_long_table_shows_its_beginning_and_says_how_much_is_missing():

@@ -32,6 +32,7 @@ class Column:
         kind: how the value is written for people.
         has_interval: rows may keep a pair (low, high) under `<key>_interval`.
         is_optional: people are not shown it where no row has a value; programs are.
+        is_key: it says what a row is about, so each part of a table too wide for a terminal has it.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Column:
     kind: Kind = "text"
     has_interval: bool = False
     is_optional: bool = False
+    is_key: bool = False
 
     @property
     def is_numeric(self) -> bool:

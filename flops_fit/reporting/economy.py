@@ -25,8 +25,8 @@ def buildable_table(
         notes: sentences below.
     """
     columns = (
-        Column("budget_flops", "budget (FLOPs)", "flops"),
-        Column("size_value", "size", "plain"),
+        Column("budget_flops", "budget (FLOPs)", "flops", is_key=True),
+        Column("size_value", "size", "plain", is_key=True),
         Column("params", "N (params)", "count"),
         Column("tokens", f"D ({plural(unit)})", "count"),
         Column("loss", f"loss ({loss_unit})", "loss"),

@@ -190,9 +190,9 @@ def minima_table(
 def laws_table(fits: Mapping[str, Fit]) -> Table:
     """Every parameter of every law, with its standard error and its 95 % interval."""
     columns = (
-        Column("method", "method"),
+        Column("method", "method", is_key=True),
         Column("status", "status"),
-        Column("parameter", "parameter"),
+        Column("parameter", "parameter", is_key=True),
         Column("value", "value", "parameter", has_interval=True),
         Column("standard_error", "standard error", "parameter"),
     )
@@ -220,8 +220,8 @@ def chinchilla_table(
 ) -> Table:
     """The compute-optimal allocation at each budget, by each method."""
     columns = (
-        Column("budget_flops", "budget (FLOPs)", "flops"),
-        Column("method", "method"),
+        Column("budget_flops", "budget (FLOPs)", "flops", is_key=True),
+        Column("method", "method", is_key=True),
         Column("params", "N (params)", "count", has_interval=True),
         Column("near_optimal", "near-optimal (N)", "range"),
         Column("tokens", f"D ({plural(unit)})", "count", has_interval=True),

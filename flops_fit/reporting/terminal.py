@@ -1,14 +1,15 @@
 """A table on a terminal: numbers stay whole, headers and sentences give way.
 
-An interval goes below its value. Where the terminal has no room for whole intervals, they are
-folded; where it has none for whole headers, these break between words. Of very long tables the
-beginning is shown. rich is imported when a
-table is printed, and not before.
+An interval goes below its value. Where the terminal has no room for whole headers, they break
+between words; where it has none for all columns, the table is printed in parts below one another,
+each of which begins with the columns that say what a row is about. Of very long tables the
+beginning is shown. rich is imported when a table is printed, and not before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flops_fit.reporting.cells import Column, cell, printable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _GAP = 2  # characters between columns
+_SENTENCE = 30  # characters that a column of text may ask for: it goes on in the next line
 _MAX_ROWS = 200  # more than anyone reads on a terminal; rich would lay them out for minutes
 
 
@@ -48,8 +50,6 @@ class ForTerminal:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
-        from rich import box
-        from rich.table import Table as RichTable
         from rich.text import Text
 
         table = self.table
@@ -58,51 +58,111 @@ class ForTerminal:
         said = [printable(note) for note in table.notes]
         said += [f"{more:,} more rows: all are in the CSV and the JSON"] if more else []
         lines = [[_stacked(row, column) for column in table.columns] for row in rows]
-        notes = Text("\n".join(said))
+        room = _Room(
+            [_Needs.of(c, [line[k] for line in lines]) for k, c in enumerate(table.columns)]
+        )
+        parts = room.parts(options.max_width, keys=self._keys())
+        for number, places in enumerate(parts, 1):
+            title = table.title if number == 1 else f"{table.title}, continued"
+            shown = self._part(lines, places, room.widths(places, options.max_width))
+            shown.title = Text(title)
+            if said and number == len(parts):
+                shown.caption = Text("\n".join(said))
+            yield shown
+
+    def _keys(self) -> list[int]:
+        """The columns that say what a row is about: those marked so, else the first."""
+        return [k for k, column in enumerate(self.table.columns) if column.is_key] or [0]
+
+    def _part(
+        self, lines: Sequence[Sequence[str]], places: Sequence[int], widths: Sequence[int | None]
+    ) -> RichTable:
+        """Some of the columns as a table of their own."""
+        from rich import box
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
         shown = RichTable(
-            title=Text(table.title), title_justify="left", caption=notes if notes else None,
-            caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+            title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+            padding=(0, 1, 0, 0),
         )  # fmt: skip
-        widths = self._widths(lines, options.max_width)
-        for column, width in zip(table.columns, widths, strict=True):
+        for place, width in zip(places, widths, strict=True):
+            column = self.table.columns[place]
             shown.add_column(
-                Text(column.header.replace(" (", "\n(")),
+                Text(_headed(column)),
                 justify="right" if column.is_numeric else "left",
                 overflow="fold",
                 width=width,
             )
         for line in lines:
-            cells = (_broken(text, width) for text, width in zip(line, widths, strict=True))
-            shown.add_row(*(Text(text) for text in cells))
-        yield shown
+            shown.add_row(*(Text(line[place]) for place in places))
+        return shown
 
-    def _widths(self, lines: Sequence[Sequence[str]], room: int) -> list[int | None]:
-        """The width of each column of numbers; columns of text share what is left."""
-        columns = self.table.columns
-        values, wholes, heads = [], [], []
-        for place, column in enumerate(columns):
-            cells = [line[place].split("\n") for line in lines]
-            words = column.header.split()
-            values.append(max([len(word) for word in words] + [len(c[0]) for c in cells]))
-            wholes.append(max([values[-1], *(len(part) for c in cells for part in c)]))
-            heads.append(max([wholes[-1], *(len(part) for part in column.header.split(" ("))]))
-        text = sum(
-            min(whole, 20) for whole, c in zip(wholes, columns, strict=True) if not c.is_numeric
-        )
-        for widths in (heads, wholes, values):
-            numbers = sum(w for w, c in zip(widths, columns, strict=True) if c.is_numeric)
-            if numbers + text + _GAP * len(columns) <= room:
-                break
-        return [w if c.is_numeric else None for w, c in zip(widths, columns, strict=True)]
+
+@dataclass(frozen=True)
+class _Needs:
+    """How wide a column has to be.
+
+    Attributes:
+        least: numbers, intervals and words stay whole.
+        neat: so does each line of the header.
+        is_numeric: it has this width; a column of text takes what is left besides.
+    """
+
+    least: int
+    neat: int
+    is_numeric: bool
+
+    @classmethod
+    def of(cls, column: Column, cells: Sequence[str]) -> _Needs:
+        """The needs of a column with these cells."""
+        words = max(map(len, column.header.split()), default=0)
+        head = max([words, *map(len, _headed(column).split("\n"))])
+        whole = max([0, *(len(line) for text in cells for line in text.split("\n"))])
+        if column.is_numeric:
+            return cls(max(words, whole), max(head, whole), is_numeric=True)
+        longest = max([0, *(len(word) for text in cells for word in text.split())])
+        wanted = max(words, min(whole, _SENTENCE), min(longest, 2 * _SENTENCE))
+        return cls(wanted, wanted, is_numeric=False)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Columns laid out in the width of a terminal."""
+
+    needs: Sequence[_Needs]
+
+    def parts(self, width: int, *, keys: Sequence[int]) -> list[list[int]]:
+        """The columns side by side if they all fit; else in parts, each of which has the keys."""
+        every = list(range(len(self.needs)))
+        if self._least(every) <= width:
+            return [every]
+        rest = [place for place in every if place not in keys]
+        parts: list[list[int]] = []
+        for place in rest:
+            if parts and self._least([*keys, *parts[-1], place]) <= width:
+                parts[-1].append(place)
+            else:
+                parts.append([place])
+        return [sorted([*keys, *part]) for part in parts] or [every]
+
+    def widths(self, places: Sequence[int], width: int) -> list[int | None]:
+        """The width of each of these columns of numbers, with neat headers where they fit."""
+        needs = [self.needs[place] for place in places]
+        is_neat = sum(each.neat + _GAP for each in needs) <= width
+        return [
+            (each.neat if is_neat else each.least) if each.is_numeric else None for each in needs
+        ]
+
+    def _least(self, places: Sequence[int]) -> int:
+        return sum(self.needs[place].least + _GAP for place in places)
+
+
+def _headed(column: Column) -> str:
+    """A header, its unit below its name."""
+    return column.header.replace(" (", "\n(")
 
 
 def _stacked(row: Mapping[str, Any], column: Column) -> str:
     """A cell: the value, and below it the interval."""
     return cell(row, column).replace(" (", "\n(", int(column.has_interval))
-
-
-def _broken(text: str, width: int | None) -> str:
-    """The cell with an interval that is too wide broken between its ends."""
-    if width is None or max(len(line) for line in text.split("\n")) <= width:
-        return text
-    return text.replace("\u2013", "\u2013\n").replace(" to ", " to\n")
