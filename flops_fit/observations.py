@@ -332,16 +332,3 @@ def _list_some(rejected: Sequence[Excluded], most: int = 5) -> str:
     shown = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:most])
     more = len(rejected) - most
     return f"{shown}; and {more} more" if more > 0 else shown
-
-
-def own_budgets(observations: Sequence[Observation]) -> set[float]:
-    """The isoFLOP budgets of the observations, or round ones inside their compute.
-
-    Where more than every other run has a budget of its own, they are no isoFLOP curves.
-    """
-    own = {o.budget_flops for o in observations if o.budget_flops is not None}
-    spent = [o.flops for o in observations]
-    if spent and not 0 < 2 * len(own) <= len(spent):
-        low, high = math.ceil(math.log10(min(spent))), math.floor(math.log10(max(spent)))
-        own = {10.0**power for power in range(low, high + 1)} or {max(spent)}
-    return own

@@ -68,16 +68,20 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
         typer.echo(getattr(table, write)())
 
 
-def print_verdict(result: Result, layout: Format) -> None:
-    """The verdict and its reasons, before any number; a comment where the table is LaTeX or CSV."""
+def print_verdict(result: Result, layout: Format, *, with_answers: bool = False) -> None:
+    """The verdict, the answers if wanted, and the reasons; comments where a table is LaTeX or CSV.
+
+    Each answer is a sentence, as on the page.
+    """
     lines = [f"verdict: {result.verdict}"]
+    lines += ["", *result.answers(), ""] if with_answers and result.answers() else []
     lines += [f"  {reason.code}: {reason.message}" for reason in result.reasons]
     reasons = {reason.code for reason in result.reasons}
     lines += [f"  note: {note.message}" for note in result.notes if note.code not in reasons]
     mark = {"latex": "% ", "csv": "# ", "markdown": "> "}.get(layout, "")
     ending = "\\" if layout == "markdown" else ""
     for line in lines:
-        typer.echo(f"{mark}{line}{ending}")
+        typer.echo(f"{mark}{line}{ending}".rstrip() if line else mark.rstrip())
     typer.echo()
 
 

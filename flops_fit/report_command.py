@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from flops_fit.result import Result
 
 
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # what is read as a table of runs
+
+
 @dataclass(frozen=True)
 class Drawing:
     """How figures are written: their formats, and the columns of a paper that each fills."""
@@ -175,14 +178,16 @@ def _read(
     """The result of a run directory or of a table; what is neither is refused as a directory."""
     from flops_fit.reports import read_run, read_table_of_runs
 
+    if not source.exists() and source.suffix.lower() in _TABLES:
+        raise ManifestError(f"there is no file `{source}`", hint="give a table or a run directory")
     if source.is_dir() or not source.exists():
         return read_run(source, **options)
     return read_table_of_runs(source, columns=columns, strict=strict, **options)
 
 
 def show(result: Result, layout: Format) -> None:
-    """Print a result: its verdict, then its tables."""
-    print_verdict(result, layout)
+    """Print a result: its verdict and its answers in words, then its tables."""
+    print_verdict(result, layout, with_answers=True)
     # On a terminal the long tables would scroll the answer away; the page has them.
     left_out = {"checklist", "observations"} if layout == "terminal" else set()
     print_tables(list(result.tables(without=left_out).values()), layout)
@@ -202,7 +207,13 @@ def refuse_without_law(result: Result) -> None:
     """Leave with the exit code of `not enough observations` where there is no law to show."""
     if result.verdict == "refuse":
         first = result.reasons[0]
-        raise FitError(f"no law can be fitted: {first.message}", code=first.code)
+        failure = result.failures.get("surface") or next(iter(result.failures.values()), None)
+        if first.code != "no_usable_law":
+            raise FitError(f"there is no law to believe: {first.message}", code=first.code)
+        told = f"no law can be fitted: {first.message}"
+        if failure is None:
+            raise FitError(told, code=first.code)
+        raise FitError(f"{told}: {failure.message}", code=first.code, hint=failure.hint)
 
 
 def formats_of(text: str) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from flops_fit.budgets import distinct_budgets, own_budgets
 from flops_fit.errors import ManifestError
 from flops_fit.ledger import LedgerState, observations_of, read_ledger, replay
-from flops_fit.observations import own_budgets, read_table
+from flops_fit.observations import read_table
 from flops_fit.plan import Plan
 from flops_fit.points import Excluded, Note, Observation
 from flops_fit.prepared import Prepared, resume
@@ -44,7 +45,7 @@ def read_run(
 
     Args:
         directory: of the run.
-        budgets: FLOPs to answer for, besides the sweep's own and the manifest's.
+        budgets: FLOPs to answer for, besides the sweep's own, its goal and the manifest's.
         methods: which fits; the manifest's if None.
         bootstrap: resamples behind the intervals; the manifest's if None.
         **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
@@ -52,6 +53,7 @@ def read_run(
 
     Raises:
         RunDirError: it is no run directory.
+        ManifestError: the irreducible loss that is to be held is not below every loss.
     """
     from flops_fit.fitting.fit import fit_all
 
@@ -61,8 +63,10 @@ def read_run(
     state = replay(read_ledger(run.ledger))
     simulated = (_SIMULATED,) if state.is_simulated else ()
     manifest, facts = prepared.manifest, prepared.description.facts
-    targets = tuple(sorted({*plan.budgets, *manifest.report.budgets, *budgets}))
+    goal = [] if manifest.sweep.goal is None else [manifest.sweep.goal.at]
+    targets = tuple(distinct_budgets([*plan.budgets, *manifest.report.budgets, *goal, *budgets]))
     observations, left_out, drift = _usable(prepared, plan, state)
+    _refuse_floor(observations, options.get("irreducible_loss"))
     fitted = fit_all(
         observations,
         methods=_methods_for(plan, methods or manifest.report.methods),
@@ -173,14 +177,16 @@ def read_table_of_runs(
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.
+        ManifestError: the irreducible loss that is to be held is not below every loss.
     """
     from flops_fit.fitting.fit import fit_all
     from flops_fit.fitting.search import LARGE
 
     table = read_table(source, columns=columns, strict=strict)
     largest = max(seen.flops for seen in table.observations)
-    targets = tuple(sorted(budgets)) or (largest, 10 * largest)
-    rows = sorted({*own_budgets(table.observations), *targets})
+    targets = tuple(distinct_budgets(budgets or (largest, 10 * largest)))
+    rows = distinct_budgets([*own_budgets(table.observations), *targets])
+    _refuse_floor(table.observations, options.get("irreducible_loss"))
     is_large = len(table.observations) > LARGE
     resampled = None if bootstrap is not None or not is_large else _WALD
     fitted = fit_all(
@@ -202,6 +208,16 @@ def read_table_of_runs(
         wastes=fitted.wastes,
         gains=fitted.gains,
     )
+
+
+def _refuse_floor(observations: Sequence[Observation], loss: float | None) -> None:
+    """Refuse to hold the irreducible loss where runs have gone below it."""
+    least = min((seen.loss for seen in observations), default=None)
+    if loss is not None and least is not None and loss >= least:
+        raise ManifestError(
+            f"`--irreducible-loss {loss:g}` is not below the lowest loss of the runs, {least:g}",
+            hint="give a smaller one, in the unit of the losses, or leave it out to have it fitted",
+        )
 
 
 def write_report(

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.budgets import asked_budgets, distinct_budgets, own_budgets
 from flops_fit.errors import FitError
 from flops_fit.law import Fit
-from flops_fit.observations import own_budgets
 from flops_fit.points import Excluded, Note, Observation, Optimum
 from flops_fit.reporting.archive import plain, read_fields, write_fields
 from flops_fit.reporting.document import describe_excluded, describe_failure, describe_fit
@@ -92,8 +92,7 @@ class Result(Questions):
     @property
     def asked(self) -> tuple[float, ...]:
         """The targets, in FLOPs, that are not the sweep's own budgets."""
-        own = {o.budget_flops for o in self.observations}
-        return tuple(target for target in self.targets if target not in own)
+        return asked_budgets(self._budgets(), self.targets, self.observations)
 
     @property
     def verdict(self) -> Judgement:
@@ -226,6 +225,10 @@ class Result(Questions):
         """The tables of the report by name, in the order of reading; none that is left out."""
         return self._contents.tables(without=without)
 
+    def answers(self) -> list[str]:
+        """The optimum at each budget that is asked for, else at the largest, a sentence each."""
+        return self._contents.answers()
+
     def to_html(self) -> str:
         """The report as one self-contained page: no script, no request to anywhere."""
         return self._contents.page()
@@ -315,7 +318,7 @@ class Result(Questions):
 
     def _budgets(self) -> list[float]:
         """The sweep's budgets, or round ones inside the data; then the targets."""
-        return sorted({*own_budgets(self.observations), *map(float, self.targets)})
+        return distinct_budgets([*own_budgets(self.observations), *self.targets])
 
     def _row(self, budget: float, method: str) -> dict[str, Any]:
         from flops_fit.reporting.setting import with_setting

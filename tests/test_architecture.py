@@ -20,6 +20,7 @@ FLOORS = [
         "caps",
         "params",
         "findings",
+        "budgets",
     },
     {
         "fitting",

@@ -285,6 +285,58 @@ def test_a_large_table_is_reported_without_resampling_and_says_so(tmp_path):
     assert all(row["loss_interval"][1] < 1.7 * row["loss_interval"][0] for row in rows)
 
 
+TABLE = ["params,tokens,loss"] + [
+    f"{n:g},{d:g},{1.7 + 400 * n**-0.34 + 410 * d**-0.28}"
+    for n in (1e6, 2e6, 4e6, 8e6, 16e6)
+    for d in (1e8, 4e8, 16e8)
+]
+
+
+def test_a_report_begins_with_the_verdict_and_the_answer_in_words(rehearsed, tmp_path):
+    quick = ["--no-figures", "--method", "surface"]
+    asked = flops_fit("report", "runs/planted", "--budget", "1e13", *quick, cwd=rehearsed.parent)
+    lines = asked.stdout.splitlines()
+    assert lines[0].startswith("verdict: ")
+    assert lines[2].startswith("With 1e13 FLOPs: ")
+    assert "params trained on" in lines[2]
+    assert lines[2].endswith("nearest size 96 (surface).")
+    # Where nothing is asked for, it speaks of the largest budget; with a question, of that alone.
+    unasked = flops_fit("report", "runs/planted", *quick, cwd=rehearsed.parent).stdout
+    assert unasked.splitlines()[2].startswith("With 3e12 FLOPs: ")
+    question = ["--question", "loss=3"]
+    assert "With " not in flops_fit(
+        "report", "runs/planted", *question, *quick, cwd=rehearsed.parent
+    ).stdout.split("Answers")[0]  # fmt: skip
+
+
+def test_the_goal_of_a_sweep_is_answered(tmp_path, write_manifest):
+    sweep = "budgets = [3e10, 1e11, 3e11]\ngoal = { at = 2e13, params_within = 1.2 }"
+    manifest = write_manifest(sweep=sweep)
+    ended = flops_fit("run", manifest, "--simulate", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[2].startswith("With 2e13 FLOPs: ")
+
+
+def test_a_table_that_is_not_there_is_a_usage_error(tmp_path):
+    ended = flops_fit("report", "nope.csv", cwd=tmp_path)
+    assert_is_one_clear_error(ended, 2, "there is no file `nope.csv`")
+
+
+def test_a_table_of_too_few_rows_says_how_many_it_takes(tmp_path):
+    (tmp_path / "runs.csv").write_text("\n".join(TABLE[:3]))
+    ended = flops_fit("report", "runs.csv", cwd=tmp_path)
+    assert ended.returncode == 6
+    assert "2 usable observations, and a fit needs 6" in ended.stderr
+    assert "hint: finish more trials, or add rows to the table" in ended.stderr
+
+
+@pytest.mark.parametrize("held", ["9", "1.99"])
+def test_an_irreducible_loss_above_a_loss_is_refused(tmp_path, held):
+    (tmp_path / "runs.csv").write_text("\n".join([*TABLE, "64e6,1e10,1.99"]))
+    ended = flops_fit("report", "runs.csv", "--irreducible-loss", held, cwd=tmp_path)
+    assert_is_one_clear_error(ended, 2, "--irreducible-loss", "the lowest loss of the runs, 1.99")
+
+
 def test_what_is_no_run_directory_is_said(tmp_path):
     assert_is_one_clear_error(
         flops_fit("report", "nothing", cwd=tmp_path), 4, "not a run directory"
