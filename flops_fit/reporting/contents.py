@@ -248,10 +248,10 @@ class Contents:
         if self.judgement == "refuse":
             return []
         method = headline_method(self.fits)
-        largest = max((row["budget_flops"] for row in self.predictions), default=None)
+        asked = self.targets or [max((r["budget_flops"] for r in self.predictions), default=0.0)]
         sentences = []
         for row in self.predictions:
-            if row["method"] != method or row["budget_flops"] not in (self.targets or [largest]):
+            if row["method"] != method or row["budget_flops"] not in asked:
                 continue
             told = ""
             if row["loss"] is not None:
