@@ -1,5 +1,7 @@
 """The verdict: each broken rule of a credible study costs trust, with a reason that names it."""
 
+import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -12,9 +14,11 @@ from test_reporting_planted import (
 )
 
 from flops_fit.errors import FitError
-from flops_fit.law import PowerLaw, PowerLawFrontier
+from flops_fit.law import PowerLaw, PowerLawFrontier, Surface
 from flops_fit.points import Excluded, Note
+from flops_fit.reporting.diagnostics import residuals_figure
 from flops_fit.reporting.verdict import headline_method
+from flops_fit.reports import read_table_of_runs
 
 BUDGETS = (1e17, 3e17, 1e18, 3e18, 1e19)
 
@@ -105,6 +109,51 @@ def test_an_implausible_law_says_so(changed, code):
 def test_a_note_that_only_informs_costs_no_trust():
     result = with_surface(notes=(Note("outliers", "1 of 35 left out"),))
     assert "outliers" not in codes(result)
+
+
+def scattered(law, size):
+    """A fit of runs whose log losses have normal noise of this size about their law."""
+    draw = random.Random(0).gauss
+    table = {"params": [], "tokens": [], "loss": []}
+    for seen in observe((1e17, 1e18, 1e19, 1e20, 1e21), law=law, width=8.0):
+        table["params"].append(seen.params)
+        table["tokens"].append(seen.tokens)
+        table["loss"].append(seen.loss * math.exp(draw(0, size)))
+    return read_table_of_runs(table, methods=["surface"], bootstrap=0, loss="log-ls")
+
+
+def test_a_law_that_its_runs_hide_is_refused_and_not_told_as_an_answer():
+    result = scattered(PLANTED, 0.3)
+    assert result.verdict == "refuse"
+    assert codes(result)[:2] == ["law_hidden_by_scatter", "law_does_not_hold"]
+    assert result.answers() == []
+
+
+def test_a_large_scatter_about_a_steep_law_is_the_first_of_the_reasons():
+    steep = Surface(E=1e-4, A=3e3, B=2e5, alpha=0.6, beta=0.6)
+    result = scattered(steep, 0.2)
+    assert result.verdict == "provisional"
+    assert codes(result)[0] == "law_does_not_hold"
+    assert result.answers()
+
+
+def test_the_figure_of_residuals_names_the_deviation_that_the_reason_names():
+    result = scattered(PLANTED, 0.3)
+    hidden = result.reasons[0].message
+    (legend,) = residuals_figure(result.fit("surface"), result.observations).legends
+    (told,) = [
+        text.get_text().removeprefix("median deviation ").replace(" %", "%")
+        for text in legend.get_texts()
+        if text.get_text().startswith("median deviation")
+    ]
+    assert f"by {told} " in hidden
+    assert told in result.reasons[1].message
+
+
+def test_a_form_that_others_are_held_against_never_answers_while_one_of_them_can():
+    fits = {"kaplan": surface_fit(), "surface": surface_fit(status="bound")}
+    assert headline_method(fits) == "surface"
+    assert headline_method({"kaplan": surface_fit()}) == "kaplan"
 
 
 def shifted(factor, **given):

@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap, LogNorm  # noqa: TID253
 from matplotlib.contour import ContourSet  # noqa: TID253
 from matplotlib.figure import Figure  # noqa: TID253
 
+from flops_fit.fitting.robust import mad
 from flops_fit.law import Fit, Surface
 from flops_fit.points import Excluded, Observation, Optimum
 from flops_fit.reporting.cells import plural
@@ -85,6 +86,13 @@ def surface_figure(
         return figure
 
 
+def _deviation(fit: Fit, percent: np.typing.NDArray[np.float64]) -> float:
+    """The median deviation of log loss that the verdict names, in percent; 0 without a run."""
+    if fit.details.get("residual_mad") is not None:
+        return 100 * float(fit.details["residual_mad"])
+    return 100 * mad(np.log1p(percent / 100)) if len(percent) else 0.0
+
+
 def residuals_figure(
     fit: Fit,
     observations: Sequence[Observation],
@@ -99,7 +107,7 @@ def residuals_figure(
     percent = [100 * (o.loss / law.loss(o.params, o.tokens) - 1) for o in observations]
     is_out = np.array([bool(o.name) and o.name in out for o in observations], dtype=bool)
     y = np.array(percent)
-    spread = float(np.median(np.abs(y[~is_out] - np.median(y[~is_out])))) if (~is_out).any() else 0
+    spread = _deviation(fit, y[~is_out])
     with paper_style():
         size = figure_size(columns, (PAGE, 2.5), one=4.2, two=2.5)
         figure = Figure(figsize=size, layout="constrained")
@@ -127,7 +135,7 @@ def residuals_figure(
         shown = 2 if is_out.any() else 1
         handles, labels = handles[:shown], labels[:shown]
         handles.append(panels[0].patches[0])
-        labels.append(f"median deviation {spread:.2g} %")
+        labels.append(f"median deviation {spread:.1f} %")
         # In one column three entries side by side would be cut off where something is left out.
         ncols = 3 if columns != 1 else 2
         figure.legend(handles, labels, loc="outside upper center", ncols=ncols)

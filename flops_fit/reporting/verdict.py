@@ -1,13 +1,17 @@
 """The verdict before any number: trust, provisional or refuse, each with its reasons.
 
-`refuse`: there is no usable law, so there is nothing to believe. `provisional`: there is one, and
-at least one rule of a credible study is not held. `trust`: none is broken. Each reason has a code
-for programs and a sentence that names the figure. The thresholds, with their sources:
+`refuse`: there is no usable law, or the runs' scatter hides it, so there is nothing to believe.
+`provisional`: there is one, and at least one rule of a credible study is not held. `trust`: none is
+broken. Each reason has a code for programs and a sentence that names the figure. The thresholds,
+with their sources:
 
 - at least 5 bracketed budgets over at least 1.5 decades, at least 5 sizes at each: Hoffmann et al.
   2022 (arXiv:2203.15556) used 9 budgets, Porian et al. 2024 (arXiv:2406.19146) 12;
 - a prediction within 10 times the largest budget: beyond it the error of held-out predictions
   grows quickly (Gadre et al. 2024, arXiv:2403.08540, needed tuned recipes to go to 300 times);
+- runs within 10 % of the surface (median): about what ten times the compute buys, in the law of
+  Hoffmann et al. from 1e20 to 1e21 FLOPs. Above it that is the first reason; where the law's own
+  loss falls by less over the last tenfold, nothing is told apart, and the verdict is `refuse`;
 - a in 0.25 to 0.85, alpha and beta in 0.05 to 1: the range of published laws, rounded outwards.
 """
 
@@ -35,6 +39,7 @@ POWER_RANGE = (0.05, 1.0)
 # Two methods whose optimal N differ by more than this, and whose intervals do not meet, disagree.
 MAX_RATIO = 1.5
 MAX_EXCLUDED_SHARE = 0.1
+MAX_MISFIT = 0.1  # median deviation of the log losses from the surface
 MAX_TOLD = 3
 # What a plan fears of its grid, and the minima have answered by the time of the report.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
@@ -112,6 +117,11 @@ def judge(
     reasons += _of_targets(observations, targets)
     reasons += _of_excluded(excluded, len(observations))
     reasons += [w for w in warnings if "isoflop" not in fits or w.code not in ANSWERED]
+    if _misfit(usable) > MAX_MISFIT:
+        reasons.sort(key=lambda note: note.code != "law_does_not_hold")
+        hidden = _of_hidden_law(usable["surface"], observations)
+        if hidden is not None:
+            return Verdict("refuse", _shortened([hidden, *reasons]))
     return Verdict("provisional" if reasons else "trust", _shortened(reasons))
 
 
@@ -143,12 +153,19 @@ def in_order(fits: Mapping[str, Fit]) -> dict[str, Fit]:
 
 
 def headline_method(fits: Mapping[str, Fit]) -> str | None:
-    """The method that answers when none is asked for: a sound one first, in HEADLINE's order."""
+    """The method that answers when none is asked for: a sound one first, in HEADLINE's order.
+
+    A form that others are held against speaks only where none of those that answer is usable.
+    """
     order = {method: place for place, method in enumerate(HEADLINE)}
     usable = [method for method, fit in fits.items() if is_usable(fit)]
     return min(
         usable,
-        key=lambda method: (fits[method].status != "ok", order.get(method, len(order))),
+        key=lambda method: (
+            method not in RIVALS,
+            fits[method].status != "ok",
+            order.get(method, len(order)),
+        ),
         default=None,
     )
 
@@ -172,6 +189,27 @@ def _of_status(method: str, fit: Fit, *, known: set[str]) -> Iterator[Note]:
             yield Note(note.code, f"{method}: {note.message}")
     if fit.status != "ok" and not any(note.code == fit.status for note in told):
         yield Note(fit.status, f"the {method} fit ended as `{fit.status}`")
+
+
+def _misfit(fits: Mapping[str, Fit]) -> float:
+    """The median deviation of the log losses from the surface; 0 where it is not known."""
+    return float(fits["surface"].details.get("residual_mad") or 0.0) if "surface" in fits else 0.0
+
+
+def _of_hidden_law(surface: Fit, observations: Sequence[Observation]) -> Note | None:
+    """That the runs scatter by more than the law lets the loss fall over the last tenfold."""
+    top = max(o.budget_flops or o.flops for o in observations)
+    here, below = surface.predict(top).loss, surface.predict(top / MAX_EXTRAPOLATION).loss
+    if here is None or below is None:
+        return None
+    misfit, fall = _misfit({"surface": surface}), math.log(below / here)
+    if misfit <= fall:
+        return None
+    return Note(
+        "law_hidden_by_scatter",
+        f"the runs scatter about the surface by {misfit:.1%} (median deviation), more than the "
+        f"{fall:.1%} by which it lets the loss fall over the last tenfold of compute",
+    )
 
 
 def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
