@@ -93,7 +93,7 @@ def _refine(source: Path, *, as_json: bool, layout: FormatOption) -> None:
     if found.weaknesses:
         print_tables([weaknesses_table([each.to_dict() for each in found.weaknesses])], layout)
     else:
-        say("nothing is weak: the minima are bracketed, and no trial is without a loss")
+        say("no one run is missing: the law's minima are bracketed, and no trial is without a loss")
     decision = found.decision.to_dict()
     print_tables([next_runs_table(decision, found.notes, found.unit)], layout)
     if decision["trials"]:

@@ -22,6 +22,7 @@ from flops_fit.sweep_plan import ground_of, make_plan
 from flops_fit.units import format_count, format_flops
 
 _MIN_RUNS = 5
+_MUCH_NOISE = 0.05  # scatter of log loss that more runs of the same kind do not mend
 _NEVER = 1e-9  # a standard error that no sweep reaches
 
 
@@ -96,6 +97,11 @@ def refine_run(directory: Path) -> Refinement:
         f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; with the "
         f"{format_flops(spent)} spent: {share_of_target(prepared.manifest, spent + cost)}",
     ]
+    if belief.sigma > _MUCH_NOISE:
+        notes.append(
+            f"the runs scatter by {belief.sigma:.0%} about the law, where seeds differ by about "
+            "1 %: see what the report's verdict names before buying more of them"
+        )
     figures = decision.figures
     if "expected_error_with_drift" in figures:
         notes.append(

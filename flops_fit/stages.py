@@ -32,7 +32,7 @@ from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.sweep_plan import ground_of, make_plan
 from flops_fit.worker import Bench
 
-_WORTH_TIMING = 1e12  # FLOPs of a sweep: minutes on one core of a CPU
+_WORTH_TIMING = (1e12, 30_000)  # FLOPs and steps of a sweep: minutes on one core of a CPU
 
 
 def make_estimate(
@@ -92,7 +92,8 @@ def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> E
     plan = Plan.from_dict(read_json(run.plan))
     is_simulated = read_json(run.provenance)["planted"] is not None
     is_elsewhere = prepared.manifest.execution.executor != "local"
-    is_small = plan.total_flops < _WORTH_TIMING
+    steps = sum(trial.cost_tokens / trial.batch_tokens for trial in plan.trials)
+    is_small = plan.total_flops < _WORTH_TIMING[0] and steps < _WORTH_TIMING[1]
     if is_simulated or is_elsewhere or is_small or run.ledger.exists():
         return None
     estimate = make_estimate(prepared, plan, workers=workers)

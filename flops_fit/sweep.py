@@ -282,14 +282,15 @@ class _Sweep:
 
     def _end(self, trial: Trial, future: Future[None]) -> None:
         """Record what a trial left when its future ended, whichever way it did."""
-        self.began.pop(trial.trial_id, None)
+        began = self.began.pop(trial.trial_id, None)
         outcome = read_outcome(self.run, trial.trial_id)
         if outcome is None:
+            seconds = 0.0 if began is None else time.monotonic() - began
             error = future.exception()
             if error is not None and not isinstance(error, FlopsFitError | OSError):
                 raise error
             reason = str(error) if error else "the worker ended without leaving an outcome"
-            outcome = Outcome(trial.trial_id, "failed", None, 0, 0.0, 0.0, error=reason)
+            outcome = Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
         self._record(trial, outcome)
 
     def _record(self, trial: Trial, outcome: Outcome) -> None:

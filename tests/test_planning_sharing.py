@@ -244,3 +244,16 @@ def test_a_run_retried_with_another_seed_has_no_noise_in_common_with_its_trunk()
     assert retried.observation.run is None
     assert retried.trained.trunk is None
     assert retried.trained.trial_id == trial.trial_id
+
+
+@pytest.mark.parametrize(
+    ("every", "sigma", "seed"), [(3, 0.02, 0), (4, 0.1, 1), (4, 0.3, 1), (5, 0.1, 4), (6, 0.02, 5)]
+)
+def test_the_runs_at_the_top_are_paid_for_whatever_trunks_promised_to_save(every, sigma, seed):
+    # Few sizes, so that trunks are shared often; no goal, so that all that may be spent is.
+    sizes = TERMS.sizes[2::every]
+    terms = replace(TERMS, sizes=sizes, params_within=1e-9, total_flops=4.7 * TOP)
+    history = sweep(terms, seed=seed, sigma=sigma)
+    (top,) = [decision for decision in history.decisions if decision.action == "top"]
+    assert len(top.trials) == 3
+    assert history.spent_flops <= terms.total_flops

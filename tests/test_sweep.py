@@ -1,5 +1,6 @@
 """The conductor runs what the ledger lacks, records what came of it, and stops cleanly."""
 
+import time
 from concurrent.futures import Future
 
 import pytest
@@ -32,6 +33,7 @@ class Lab:
             self.trained.append(trial_id)
             status = self.statuses.get(trial_id, "finished")
             if status == "raise":
+                time.sleep(0.2)
                 raise OSError("the machine is gone")
             if status == "interrupt":
                 raise KeyboardInterrupt
@@ -100,6 +102,7 @@ def test_a_worker_that_dies_is_a_failed_trial_and_the_sweep_goes_on(tmp_path):
     assert (summary.finished, summary.failed) == (3, 1)
     (entry,) = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_failed"]
     assert (entry.trial_id, entry.fields["error"]) == (IDS[1], "the machine is gone")
+    assert 0.2 <= entry.fields["wall_seconds"] < 5  # what it took counts, as for caps
 
 
 def test_a_bug_of_ours_is_not_hidden_as_a_failed_trial(tmp_path):

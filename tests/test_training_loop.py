@@ -340,3 +340,20 @@ def test_a_compiled_model_gives_the_loss_of_one_that_is_not(tmp_path, options):
         recipe=Recipe(learning_rate=1e-2, learning_rate_rule="constant", compile=True, **options),
     )
     assert compiled.loss == pytest.approx(plain.loss, abs=1e-4)
+
+
+class Broken(Mlp):
+    """A model whose weights are not finite from the start."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        with torch.no_grad():
+            next(self.parameters()).fill_(math.nan)
+
+
+def test_a_model_that_is_not_finite_before_training_diverged_at_once_and_can_be_recorded(tmp_path):
+    outcome = run(tmp_path, build=Broken)
+    assert outcome.status == "diverged"
+    assert outcome.error == "the untrained model's held-out loss is nan"
+    assert (outcome.tokens, outcome.loss) == (0, None)
+    json.dumps(dict(outcome.details), allow_nan=False)

@@ -12,6 +12,7 @@ from flops_fit.ledger import read_ledger
 from flops_fit.points import Size, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.recipes import batch_tokens
 from flops_fit.training.trunks import branch_step, share_trunks
 
 RECIPE = Recipe(
@@ -60,6 +61,42 @@ def test_a_trial_that_shares_with_none_and_other_schedules_are_left_as_they_are(
     assert all(t.trunk is None for t in trials(400, 800, recipe=apart))
     first, second = trials(400, seed=0)[0], trials(400, 800, seed=0)[0]
     assert first.trial_id != second.trial_id
+
+
+SQRT = replace(RECIPE, batch_rule="sqrt", batch_tokens=512, batch_reference_tokens=1e6)
+
+
+def test_a_trunk_spans_a_factor_of_sixteen_at_most_and_its_batch_stays_near_each_trials_own():
+    horizons = [1_000 * 2**k for k in range(9)]
+    made = trials(*horizons, recipe=SQRT)
+    spans = {}
+    for trial, wanted in zip(made, horizons, strict=True):
+        spans.setdefault(trial.trunk_id, []).append(wanted)
+        alone = batch_tokens(SQRT, size=SIZE, tokens=wanted, units_per_example=1)
+        assert 1 / 2.5 <= trial.batch_tokens / alone <= 2.5
+        assert trial.tokens == pytest.approx(wanted, rel=0.011)
+    assert sorted(map(len, spans.values())) == [4, 5]
+    assert all(max(each) <= 16 * min(each) for each in spans.values())
+
+
+def test_seeds_of_a_cell_are_replicates_whatever_else_their_sizes_train():
+    made = [
+        Trial.of(budget_flops=n * 200.0, size=SIZE, tokens=n, batch_tokens=8, seed=seed)
+        for n, seed in ((20_000, 0), (80_000, 0), (20_000, 1), (20_000, 2))
+    ]
+    placed = share_trunks(made, SQRT, units_per_example=1, multiple_of_examples=1)
+    assert len({(t.batch_tokens, t.trunk.warmup_steps) for t in placed}) == 1
+    assert len({t.tokens for t in placed if t.seed != 0} | {placed[0].tokens}) == 1
+    assert len({t.trunk_id for t in placed}) == 3
+    assert placed[2].trunk.kept_tokens == ()
+    assert placed[2].cost_tokens == placed[2].tokens
+
+
+def test_no_step_of_a_trunk_holds_less_than_the_least_examples():
+    for horizons in ((300, 1200), (300, 4800), (90, 900)):
+        for trial in trials(*horizons, recipe=SQRT):
+            assert trial.batch_tokens >= SQRT.batch_min_examples
+    assert trials(300, 1200, recipe=SQRT)[0].steps >= 50
 
 
 def test_a_shared_trial_outlives_being_written_down():

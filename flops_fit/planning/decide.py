@@ -43,6 +43,8 @@ _STEP = 4.0
 _ABOUT_CENTRE = (0.4, 2.5)
 _NEXT_LEVEL = (0.2, 0.6, 1.6, 5.0)
 _NEAR_GOAL = 1.6
+_NO_GOAL = 1e-6  # a goal below which the next runs are wanted, whatever is known
+_RESERVED = 0.75  # of the total: more is never kept for the runs at the top
 _SAME = math.log(1.7)
 _KNOWN = math.log(2.0)
 _LEAST_RUNS = 5
@@ -160,10 +162,10 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
         "exponent": plain.exponent,
         "sigma": plain.sigma,
     }
-    top = [] if history.done("top") else _top_triple(terms, history, plain)
+    wanted = [] if history.done("top") else _top_triple(terms, history, plain)
     left = terms.total_flops - history.spent_flops
-    top = _affordable(history, top, left)
-    left -= history.trunk_states.total_flops(top)
+    top = _affordable(history, wanted, left)
+    left -= _reserve(terms, history, wanted, top)
     climb = _climb(terms, history, plain, left)
     if climb is not None:
         return replace(climb, figures=figures)
@@ -174,21 +176,19 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
     left_out, because = outvoted(terms, history, plain)
     found = Decision(0, "stop", "", (), {}, figures, left_out, because)
     batch = _batch(terms, history, plain, left, is_there=error <= goal)
+    known = f"ln N at the target is known to {error:.3f}"
+    if goal > _NO_GOAL:
+        known += f", and {goal:.3f} is wanted"
     if batch.trials:
-        reason = f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
         if batch.action == "climb":
             return replace(batch, figures=figures)
         return replace(
-            found, action="batch", reason=f"{reason}; {batch.reason}", trials=batch.trials,
+            found, action="batch", reason=f"{known}; {batch.reason}", trials=batch.trials,
             reasons=batch.reasons, figures={**figures, **batch.figures},
         )  # fmt: skip
     if left_out:
         return replace(found, action="leave_out", reason=because)
-    why = (
-        f"ln N at the target is known to {error:.3f}, and {goal:.3f} is wanted"
-        if error <= goal
-        else f"nothing else can be paid for; ln N at the target is known to {error:.3f}"
-    )
+    why = known if error <= goal else f"nothing else can be paid for; {known}"
     if not top:
         return replace(found, reason=why)
     why += ": the sizes that bracket the optimum at the top budget"
@@ -229,6 +229,19 @@ def _bracket(
     asked = _ask(terms, history, "climb", wanted, reason)
     trials = tuple(_affordable(history, asked.trials, left_flops))
     return replace(asked, trials=trials) if trials else None
+
+
+def _reserve(
+    terms: Terms, history: History, wanted: Sequence[Trial], top: Sequence[Trial]
+) -> float:
+    """FLOPs kept for the runs at the top: as if none shared a trunk, where that leaves enough.
+
+    The trunks that they would share go out of reach when the optimum moves.
+    """
+    separate = math.fsum(trial.flops for trial in wanted)
+    if separate <= _RESERVED * terms.total_flops:
+        return separate
+    return history.trunk_states.total_flops(top)
 
 
 def _affordable(history: History, trials: Sequence[Trial], left_flops: float) -> list[Trial]:

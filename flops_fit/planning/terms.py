@@ -14,16 +14,10 @@ from typing import Any, Literal
 
 from flops_fit.plan import MIN_STEPS, BatchTokens, lay_trials, num_steps
 from flops_fit.planning.sharing import TrunkStates
-from flops_fit.points import Observation, Size, Trial
+from flops_fit.points import TRUNK_SPAN, Observation, Size, Trial
 
 ShareTrunks = Callable[[Sequence[Trial]], Sequence[Trial]]
 """Trials of one size and seed -> the same on their trunk, in the order given."""
-TRUNK_SPAN = 10.0
-"""Between the longest and the shortest run of a trunk, at most, in tokens.
-
-One rate held for all of a size's horizons costs up to 0.3 % of the loss down to a tenth of the
-longest, and up to 1.2 % at a fiftieth (OpenEuroLLM's published dense scaling runs).
-"""
 
 Action = Literal["pilot", "centre", "climb", "batch", "top", "drop_level", "leave_out", "stop"]
 

@@ -88,6 +88,13 @@ class Watch:
         self.spike_began, self.first = state["spike_began"], state["first"]
 
 
+def judge_start(untrained_loss: float) -> str | None:
+    """Why a trial is not even begun, or None."""
+    if math.isfinite(untrained_loss):
+        return None
+    return f"the untrained model's held-out loss is {untrained_loss}"
+
+
 def judge_end(*, loss: float, untrained_loss: float) -> str | None:
     """Why the held-out loss at the end of a whole trial is no observation, or None."""
     if not math.isfinite(loss):

@@ -212,7 +212,7 @@ class Training:
     def recent_loss(self) -> float | None:
         """Mean training loss of the last window, for the eye."""
         loss = float(self.losses[max(0, self.step - self.window) : self.step].mean())
-        return loss if math.isfinite(loss) else None
+        return _finite(loss)
 
     def add_curve_point(self) -> float:
         """Evaluate a point of the training curve; gives its loss."""
@@ -309,7 +309,7 @@ class Training:
             "batch_tokens": self.trial.batch_tokens,
             "warmup_steps": self.warmup,
             "precision": self.session.precision,
-            "untrained_loss": self.untrained_loss,
+            "untrained_loss": _finite(self.untrained_loss),
             "heldout_examples": self.heldout.examples,
             **self.meter.details(),
         }
@@ -326,14 +326,18 @@ class Training:
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good
-        finite = loss if loss is not None and math.isfinite(loss) else None
         return Outcome(
             self.trial.trial_id,
             "finished" if reason is None else "diverged",
-            finite,
+            _finite(loss),
             self.tokens,
             flops,
             self.meter.wall_seconds,
             error=reason,
             details=details,
         )
+
+
+def _finite(loss: float | None) -> float | None:
+    """The loss, as a record can hold it."""
+    return loss if loss is not None and math.isfinite(loss) else None

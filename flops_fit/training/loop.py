@@ -20,6 +20,7 @@ from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
 from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.counting import Build
+from flops_fit.training.divergence import judge_start
 from flops_fit.training.engine import Training
 from flops_fit.training.heldout import Loss
 from flops_fit.training.memory import with_smaller_passes
@@ -146,7 +147,7 @@ def _attempt(
     )  # fmt: skip
     training.begin()
     tell(training.step)
-    reason = _run(
+    reason = judge_start(training.untrained_loss) or _run(
         training, should_stop=should_stop, progress=progress,
         checkpoint_seconds=checkpoint_seconds, trackers=trackers,
     )  # fmt: skip

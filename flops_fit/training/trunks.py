@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from flops_fit.points import Trial, Trunk
+from flops_fit.points import TRUNK_SPAN, Trial, Trunk
 from flops_fit.recipe import Recipe
 from flops_fit.training.recipes import batch_tokens
 from flops_fit.training.steps import cooldown_start, warmup_steps
@@ -27,9 +27,11 @@ def share_trunks(
 ) -> tuple[Trial, ...]:
     """The same trials, those of one size and seed on one trunk, in the order given.
 
-    A trunk's batch is that of the geometric mean of its horizons, no larger than leaves the
-    shortest its 50 steps; its warm-up is that of the shortest. Trials that share with no other, and
-    all of them under another schedule than `wsd`, are left as they are.
+    The horizons of a size, of whatever seed, are divided from the longest down into spans of a
+    factor of 16. All trials of a span have one batch and one warm-up, so that seeds are replicates:
+    the batch of the geometric mean of its horizons, no larger than leaves the shortest its 50
+    steps, and the warm-up of the shortest. A trial alone in its span, and all of them under another
+    schedule than `wsd`, are left as they are.
 
     Args:
         trials: of a plan.
@@ -39,45 +41,75 @@ def share_trunks(
     """
     if recipe.schedule != "wsd" or not recipe.share_trunks:
         return tuple(trials)
-    groups: dict[tuple[float, int, float], list[Trial]] = {}
+    by_size: dict[tuple[float, float], list[Trial]] = {}
     for trial in trials:
-        key = (trial.size.size_value, trial.seed, trial.learning_rate_factor)
-        groups.setdefault(key, []).append(trial)
+        key = (trial.size.size_value, trial.learning_rate_factor)
+        by_size.setdefault(key, []).append(trial)
     placed: dict[str, Trial] = {}
-    for group in groups.values():
-        if len({trial.tokens for trial in group}) > 1:
-            placed.update(_on_trunk(group, recipe, units_per_example * multiple_of_examples,
-                                    units_per_example, multiple_of_examples))  # fmt: skip
+    for group in by_size.values():
+        for span in _spans(group):
+            if len({trial.tokens for trial in span}) > 1:
+                shape = _shape(span, recipe, units_per_example, multiple_of_examples)
+                for seed in {trial.seed for trial in span}:
+                    mates = [trial for trial in span if trial.seed == seed]
+                    placed.update(_on_trunk(mates, recipe, shape))
     return tuple(placed.get(trial.trial_id, trial) for trial in trials)
 
 
-def _on_trunk(
-    group: Sequence[Trial], recipe: Recipe, quantum: int, units: int, multiple: int
-) -> dict[str, Trial]:
-    """The trials of one size and seed on their trunk, by the id that each had."""
-    horizons = sorted(trial.tokens for trial in group)
-    size, shortest = group[0].size, horizons[0]
+def _spans(group: Sequence[Trial]) -> list[list[Trial]]:
+    """The trials of one size, those together whose horizons may share a trunk."""
+    spans: list[list[Trial]] = []
+    for trial in sorted(group, key=lambda trial: -trial.tokens):
+        # Horizons are whole steps: what was meant to be within the span may be a step beyond.
+        if spans and spans[-1][0].tokens <= 1.02 * TRUNK_SPAN * trial.tokens:
+            spans[-1].append(trial)
+        else:
+            spans.append([trial])
+    return spans
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What the trials of a span have in common."""
+
+    batch_tokens: int
+    reference_tokens: int
+    warmup_steps: int
+
+
+def _shape(span: Sequence[Trial], recipe: Recipe, units: int, multiple: int) -> _Shape:
+    """One batch and warm-up for all trials of a span."""
+    horizons = sorted({trial.tokens for trial in span})
+    size, shortest = span[0].size, horizons[0]
     middle = round(math.exp(math.fsum(map(math.log, horizons)) / len(horizons)))
     batch = batch_tokens(
         recipe, size=size, tokens=middle, units_per_example=units, multiple_of_examples=multiple
     )
     if recipe.batch_rule != "fixed":
-        batch = min(batch, max(1, shortest // _FEWEST_STEPS // quantum) * quantum)
+        quantum = units * multiple
+        fewest = math.ceil(recipe.batch_min_examples / multiple) * quantum
+        batch = max(fewest, min(batch, shortest // _FEWEST_STEPS // quantum * quantum))
     warmup = warmup_steps(
         recipe, steps=max(1, round(shortest / batch)), batch_tokens=batch, params=size.params
     )
+    return _Shape(batch, middle, warmup)
+
+
+def _on_trunk(mates: Sequence[Trial], recipe: Recipe, shape: _Shape) -> dict[str, Trial]:
+    """The trials of one size and seed on their trunk, by the id that each had."""
     placed, shared = {}, 0
-    ordered = sorted(group, key=lambda trial: trial.tokens)
+    ordered = sorted(mates, key=lambda trial: trial.tokens)
+    batch = shape.batch_tokens
     for trial in ordered:
         tokens = max(1, round(trial.tokens / batch)) * batch
+        trunk = Trunk(shape.reference_tokens, shape.warmup_steps, shared)
         made = Trial.of(
-            budget_flops=trial.budget_flops, size=size, tokens=tokens, batch_tokens=batch,
-            seed=trial.seed, learning_rate_factor=trial.learning_rate_factor,
-            trunk=Trunk(middle, warmup),
+            budget_flops=trial.budget_flops, size=trial.size, tokens=tokens, batch_tokens=batch,
+            seed=trial.seed, learning_rate_factor=trial.learning_rate_factor, trunk=trunk,
         )  # fmt: skip
         branch = branch_step(made, recipe) * batch
         kept = (branch,) if branch and trial is not ordered[-1] else ()
-        placed[trial.trial_id] = replace(made, trunk=Trunk(middle, warmup, shared, kept))
+        placed[trial.trial_id] = replace(made, trunk=replace(trunk, kept_tokens=kept))
         shared = branch
     return placed
 
