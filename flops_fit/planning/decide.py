@@ -142,7 +142,7 @@ def _ask(
                 trials.append(terms.trial(size, level))
     left = terms.total_flops - history.spent_flops
     figures = {"flops": history.spent_flops}
-    paid = tuple(_affordable(history, trials, left))
+    paid = tuple(history.trunk_states.affordable(trials, left))
     return Decision(0, action, reason, paid, figures=figures)
 
 
@@ -164,7 +164,7 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
     }
     wanted = [] if history.done("top") else _top_triple(terms, history, plain)
     left = terms.total_flops - history.spent_flops
-    top = _affordable(history, wanted, left)
+    top = history.trunk_states.affordable(wanted, left)
     left -= _reserve(terms, history, wanted, top)
     climb = _climb(terms, history, plain, left)
     if climb is not None:
@@ -227,7 +227,7 @@ def _bracket(
     )
     wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
     asked = _ask(terms, history, "climb", wanted, reason)
-    trials = tuple(_affordable(history, asked.trials, left_flops))
+    trials = tuple(history.trunk_states.affordable(asked.trials, left_flops))
     return replace(asked, trials=trials) if trials else None
 
 
@@ -242,17 +242,6 @@ def _reserve(
     if separate <= _RESERVED * terms.total_flops:
         return separate
     return history.trunk_states.total_flops(top)
-
-
-def _affordable(history: History, trials: Sequence[Trial], left_flops: float) -> list[Trial]:
-    """As many of the trials, from the first on, as the FLOPs that are left pay for."""
-    states = history.trunk_states
-    found: list[Trial] = []
-    for trial in trials:
-        if states.total_flops([*found, trial]) > left_flops:
-            break
-        found.append(trial)
-    return found
 
 
 def _batch(

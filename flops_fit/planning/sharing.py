@@ -57,3 +57,12 @@ class TrunkStates:
     def total_flops(self, trials: Sequence[Trial]) -> float:
         """FLOPs that trials cost together."""
         return math.fsum(trial.cost_flops for trial in self.settled(trials))
+
+    def affordable(self, trials: Sequence[Trial], left_flops: float) -> list[Trial]:
+        """As many of the trials, from the first on, as the FLOPs that are left pay for."""
+        found: list[Trial] = []
+        for trial in trials:
+            if self.total_flops([*found, trial]) > left_flops:
+                break
+            found.append(trial)
+        return found
