@@ -148,7 +148,7 @@ def init(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"`{path}` cannot be written: {error.strerror}") from None
-    say(f"wrote {path}; next: flops-fit plan {path}")
+    say(f"wrote {path}; next: flops-fit check {path}")
 
 
 app.command()(plan)

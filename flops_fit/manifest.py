@@ -219,7 +219,10 @@ class Manifest(_Section):
     @classmethod
     def _is_file_name(cls, value: str) -> str:
         if not value or "/" in value or value.startswith("."):
-            raise ValueError("expected a name that can be a folder's name")
+            raise ValueError(
+                f'expected a name that a folder can have, as "my-sweep", got "{value}": the run '
+                "directory is `runs/NAME`"
+            )
         return value
 
     @property

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from flops_fit.errors import ManifestError
 
+_LISTS = {
+    "too_short": "expected a list of {min_length} or more, got {got}",
+    "too_long": "expected a list of {max_length} at most, got {got}",
+    "list_type": "expected a list, got {got}",
+    "tuple_type": "expected a list, got {got}",
+}
 _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 
 
@@ -33,15 +40,33 @@ def first_mistake(error: ValidationError, model: type[BaseModel], where: str) ->
         )
     if kind == "value_error":
         reason = str(first["ctx"]["error"])
-        return ManifestError(f"`{place}` in `{where}`: {reason}", hint=_hint_for(place))
-    message = first["msg"].removeprefix("Input should be ").rstrip(".")
+        return ManifestError(f"`{place}` in `{where}`: {reason}{_others(first, found)}",
+                             hint=_hint_for(place))  # fmt: skip
+    if kind in _LISTS:
+        said = _LISTS[kind].format(got=shown(given), **first.get("ctx", {}))
+    else:
+        message = first["msg"].removeprefix("Input should be ").rstrip(".")
+        said = f"expected {message}, got {shown(given)}"
     return ManifestError(
-        f"`{place}` in `{where}`: expected {message}, got {shown(given)}", hint=_hint_for(place)
+        f"`{place}` in `{where}`: {said}{_others(first, found)}",
+        hint=_hint_for(place, is_list=kind in _LISTS),
     )
 
 
-def _hint_for(place: str) -> str | None:
+def _others(first: Any, found: Sequence[Any]) -> str:
+    """The other keys whose values break a rule, in brackets."""
+    keys = dict.fromkeys(each["loc"][:2] for each in found)
+    places = [_place(key) for key in keys if key != first["loc"][:2]]
+    if not places:
+        return ""
+    listed = ", ".join(f"`{place}`" for place in places[:3])
+    return f" ({len(places)} more wrong: {listed})"
+
+
+def _hint_for(place: str, *, is_list: bool = False) -> str | None:
     """How a value of this kind is written."""
+    if is_list and "budgets" in place:
+        return "write a list, as `budgets = [1e16, 3e16, 1e17, 3e17, 1e18]`"
     if "budgets" in place or place.endswith("_flops") or place == "sweep.goal.at":
         return 'write FLOPs as `1e18` or "1e18"'
     if place.startswith("model.sizes"):

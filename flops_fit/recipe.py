@@ -102,7 +102,8 @@ class Recipe:
             published (`porian`, `steplaw`, `deepseek`), and 512 under every other rule.
         batch_reference_tokens: units of data of a trial at which rules by tokens give the stated
             rate, batch or decay.
-        batch_min_examples: a step holds at least this many examples, except under rule `fixed`.
+        batch_min_examples: a step holds at least this many examples, except under rule `fixed` and
+            where a trial is too short for 50 such steps.
         micro_batch_examples: examples that one device passes through the model at once; a larger
             step accumulates gradients. None: the whole step.
         precision: `auto` is bf16 (fp16 where bf16 is missing) on CUDA and fp32 elsewhere.

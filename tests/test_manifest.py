@@ -151,3 +151,18 @@ def test_a_formula_that_cannot_be_is_refused_with_the_manifest(change, message):
     with pytest.raises(ManifestError) as caught:
         parse(DERIVED.replace(*change, 1))
     assert message in caught.value.message
+
+
+def test_a_list_is_asked_for_as_a_list_and_other_mistakes_are_counted(tmp_path, write_manifest):
+    path = write_manifest()
+    text = path.read_text()
+    start = text.index("budgets")
+    line = text[start : text.index("\n", start)]
+    path.write_text(text.replace(line, "budgets = []"))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert "expected a list of 1 or more, got `[]`" in caught.value.message
+    assert caught.value.hint == "write a list, as `budgets = [1e16, 3e16, 1e17, 3e17, 1e18]`"
+    path.write_text(text.replace(line, 'budgets = "lots"\nreplicates = -1'))
+    with pytest.raises(ManifestError, match=r"expected a list, got `'lots'`.*1 more wrong: `sweep"):
+        read_manifest(path)

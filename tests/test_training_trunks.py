@@ -92,11 +92,13 @@ def test_seeds_of_a_cell_are_replicates_whatever_else_their_sizes_train():
     assert placed[2].cost_tokens == placed[2].tokens
 
 
-def test_no_step_of_a_trunk_holds_less_than_the_least_examples():
-    for horizons in ((300, 1200), (300, 4800), (90, 900)):
-        for trial in trials(*horizons, recipe=SQRT):
-            assert trial.batch_tokens >= SQRT.batch_min_examples
-    assert trials(300, 1200, recipe=SQRT)[0].steps >= 50
+def test_a_step_of_a_trunk_holds_no_less_than_one_of_its_shortest_trial_alone():
+    for horizons in ((300, 1200), (300, 4800), (90, 900), (5_000, 70_000)):
+        made = trials(*horizons, recipe=SQRT)
+        alone = batch_tokens(SQRT, size=SIZE, tokens=horizons[0], units_per_example=1)
+        assert made[0].batch_tokens == made[1].batch_tokens >= alone
+        assert made[0].steps >= 50
+    assert trials(300, 1200, recipe=SQRT)[0].batch_tokens >= SQRT.batch_min_examples
 
 
 def test_a_shared_trial_outlives_being_written_down():

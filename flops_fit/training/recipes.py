@@ -158,8 +158,7 @@ def batch_tokens(
     """Units of data in one optimiser step: a whole number of examples.
 
     Every rule but `fixed` keeps batches small where a trial is short, and never leaves fewer than
-    50 steps while the batch can still shrink, so that whole steps hit `tokens` within 1 %. It
-    shrinks down to `batch_min_examples`: what is too short for 50 of those is no trial.
+    50 steps while the batch can still shrink, so that whole steps hit `tokens` within 1 %.
 
     Args:
         recipe: batch_rule, batch_tokens, the references, batch_min_examples.
@@ -179,11 +178,13 @@ def batch_tokens(
             f"multiple_of_examples={multiple_of_examples}"
         )
     examples = _wanted_batch(recipe, size=size, tokens=tokens) / units_per_example
-    multiples = max(1, round(examples / multiple_of_examples))
     if recipe.batch_rule != "fixed":
+        examples = max(examples, recipe.batch_min_examples)
+        examples = min(examples, tokens / _FEWEST_STEPS / units_per_example)
+    multiples = max(1, round(examples / multiple_of_examples))
+    if recipe.batch_rule != "fixed" and multiples > 1:
         most = tokens / _FEWEST_STEPS / (units_per_example * multiple_of_examples)
-        fewest = math.ceil(recipe.batch_min_examples / multiple_of_examples)
-        multiples = max(fewest, min(multiples, math.floor(most)))
+        multiples = max(1, min(multiples, math.floor(most)))
     return multiples * multiple_of_examples * units_per_example
 
 

@@ -137,7 +137,8 @@ def check_apart(data: LoadedData) -> str:
     if estimate > ALLOWED_SHARE and (len(shared) > 1 or share == 1.0):
         raise PluginError(
             f"training and held-out set share examples: {len(shared):,} of {len(heldout):,} "
-            f"held-out ones were found among {len(seen):,} of training",
+            f"held-out ones were found among {len(seen):,} of training"
+            + ("" if share == 1.0 else f", {share:.0%} of it, so about {estimate:.1%} are in all"),
             hint="split before windows are cut or examples are drawn, and drop duplicates: a loss "
             "on examples that were trained on says nothing of new ones",
         )
@@ -186,7 +187,7 @@ def _check_indices(dataset: Any) -> str:
                 f"{type(error).__name__}: {error}",
                 hint="let `__len__` count what `__getitem__` can give",
             ) from error
-    return f"{count:,} examples, the last of them too"
+    return f"{count:,} examples; the last of them can be read"
 
 
 def _said_length(source: Any) -> int | None:

@@ -82,13 +82,16 @@ def _shape(span: Sequence[Trial], recipe: Recipe, units: int, multiple: int) -> 
     horizons = sorted({trial.tokens for trial in span})
     size, shortest = span[0].size, horizons[0]
     middle = round(math.exp(math.fsum(map(math.log, horizons)) / len(horizons)))
-    batch = batch_tokens(
-        recipe, size=size, tokens=middle, units_per_example=units, multiple_of_examples=multiple
-    )
+    batch, least = (
+        batch_tokens(
+            recipe, size=size, tokens=tokens, units_per_example=units,
+            multiple_of_examples=multiple,
+        )
+        for tokens in (middle, shortest)
+    )  # fmt: skip
     if recipe.batch_rule != "fixed":
         quantum = units * multiple
-        fewest = math.ceil(recipe.batch_min_examples / multiple) * quantum
-        batch = max(fewest, min(batch, shortest // _FEWEST_STEPS // quantum * quantum))
+        batch = max(least, min(batch, shortest // _FEWEST_STEPS // quantum * quantum))
     warmup = warmup_steps(
         recipe, steps=max(1, round(shortest / batch)), batch_tokens=batch, params=size.params
     )
