@@ -11,6 +11,7 @@ from flops_fit.adaptive import history_of, make_terms
 from flops_fit.errors import FitError
 from flops_fit.ledger import read_ledger, replay
 from flops_fit.plan import Plan
+from flops_fit.planning.belief import Belief
 from flops_fit.planning.decide import decide
 from flops_fit.planning.mending import Weakness, dropped_levels, weaknesses
 from flops_fit.planning.terms import Decision
@@ -88,14 +89,27 @@ def refine_run(directory: Path) -> Refinement:
     # Whoever asks wants the next runs, whether or not a goal was set and is reached.
     decision = decide(replace(terms, params_within=_NEVER), history)
     is_reached = belief.error(terms.target_flops) <= terms.params_within
-    cost = math.fsum(trial.cost_flops for trial in decision.trials)
-    target, spent = terms.target_flops, history.spent_flops
-    error = belief.error(target)
+    cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), history.spent_flops
+    told = f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; with the "
+    told += f"{format_flops(spent)} spent: {share_of_target(prepared.manifest, spent + cost)}"
+    unit = prepared.description.facts.unit
+    how = f"flops-fit run --adaptive {directory} --max-flops {1.005 * (spent + cost):.4g}"
+    if is_reached:
+        error = belief.error(terms.target_flops)
+        finer = decision.figures.get("expected_error_with_drift", 0.5 * error)
+        finer = min(finer, 0.9 * error)
+        wanted = f"goal = {{ at = {terms.target_flops:g}, params_within = {finer:.2g} }}"
+        how = f"the present goal is reached: write `{wanted}` into [sweep], then {how}"
+    known, *rest = _notes(belief, terms.target_flops, decision)
+    return Refinement(tuple(found), decision, (known, told, *rest), how, unit)
+
+
+def _notes(belief: Belief, target_flops: float, decision: Decision) -> list[str]:
+    """What is known at the target, how much of it is noise, and what the next runs would gain."""
+    params = format_count(math.exp(belief.log_params(target_flops)))
     notes = [
-        f"N at {format_flops(target)} FLOPs is {format_count(math.exp(belief.log_params(target)))} "
-        f"so far, with a standard error of {error:.3f} in ln N from the runs' noise",
-        f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; with the "
-        f"{format_flops(spent)} spent: {share_of_target(prepared.manifest, spent + cost)}",
+        f"N at {format_flops(target_flops)} FLOPs is {params} so far, with a standard error of "
+        f"{belief.error(target_flops):.3f} in ln N from the runs' noise"
     ]
     if belief.sigma > _MUCH_NOISE:
         notes.append(
@@ -109,10 +123,4 @@ def refine_run(directory: Path) -> Refinement:
             f"{figures['error_with_drift']:.3f} to {figures['expected_error_with_drift']:.3f}, "
             "slow drift of the law included"
         )
-    unit = prepared.description.facts.unit
-    how = f"flops-fit run --adaptive {directory} --max-flops {1.005 * (spent + cost):.4g}"
-    if is_reached:
-        finer = figures.get("expected_error_with_drift", 0.5 * error)
-        wanted = f"goal = {{ at = {target:g}, params_within = {min(finer, 0.9 * error):.2g} }}"
-        how = f"the present goal is reached: write `{wanted}` into [sweep], then {how}"
-    return Refinement(tuple(found), decision, tuple(notes), how, unit)
+    return notes

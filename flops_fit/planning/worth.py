@@ -144,7 +144,7 @@ def choose(
     before = float(slope @ belief.covariance @ slope)
     cells = [_cell(trial) for trial in trials]
     times = Counter(map(_cell, done if taken is None else taken))
-    is_left = np.array([times[cell] < MAX_PER_CELL for cell in cells])
+    is_free = np.ones(len(trials), dtype=bool)
     while len(chosen) < count:
         costs = np.array([states.cost_flops(trial) for trial in trials])
         own = rows[:, :, None] * rows[:, None, :]
@@ -152,6 +152,7 @@ def choose(
         all_squares, all_scatter = squares + own, scatter + own + common + common.swapaxes(1, 2)
         found = covariance_of(all_squares, all_scatter, belief.precision, belief.sigma)
         after = np.maximum(np.einsum("j,njk,k->n", slope, found, slope), 0.0)
+        is_left = is_free & np.array([times[cell] < MAX_PER_CELL for cell in cells])
         worth = np.where(is_left & (costs <= left_flops), before - after, -1.0)
         worth /= (costs / top_flops) ** COST_POWER
         best = int(np.argmax(worth))
@@ -160,10 +161,8 @@ def choose(
         chosen.append(Pick(trials[best], math.sqrt(before), math.sqrt(after[best])))
         before, squares, scatter = float(after[best]), all_squares[best], all_scatter[best]
         left_flops -= float(costs[best])
-        is_left[best] = False
+        is_free[best] = False
         times[cells[best]] += 1
-        if times[cells[best]] >= MAX_PER_CELL:
-            is_left[[cell == cells[best] for cell in cells]] = False
         states = states.after(trials[best])
         _add_mate(mates, trials, trials[best], rows[best])
     return chosen
