@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from flops_fit.caps import Caps
 from flops_fit.errors import CapReachedError, ManifestError
 from flops_fit.estimate import Estimate
@@ -124,10 +126,23 @@ def share_of_target(manifest: Manifest, flops: float) -> str:
             f"{format_flops(flops)} FLOPs; no target budget is stated, so the sweep's share of it "
             "is not known: state one in `[report] budgets` or `[sweep] goal`"
         )
-    return (
-        f"{format_flops(flops)} FLOPs are {flops / target:.2%} of the largest target budget, "
-        f"{format_flops(target)} FLOPs"
-    )
+    spent, asked = format_flops(flops), f"the largest target budget, {format_flops(target)} FLOPs"
+    if flops <= 0:
+        return f"no FLOPs are spent yet of {asked}"
+    if flops > target:
+        return (
+            f"{spent} FLOPs are {flops / target:.3g} times {asked}: the target lies below what the "
+            "sweep costs"
+        )
+    return f"{spent} FLOPs are {_percent(flops / target)} of {asked}"
+
+
+def _percent(share: float) -> str:
+    """A share to two digits, as `40%`, `2.5%` or `0.0031%`; `under 0.0001%` below that."""
+    if share < 1e-6:
+        return "under 0.0001%"
+    digits = max(0, 1 - math.floor(math.log10(100 * share) + 1e-9))
+    return f"{share:.{digits}%}"
 
 
 def stopped_at(run: RunDir, summary: SweepSummary) -> CapReachedError:
