@@ -6,6 +6,7 @@ from test_fitting_transfer import SHAPES, points, vars_of
 
 from flops_fit.fitting.rates import RatePoint
 from flops_fit.fitting.transfer import fit_transfer
+from flops_fit.reporting.style import figure_bytes
 from flops_fit.reporting.transfer import (
     bracketing,
     costs_table,
@@ -53,6 +54,7 @@ def test_the_data_are_json_and_hold_every_rate(study):
 def test_the_figure_shows_every_loss_each_parabola_and_the_line_through_the_optima(study):
     figure = transfer_figure(study, size_param="d_model", rule="constant")
     left, right = figure.axes
+    assert not right.texts
     labels = [text.get_text() for text in left.get_legend().get_texts()]
     assert labels == [f"d_model = {size:g}" for size in (16, 32, 128)]
     assert left.get_xlabel() == "peak learning rate of weight matrices"
@@ -80,8 +82,17 @@ def test_the_figure_shows_every_loss_each_parabola_and_the_line_through_the_opti
 def test_a_study_without_an_optimum_is_drawn_all_the_same():
     edge = fit_transfer(points(lambda size: 16.0), SHAPES, own="constant")
     figure = transfer_figure(edge, size_param="d", rule="constant")
-    assert len(figure.axes[0].get_legend().get_texts()) == 3
+    left, right = figure.axes
+    assert len(left.get_legend().get_texts()) == 3
+    (said,) = (text for text in right.texts if text.get_gid() == "missing")
+    assert "no size has its best rate between two others" in said.get_text().replace("\n", " ")
+    assert "d = 16, 32, 128: " in said.get_text()
+    assert "add larger ones" in said.get_text().replace("\n", " ")
     figure.canvas.draw()
+    # The words stay inside their panel.
+    words, panel = said.get_window_extent(), right.get_window_extent()
+    assert panel.x0 <= words.x0
+    assert words.x1 <= panel.x1
 
 
 def without(study_points, size):
@@ -129,3 +140,8 @@ def test_a_sweep_beside_its_study_says_whether_the_rate_was_bracketed(study):
 def test_the_figure_fills_the_columns_of_a_paper(study, columns):
     figure = transfer_figure(study, size_param="d", rule="constant", columns=columns)
     assert figure.get_figwidth() == {1: 3.4, 2: 6.9}[columns]
+    figure_bytes(figure, "png")  # solves the layout
+    for axes in figure.axes:
+        room = axes.get_position().bounds
+        assert room[2] > 0.25
+        assert room[3] > 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np  # noqa: TID253 - this room is part of the figures' door
@@ -30,6 +31,7 @@ _SHOWN = 0.35
 """Losses further above the best than this share are drawn at the edge, as open marks."""
 
 _MOST_TICKS = 6
+_LINE = 34  # characters of a sentence in a panel
 
 
 def transfer_figure(
@@ -53,9 +55,10 @@ def transfer_figure(
         colours = budget_colours(len(transfer.brackets))
         for place, bracket in enumerate(transfer.brackets):
             _draw_losses(left, bracket, colours[place], MARKERS[place % len(MARKERS)], size_param)
-        _finish_losses(left, transfer, size_param)
+        _finish_losses(left, transfer, size_param, is_narrow=columns == 1)
         _draw_optima(right, transfer, rule, colours)
         _finish_optima(right, transfer, size_param)
+        _say_what_is_missing(right, transfer, size_param)
         return figure
 
 
@@ -92,13 +95,15 @@ def _draw_losses(
         )  # fmt: skip
 
 
-def _finish_losses(axes: Axes, transfer: Transfer, size_param: str) -> None:
+def _finish_losses(axes: Axes, transfer: Transfer, size_param: str, *, is_narrow: bool) -> None:
     """The limits, and at the upper one a cross for each rate that diverged."""
     excesses = [e for bracket in transfer.brackets for _, e in _excesses(bracket)]
     top = 100 * min(_SHOWN, max([*excesses, 0.02]))
     axes.set_ylim(min(-0.02 * top, 115 * min(excesses, default=0.0)), top)
     for bracket in transfer.brackets:
         diverged = [rate for _, rate, loss, _ in bracket.rates if loss is None]
+        if not diverged:
+            continue  # a line of no points would count as one at the figure's corner
         is_all = len(diverged) == len(bracket.rates)
         axes.plot(
             diverged, [top] * len(diverged), "x", color=RED, clip_on=False, zorder=3,
@@ -106,8 +111,10 @@ def _finish_losses(axes: Axes, transfer: Transfer, size_param: str) -> None:
         )  # fmt: skip
     _rates(axes, "x", "peak learning rate of weight matrices")
     axes.set_ylabel("loss above the best of its size (%)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=len(transfer.brackets),
-                handletextpad=0.2, columnspacing=1.0)  # fmt: skip
+    axes.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.2, columnspacing=1.0,
+        ncols=2 if is_narrow else len(transfer.brackets),
+    )  # fmt: skip
 
 
 def _draw_optima(
@@ -160,7 +167,27 @@ def _finish_optima(axes: Axes, transfer: Transfer, size_param: str) -> None:
     axes.set_ylim(min(rates.min() / 1.3, middle / 2.2), max(rates.max() * 1.3, middle * 2.2))
     _rates(axes, "y", "best learning rate")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=1)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+
+
+def _say_what_is_missing(axes: Axes, transfer: Transfer, size_param: str) -> None:
+    """Where no size has an optimum, say so in the empty panel, and of each size what is wrong."""
+    if any(bracket.rate is not None for bracket in transfer.brackets):
+        return
+    reasons: dict[str, list[str]] = {}
+    for bracket in transfer.brackets:
+        reasons.setdefault(bracket.reason, []).append(f"{bracket.size_value:g}")
+    lines = [textwrap.fill("no size has its best rate between two others", _LINE)]
+    for reason, sizes in reasons.items():
+        lines.append(textwrap.fill(f"{size_param} = {', '.join(sizes)}: {reason}", _LINE))
+    axes.text(
+        0.5, 0.5, "\n\n".join(lines), transform=axes.transAxes, ha="center", va="center",
+        fontsize=8, color="black", gid="missing",
+        in_layout=False,
+    )  # fmt: skip
+    axes.set_yticks([])
+    axes.set_yticks([], minor=True)
+    axes.grid(visible=False)
 
 
 def _rates(axes: Axes, which: str, name: str) -> None:
