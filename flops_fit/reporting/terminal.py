@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flops_fit.reporting.cells import Column, cell, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table as RichTable
 
 _GAP = 2  # characters between columns
@@ -49,7 +49,9 @@ class ForTerminal:
     def __init__(self, table: Shown) -> None:
         self.table = table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable]:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         from rich.text import Text
 
         table = self.table
@@ -64,11 +66,11 @@ class ForTerminal:
         parts = room.parts(options.max_width, keys=self._keys())
         for number, places in enumerate(parts, 1):
             title = table.title if number == 1 else f"{table.title}, continued"
-            shown = self._part(lines, places, room.widths(places, options.max_width))
-            shown.title = Text(title)
-            if said and number == len(parts):
-                shown.caption = Text("\n".join(said))
-            yield shown
+            # Not the table's own title and caption: these are folded to the width of its columns.
+            yield Text(title, style="italic")
+            yield self._part(lines, places, room.widths(places, options.max_width))
+        if said:
+            yield Text("\n".join(said), style="italic dim")
 
     def _keys(self) -> list[int]:
         """The columns that say what a row is about: those marked so, else the first."""
@@ -82,10 +84,7 @@ class ForTerminal:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        shown = RichTable(
-            title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )  # fmt: skip
+        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for place, width in zip(places, widths, strict=True):
             column = self.table.columns[place]
             shown.add_column(
