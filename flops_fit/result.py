@@ -309,7 +309,7 @@ class Result(Questions):
             targets=self.targets,
             warnings=self.plan_warnings,
             notes=self.notes,
-            is_compared=bool(self.predictions),
+            predictions=self.predictions,
         )
 
     def _methods(self) -> list[str]:

@@ -150,6 +150,26 @@ def test_the_figure_of_residuals_names_the_deviation_that_the_reason_names():
     assert told in result.reasons[1].message
 
 
+@pytest.mark.parametrize(("spread", "expected"), [(2.9, []), (3.1, ["optimum_unknown"])])
+def test_an_answer_less_certain_than_the_grid_is_the_first_reason(spread, expected):
+    seen = observe(BUDGETS)
+    sizes = [o.params for o in seen]
+    half = (max(sizes) / min(sizes)) ** (spread / 6)  # the interval is the grid's range at 3
+    optimum = replace(
+        surface_fit().predict(1e20), params_interval=(1e9 / half, 1e9 * half), method="surface"
+    )
+    failure = FitError("2 budgets, a fit needs 3", code="too_few_budgets")
+    result = planted_result(
+        observations=seen,
+        fits={"surface": surface_fit()},
+        failures={"isoflop": failure},
+        targets=(1e20,),
+        predictions=(optimum,),
+    )
+    assert codes(result) == [*expected, "too_few_budgets"]
+    assert all("wider range than that of the sizes" in r.message for r in result.reasons[:-1])
+
+
 def test_a_form_that_others_are_held_against_never_answers_while_one_of_them_can():
     fits = {"kaplan": surface_fit(), "surface": surface_fit(status="bound")}
     assert headline_method(fits) == "surface"

@@ -12,6 +12,8 @@ with their sources:
 - runs within 10 % of the surface (median): about what ten times the compute buys, in the law of
   Hoffmann et al. from 1e20 to 1e21 FLOPs. Above it that is the first reason; where the law's own
   loss falls by less over the last tenfold, nothing is told apart, and the verdict is `refuse`;
+- N at a target within a range narrower than that of the sizes that were trained (95 % interval): a
+  wider one says less than the plan did. That goes before all but the misfit;
 - a in 0.25 to 0.85, alpha and beta in 0.05 to 1: the range of published laws, rounded outwards.
 """
 
@@ -24,8 +26,9 @@ from typing import Any, Literal
 
 from flops_fit.errors import FitError
 from flops_fit.law import Fit
-from flops_fit.points import Excluded, Note, Observation
+from flops_fit.points import Excluded, Note, Observation, Optimum
 from flops_fit.reporting.cells import format_value
+from flops_fit.reporting.certainty import MAX_MISFIT, hidden_law, misfit, unknown_optimum
 
 Judgement = Literal["trust", "provisional", "refuse"]
 
@@ -39,7 +42,6 @@ POWER_RANGE = (0.05, 1.0)
 # Two methods whose optimal N differ by more than this, and whose intervals do not meet, disagree.
 MAX_RATIO = 1.5
 MAX_EXCLUDED_SHARE = 0.1
-MAX_MISFIT = 0.1  # median deviation of the log losses from the surface
 MAX_TOLD = 3
 # What a plan fears of its grid, and the minima have answered by the time of the report.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
@@ -78,7 +80,7 @@ def judge(
     targets: Sequence[float] = (),
     warnings: Sequence[Note] = (),
     notes: Sequence[Note] = (),
-    is_compared: bool = False,
+    predictions: Sequence[Optimum] = (),
 ) -> Verdict:
     """Weigh fits against the rules of a credible study.
 
@@ -91,7 +93,8 @@ def judge(
         warnings: what the plan already warned of; each makes the result provisional, save those
             that the measured minima answer.
         notes: what fitting said of more than one method; the doubts among them count.
-        is_compared: whether fitting has already held the methods against each other.
+        predictions: optima that were worked out with the fits, intervals and all; fitting has then
+            held the methods against each other already.
     """
     usable = {method: fit for method, fit in fits.items() if is_usable(fit)}
     if not usable:
@@ -111,15 +114,17 @@ def judge(
     reasons += _of_minima(fits.get("isoflop"))
     reasons += _of_coverage(fits, observations)
     reasons += _of_laws(rivals, observations)
-    if not is_compared:
+    if not predictions:
         reasons += _of_agreement(rivals, observations, targets)
     reasons += [note for note in notes if note.code in DOUBTS]
     reasons += _of_targets(observations, targets)
     reasons += _of_excluded(excluded, len(observations))
     reasons += [w for w in warnings if "isoflop" not in fits or w.code not in ANSWERED]
-    if _misfit(usable) > MAX_MISFIT:
+    unknown = unknown_optimum(predictions, headline_method(usable), observations, targets)
+    reasons = reasons if unknown is None else [unknown, *reasons]
+    if misfit(usable) > MAX_MISFIT:
         reasons.sort(key=lambda note: note.code != "law_does_not_hold")
-        hidden = _of_hidden_law(usable["surface"], observations)
+        hidden = hidden_law(usable["surface"], observations, factor=MAX_EXTRAPOLATION)
         if hidden is not None:
             return Verdict("refuse", _shortened([hidden, *reasons]))
     return Verdict("provisional" if reasons else "trust", _shortened(reasons))
@@ -189,27 +194,6 @@ def _of_status(method: str, fit: Fit, *, known: set[str]) -> Iterator[Note]:
             yield Note(note.code, f"{method}: {note.message}")
     if fit.status != "ok" and not any(note.code == fit.status for note in told):
         yield Note(fit.status, f"the {method} fit ended as `{fit.status}`")
-
-
-def _misfit(fits: Mapping[str, Fit]) -> float:
-    """The median deviation of the log losses from the surface; 0 where it is not known."""
-    return float(fits["surface"].details.get("residual_mad") or 0.0) if "surface" in fits else 0.0
-
-
-def _of_hidden_law(surface: Fit, observations: Sequence[Observation]) -> Note | None:
-    """That the runs scatter by more than the law lets the loss fall over the last tenfold."""
-    top = max(o.budget_flops or o.flops for o in observations)
-    here, below = surface.predict(top).loss, surface.predict(top / MAX_EXTRAPOLATION).loss
-    if here is None or below is None:
-        return None
-    misfit, fall = _misfit({"surface": surface}), math.log(below / here)
-    if misfit <= fall:
-        return None
-    return Note(
-        "law_hidden_by_scatter",
-        f"the runs scatter about the surface by {misfit:.1%} (median deviation), more than the "
-        f"{fall:.1%} by which it lets the loss fall over the last tenfold of compute",
-    )
 
 
 def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
