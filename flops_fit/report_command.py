@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
+from flops_fit.answering import print_answers
 from flops_fit.errors import FitError, ManifestError, StorageError
 from flops_fit.options import (
     BootstrapOption,
@@ -37,7 +38,6 @@ from flops_fit.printing import number_of, print_json, print_tables, print_verdic
 from flops_fit.rundir import RunDir, write_atomic
 
 if TYPE_CHECKING:
-    from flops_fit.reporting.tables import Table
     from flops_fit.result import Result
 
 
@@ -87,8 +87,7 @@ def report(
     figure_columns: FigureColumnsOption = None,
 ) -> None:
     """Fit the finished trials; print the laws and the compute-optimal table."""
-    if seal is not None or score is not None:
-        _refuse_without_ledger(sources, "--seal" if seal is not None else "--score")
+    _refuse_without_ledger(sources, seal=seal, score=score)
     if score is not None:
         _score(sources[0], score)
         return
@@ -114,13 +113,10 @@ def report(
         _seal(sources[0], result, seal)
         return
     if question:
-        _answer(question, result, layout, as_json=as_json)
+        print_answers(question, result, layout, as_json=as_json)
         return
     _write_page(result, html)
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        show(result, layout)
+    _tell(result, layout, as_json=as_json)
     if figures and output is not None:
         write(result, output, drawing)
     elif figures and not as_json:
@@ -134,8 +130,11 @@ def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
     return [flops for text, option in given if (flops := number_of(text, option))]
 
 
-def _refuse_without_ledger(sources: Sequence[Path], option: str) -> None:
+def _refuse_without_ledger(sources: Sequence[Path], *, seal: str | None, score: str | None) -> None:
     """Refuse to seal or score what has no ledger: a table, or two sources at once."""
+    if seal is None and score is None:
+        return
+    option = "--score" if seal is None else "--seal"
     if len(sources) > 1:
         raise ManifestError(f"`{option}` takes one run directory, got {len(sources)} sources")
     if sources[0].is_file():
@@ -183,6 +182,14 @@ def _read(
     if source.is_dir() or not source.exists():
         return read_run(source, **options)
     return read_table_of_runs(source, columns=columns, strict=strict, **options)
+
+
+def _tell(result: Result, layout: Format, *, as_json: bool) -> None:
+    """Print the whole result, as data or for the eye."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show(result, layout)
 
 
 def show(result: Result, layout: Format) -> None:
@@ -314,54 +321,3 @@ def _compare(
             for path in save_figure(figure, to / name, drawing.formats)
         ]
         say(f"written: {', '.join(map(str, paths))}")
-
-
-def _answer(questions: Sequence[str], result: Result, layout: Format, *, as_json: bool) -> None:
-    """Print what the law answers, after the verdict on the law."""
-    from flops_fit.reports import answer
-
-    answers = [answer(result, question) for question in questions]
-    rows = [{"question": asked, **found.to_dict()} for asked, found in answers]
-    if as_json:
-        print_json({"verdict": result.verdict, "answers": rows})
-        return
-    print_verdict(result, layout)
-    asked: dict[frozenset[str], list[dict[str, Any]]] = {}
-    for row in rows:
-        figures = frozenset(key for key in row if not key.endswith("_interval"))
-        asked.setdefault(figures, []).append(row)
-    print_tables([_answers_table(alike, result) for alike in asked.values()], layout)
-
-
-def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
-    """A row a question, all with the same figures besides the allocation."""
-    from flops_fit.reporting.cells import Column, plural
-    from flops_fit.reporting.tables import Table
-
-    units = plural(result.unit)
-    columns = [
-        Column("question", "question"),
-        Column("params", "N (params)", "count", has_interval=True),
-        Column("tokens", f"D ({units})", "count", has_interval=True),
-        Column("flops", "training (FLOPs)", "flops", has_interval=True),
-        Column("loss", f"loss ({result.loss_unit})", "loss", has_interval=True),
-    ]
-    more = [
-        Column("loss_limit", f"loss limit ({result.loss_unit})", "loss", has_interval=True),
-        Column("loss_with_fresh_data", f"fresh data ({result.loss_unit})", "loss"),
-        Column("tokens_per_param", f"{units} per param", "number", has_interval=True),
-        Column("epochs", "epochs", "number", has_interval=True),
-        Column("params_without_serving", "without serving (params)", "count", has_interval=True),
-        Column("total_flops", "with serving (FLOPs)", "flops", has_interval=True),
-        Column("saved", "saved (share of compute)", "number", has_interval=True),
-        Column("waste", "wasted (share of compute)", "number", has_interval=True),
-    ]
-    told = [column for column in more if any(column.key in row for row in rows)]
-    named = {column.key for column in [*columns, *told]}
-    extra = {k for row in rows for k in row if k not in named and not k.endswith("_interval")}
-    told += [Column(name, name.replace("_", " "), "number") for name in sorted(extra)]
-    note = (
-        "intervals are of the law's parameters alone; those of the compute-optimal table hold the "
-        "scatter of a single run and, beyond the data, the back-test's error too"
-    )
-    return Table("Answers", (*columns, *told), tuple(rows), (note,))

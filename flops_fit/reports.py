@@ -62,6 +62,7 @@ def read_run(
     plan = Plan.from_dict(read_json(run.plan))
     state = replay(read_ledger(run.ledger))
     simulated = (_SIMULATED,) if state.is_simulated else ()
+    warnings = [warning for warning in plan.warnings if warning.code not in _HARMLESS]
     manifest, facts = prepared.manifest, prepared.description.facts
     goal = [] if manifest.sweep.goal is None else [manifest.sweep.goal.at]
     targets = tuple(distinct_budgets([*plan.budgets, *manifest.report.budgets, *goal, *budgets]))
@@ -84,11 +85,7 @@ def read_run(
         unit=facts.unit,
         loss_unit=facts.loss_unit,
         name=manifest.name,
-        plan_warnings=(
-            *simulated,
-            *_said(drift),
-            *(w for w in plan.warnings if w.code not in _HARMLESS),
-        ),
+        plan_warnings=(*simulated, *_said(drift), *warnings),
         run_dir=directory,
         predictions=fitted.predictions,
         wastes=fitted.wastes,

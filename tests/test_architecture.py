@@ -40,6 +40,7 @@ FLOORS = [
     {"sweep_plan"},
     {"refinement", "provenance", "options"},
     {"stages", "reports", "sealing", "printing", "transfers"},
+    {"answering"},
     {"report_command", "plan_command", "transfer_command", "plugin_commands"},
     {"api"},
     {"cli"},

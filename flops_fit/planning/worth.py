@@ -117,8 +117,7 @@ def choose(
 ) -> list[Pick]:
     """The runs of most worth, one after another, as far as the FLOPs that are left allow.
 
-    Where runs share trunks, a cell has one to choose for each trunk; no more of them are chosen
-    than make two with those that are taken.
+    Of a cell, on whatever trunks, no more are chosen than make two with those that are taken.
 
     Args:
         belief: with drift, whose covariance steers.
@@ -128,14 +127,12 @@ def choose(
         left_flops: what they may cost together.
         top_flops: the unit of cost.
         done: the runs that the belief rests on.
-        taken: every run so far, with or without a loss, and what the batch holds already; None:
-            those done.
+        taken: every run so far, and what the batch holds already; None: those done.
         states: of the trunks that are there to go on from; None: there are none.
     """
-    chosen: list[Pick] = []
+    chosen, states = list[Pick](), states or TrunkStates({})
     if not trials:
         return chosen
-    states = states or TrunkStates({})
     rows, slope = _rows(belief, trials), belief.slope(target_flops)
     mates = np.zeros_like(rows)
     for trial, row in zip(done, _rows(belief, done) if done else (), strict=True):
