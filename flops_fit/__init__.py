@@ -2,14 +2,23 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.api import estimate, find_optimal, fit, plan
+from flops_fit.api import estimate, find_optimal, fit, plan, report
 from flops_fit.errors import FlopsFitError
 from flops_fit.params import counted
 
 if TYPE_CHECKING:
     from flops_fit.result import Result
 
-__all__ = ["FlopsFitError", "Result", "counted", "estimate", "find_optimal", "fit", "plan"]
+__all__ = [
+    "FlopsFitError",
+    "Result",
+    "counted",
+    "estimate",
+    "find_optimal",
+    "fit",
+    "plan",
+    "report",
+]
 
 
 def __getattr__(name: str) -> Any:

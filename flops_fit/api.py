@@ -179,6 +179,59 @@ def _sweep(
     return result
 
 
+def report(
+    source: Any,
+    *,
+    budgets: Sequence[float | str] = (),
+    methods: Sequence[str] | None = None,
+    bootstrap: int | None = None,
+    seed: int = 0,
+    loss: str = "adaptive",
+    huber_delta: float = 1e-3,
+    irreducible_loss: float | None = None,
+    interpolation: Literal["parabola", "akima"] = "parabola",
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> Result:
+    """Fit finished runs by every method: verdict, laws, answers with intervals, tables, figures.
+
+    Args:
+        source: a run directory, finished or not, or a table of finished runs: a path (CSV, JSON or
+            JSONL), a mapping of columns, or a data frame.
+        budgets: FLOPs to answer for, besides the sweep's own and its manifest's.
+        methods: which laws; the manifest's, or all that the runs allow, if None.
+        bootstrap: resamples behind the intervals; the manifest's, or 1,000, if None.
+        seed: of the resamples.
+        loss: of the surface, and so the next two: as for `fit`.
+        huber_delta: see there.
+        irreducible_loss: see there.
+        interpolation: of the isoFLOP curves: `parabola` or `akima`.
+        columns: of a table: our name to the table's, where they differ.
+        strict: refuse a table with bad rows.
+
+    Raises:
+        RunDirError: there is no such run directory.
+        ManifestError: there is no such table; an option that the runs do not allow.
+        ObservationsError: the table cannot be read or has no usable row.
+    """
+    from flops_fit.reports import read_source
+    from flops_fit.units import parse_number
+
+    return read_source(
+        source,
+        columns=columns,
+        strict=strict,
+        budgets=[parse_number(budget) for budget in budgets],
+        methods=methods,
+        bootstrap=bootstrap,
+        seed=seed,
+        loss=loss,
+        huber_delta=huber_delta,
+        irreducible_loss=irreducible_loss,
+        interpolation=interpolation,
+    )
+
+
 def fit(
     table: Any,
     *,
@@ -192,7 +245,7 @@ def fit(
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Fit:
-    """Fit one law to a table of finished runs.
+    """Fit one law to a table of finished runs; `report` gives all of them, with intervals.
 
     Args:
         table: a path (CSV, JSON or JSONL), a mapping of columns, or a data frame.

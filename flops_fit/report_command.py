@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from flops_fit.result import Result
 
 
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # what is read as a table of runs
-
-
 @dataclass(frozen=True)
 class Drawing:
     """How figures are written: their formats, and the columns of a paper that each fills."""
@@ -91,7 +88,9 @@ def report(
     if score is not None:
         _score(sources[0], score)
         return
-    options = {
+    from flops_fit.reports import read_source
+
+    options: dict[str, Any] = {
         "budgets": _budgets(budget, seal),
         "methods": method,
         "bootstrap": bootstrap,
@@ -104,7 +103,8 @@ def report(
     }
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)
-    results = [_read(each, options, columns_of(columns), strict=strict) for each in sources]
+    names = columns_of(columns)
+    results = [read_source(each, columns=names, strict=strict, **options) for each in sources]
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -169,19 +169,6 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
                 f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
                 hint="name another folder",
             ) from None
-
-
-def _read(
-    source: Path, options: dict[str, Any], columns: dict[str, str], *, strict: bool
-) -> Result:
-    """The result of a run directory or of a table; what is neither is refused as a directory."""
-    from flops_fit.reports import read_run, read_table_of_runs
-
-    if not source.exists() and source.suffix.lower() in _TABLES:
-        raise ManifestError(f"there is no file `{source}`", hint="give a table or a run directory")
-    if source.is_dir() or not source.exists():
-        return read_run(source, **options)
-    return read_table_of_runs(source, columns=columns, strict=strict, **options)
 
 
 def _tell(result: Result, layout: Format, *, as_json: bool) -> None:

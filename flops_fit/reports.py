@@ -21,6 +21,7 @@ from flops_fit.units import parse_number
 if TYPE_CHECKING:
     from flops_fit.planning.ladder import LadderCheck
 
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # what is read as a table of runs
 # Worth saying, and no reason to doubt a law.
 _HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
 _WALD = Note(
@@ -31,6 +32,31 @@ _WALD = Note(
 _SIMULATED = Note(
     "simulated", "a rehearsal: the losses are drawn from a planted law, nothing was trained"
 )
+
+
+def read_source(
+    source: Any, *, columns: Mapping[str, str] | None = None, strict: bool = False, **options: Any
+) -> Result:
+    """Fit a run directory, or a table of finished runs; what is neither is no run directory.
+
+    Args:
+        source: a path of either, or a table in memory.
+        columns: of a table, as for `read_table`, and so the next.
+        strict: see there.
+        **options: of `read_run` and `read_table_of_runs`.
+
+    Raises:
+        ManifestError: there is no such table.
+        FlopsFitError: as those two raise.
+    """
+    if not isinstance(source, str | Path):
+        return read_table_of_runs(source, columns=columns, strict=strict, **options)
+    path = Path(source)
+    if not path.exists() and path.suffix.lower() in _TABLES:
+        raise ManifestError(f"there is no file `{path}`", hint="give a table or a run directory")
+    if path.is_dir() or not path.exists():
+        return read_run(path, **options)
+    return read_table_of_runs(path, columns=columns, strict=strict, **options)
 
 
 def read_run(

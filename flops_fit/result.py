@@ -61,8 +61,8 @@ class Result(Questions):
         name: of the experiment or the table.
         plan_warnings: what the plan warned of.
         run_dir: where it came from, if from a run directory.
-        predictions: optima that were worked out with the fits, intervals and all; other budgets
-            are asked of the laws.
+        predictions: optima that were worked out with the fits, intervals and all; others are worked
+            out when they are asked for.
         wastes: the share of compute that one method's allocation wastes where another's law is
             true, at the largest target: `budget_flops`, `chosen`, `true`, `wasted_share`.
         gains: the answer at the largest target from the levels of compute up to each.
@@ -105,7 +105,7 @@ class Result(Questions):
         return list(self._judged.reasons)
 
     def predict(self, compute_budget: float | str, *, method: str | None = None) -> Optimum:
-        """The compute-optimal model size and amount of data for a budget.
+        """The compute-optimal model size and amount of data for a budget, with 95 % intervals.
 
         Args:
             compute_budget: FLOPs, as a number or as text (`"1e20"`).
@@ -343,8 +343,10 @@ class Result(Questions):
         return with_setting(row, self._setting)
 
     def _optimum(self, budget: float, fit: Fit) -> Optimum:
-        """The stored prediction for a budget, else what the law says."""
+        """The stored prediction for a budget, else what the fit says of it."""
         for known in self.predictions:
             if known.method == fit.method and math.isclose(known.flops, budget, rel_tol=1e-9):
                 return known
-        return fit.predict(budget)
+        from flops_fit.fitting.predictions import predict
+
+        return predict(fit, [budget])[0]

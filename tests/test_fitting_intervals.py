@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 from planted import CHINCHILLA, COVERAGE, TARGET, Scenario, draw, gauss
 
 from flops_fit.fitting import backtest
-from flops_fit.fitting.backtest import back_test, levels_of
+from flops_fit.fitting.backtest import back_test, levels_of, loss_error, reach
 from flops_fit.fitting.compare import disagreements, wasted_share
 from flops_fit.fitting.fit import fit, fit_all
 from flops_fit.fitting.intervals import bootstrap, clusters_of, preview, t_interval, wald_errors
@@ -124,7 +124,7 @@ def test_compute_that_varies_freely_has_bins_however_many_runs_fill_it() -> None
     test = back_test(solve_surface(loose))
     # Noise of 1 %, one decade on: a step of a few percent would be grown to hundreds of percent.
     assert test is not None
-    assert test.loss_error(0, math.log(10)) < 0.12
+    assert loss_error(test.folds[0], math.log(10)) < 0.12
 
 
 def test_very_many_runs_are_tested_by_a_part_of_them_and_weighted_by_all(monkeypatch) -> None:
@@ -160,11 +160,11 @@ def test_each_fold_sees_nothing_of_the_level_it_predicts() -> None:
 def test_the_error_bar_grows_with_the_distance_and_the_reach_is_what_was_tested() -> None:
     test = back_test(SOLVED)
     assert test is not None
-    near, far = (test.loss_error(0, math.log(f)) for f in (2.0, 100.0))
+    near, far = (loss_error(test.folds[0], math.log(f)) for f in (2.0, 100.0))
     assert near is not None
     assert far is not None
     assert far > near > 0
-    assert test.reach <= math.log(10) + 0.01
+    assert reach(test.folds[test.power]) <= math.log(10) + 0.01
 
 
 def test_a_bad_law_at_small_compute_makes_the_weights_lean_to_the_large() -> None:

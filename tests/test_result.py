@@ -1,6 +1,7 @@
 """A result answers, keeps itself, and never says more than its observations do."""
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from test_reporting_planted import (
     with_outlier,
 )
 
+import flops_fit
 from flops_fit.errors import FitError, RunDirError
 from flops_fit.law import FlopsPerToken, SurfaceFrontier
 from flops_fit.points import Excluded, Note, Optimum
@@ -121,6 +123,30 @@ def test_a_stored_prediction_brings_its_intervals():
     assert row["params_interval"] == (9e8, 1.1e9)
     assert result.predict(5e19) is known
     assert result.predict(6e19) == PLANTED.optimum(6e19)
+
+
+def test_any_budget_has_the_intervals_of_one_that_was_asked_for(tmp_path):
+    drawn = random.Random(4)
+    seen = observe(BUDGETS)
+    table = {
+        "params": [o.params for o in seen],
+        "tokens": [o.tokens for o in seen],
+        "loss": [o.loss * math.exp(drawn.gauss(0, 0.003)) for o in seen],
+        "budget_flops": [o.budget_flops for o in seen],
+    }
+    asked = flops_fit.report(table, budgets=["3e20"], bootstrap=100)
+    result = flops_fit.report(table, bootstrap=100)
+    result.save(tmp_path)
+    for each in (result, flops_fit.Result.load(tmp_path)):
+        for method in ("surface", "isoflop", "extrapolation", "kaplan", "general"):
+            expected, found = (one.predict(3e20, method=method) for one in (asked, each))
+            for name in ("params", "tokens", "loss", "params_interval", "loss_interval"):
+                wanted = getattr(expected, name)
+                got = getattr(found, name)
+                assert got == (wanted if wanted is None else pytest.approx(wanted, rel=1e-9))
+    low, high = result.predict(3e20).params_interval
+    assert low < PLANTED.optimum(3e20).params < high
+    assert low < result.predict(3e20).params < high
 
 
 def test_the_report_as_data_has_the_published_shape():

@@ -89,36 +89,10 @@ class BackTest:
     power: int
     weighted: SolvedSurface
 
-    @property
-    def reach(self) -> float:
-        """The largest log-distance that was tested."""
-        return max((fold.distance for fold in self.folds[self.power]), default=0.0)
-
     def error(self, power: int) -> float | None:
         """Mean magnitude of the log error at the next level; None without folds."""
         errors = [fold.absolute for fold in self.folds[power] if fold.is_next]
         return float(np.mean(errors)) if errors else None
-
-    def loss_error(self, power: int, distance: float) -> float | None:
-        """Standard error of ln loss at a log-distance beyond the data: the worst fold's, grown.
-
-        A fold's root mean square grows in proportion to distance over its own, never shrinks.
-        """
-        grown = [f.rms * max(1.0, distance / f.distance) for f in self.folds[power]]
-        return max(grown, default=None)
-
-    def params_error(self, power: int, distance: float) -> float | None:
-        """Standard error of ln N_opt at a log-distance beyond the data: the folds' typical shift.
-
-        It grows with the distance as a share of the range of compute that was fitted: the error
-        of a slope falls with that range.
-        """
-        arm = max((f.train_range for f in self.folds[power]), default=0.0)
-        grown = [
-            f.log_params_shift * max(1.0, distance * f.train_range / (f.distance * arm))
-            for f in self.folds[power]
-        ]
-        return math.sqrt(float(np.mean(np.square(grown)))) if grown else None
 
     def one_sided(self) -> float | None:
         """Mean bias of the plain fit where every fold errs to one side, by much; else None."""
@@ -127,6 +101,32 @@ class BackTest:
             return None
         mean = float(np.mean(biases))
         return mean if abs(mean) > 0.01 else None
+
+
+def reach(folds: Sequence[Fold]) -> float:
+    """The largest log-distance that was tested; 0 without folds."""
+    return max((fold.distance for fold in folds), default=0.0)
+
+
+def loss_error(folds: Sequence[Fold], distance: float) -> float | None:
+    """Standard error of ln loss at a log-distance beyond the data: the worst fold's, grown.
+
+    A fold's root mean square grows in proportion to distance over its own, never shrinks.
+    """
+    return max((f.rms * max(1.0, distance / f.distance) for f in folds), default=None)
+
+
+def params_error(folds: Sequence[Fold], distance: float) -> float | None:
+    """Standard error of ln N_opt at a log-distance beyond the data: the folds' typical shift.
+
+    It grows with the distance as a share of the range of compute that was fitted: the error of a
+    slope falls with that range.
+    """
+    arm = max((f.train_range for f in folds), default=0.0)
+    grown = [
+        f.log_params_shift * max(1.0, distance * f.train_range / (f.distance * arm)) for f in folds
+    ]
+    return math.sqrt(float(np.mean(np.square(grown)))) if grown else None
 
 
 def levels_of(observations: Sequence[Observation]) -> list[Places]:

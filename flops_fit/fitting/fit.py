@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from flops_fit.errors import FitError
-from flops_fit.fitting.backtest import POWERS, BackTest, back_test
+from flops_fit.fitting.backtest import POWERS, BackTest, back_test, reach
 from flops_fit.fitting.compare import better_general, disagreements, wastes
 from flops_fit.fitting.curves import check_enough, finished, group_curves, usable
 from flops_fit.fitting.envelope import fit_envelope
@@ -117,6 +117,13 @@ class _Study:
             return preview(solved, by_size=by_size)
         return bootstrap(solved, self.rows, seed=self.seed, by_size=by_size)
 
+    def with_folds(self, found: Fit) -> Fit:
+        """The fit with the back-test that speaks for its predictions, where there is one."""
+        if found.method not in ("surface", "isoflop") or self.test is None:
+            return found
+        folds = [vars(fold) for fold in self.test.folds[0]]
+        return replace(found, details={**found.details, "folds": folds})
+
 
 def fit(
     observations: Sequence[Observation],
@@ -152,7 +159,7 @@ def fit(
     study = _Study(
         tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed, interpolation
     )
-    found, _ = _FITTERS[method](study)
+    found = _FITTERS[method](study)
     _, bad, notes = study.sorted_out
     if method == "envelope":
         notes = []
@@ -196,38 +203,31 @@ def fit_all(
     fits: dict[str, Fit] = {}
     failures: dict[str, FitError] = {}
     predictions: dict[str, list[Optimum]] = {}
-    spread: Draws | None = None
     excluded = dict.fromkeys(study.sorted_out[1])
     for method in methods:
         try:
-            found, draws = _FITTERS[method](study)
+            found = study.with_folds(_FITTERS[method](study))
         except FitError as error:
             failures[method] = error
             continue
         fits[method] = found
-        spread = draws if method == "surface" else spread
         excluded.update(dict.fromkeys(found.excluded))
-        test = None if method == "envelope" else study.test
-        power = test.power if test is not None and method == "extrapolation" else 0
-        predictions[method] = predict(found, targets, draws=draws, test=test, power=power)
+        predictions[method] = predict(found, targets)
     ordered = [found[k] for k in range(len(targets)) for found in predictions.values()]
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
     target = max(targets, default=None)
     lost = tuple(wastes(fits, [optimum for optimum in ordered if optimum.flops == target]))
     bought: tuple[dict[str, Any], ...] = ()
-    if shows_gains and spread is not None and target is not None:
-        bought = _gains(study, fits["surface"], spread, target)
+    if shows_gains and "surface" in fits and target is not None:
+        bought = _gains(study, fits["surface"], target)
     return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, bought)
 
 
-def _gains(study: _Study, fit: Fit, spread: Draws, target: float) -> tuple[dict[str, Any], ...]:
+def _gains(study: _Study, fit: Fit, target: float) -> tuple[dict[str, Any], ...]:
     """What each level of compute bought of the surface's optimum at a target, in FLOPs."""
     return tuple(
-        gains(
-            fit, spread, target=target, solve=study.solve, resamples=study.rows,
-            seed=study.seed,
-        )
-    )  # fmt: skip
+        gains(fit, target=target, solve=study.solve, resamples=study.rows, seed=study.seed)
+    )
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
@@ -253,7 +253,7 @@ def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
     return notes
 
 
-def _fit_surface(study: _Study) -> tuple[Fit, Draws | None]:
+def _fit_surface(study: _Study) -> Fit:
     """The surface with its intervals, and the fit with the outliers beside it."""
     solved, draws = study.surface, study.draws("surface")
     found = describe(solved, loss=study.loss)
@@ -263,10 +263,10 @@ def _fit_surface(study: _Study) -> tuple[Fit, Draws | None]:
         beside = {"parameters": dict(both.parameters), "exponents": dict(both.exponents)}
         found = replace(found, details={**found.details, "with_outliers": beside})
     assert draws is not None
-    return with_intervals(found, draws), draws
+    return with_intervals(found, draws)
 
 
-def _fit_extrapolation(study: _Study) -> tuple[Fit, Draws | None]:
+def _fit_extrapolation(study: _Study) -> Fit:
     """The surface weighted by compute, with the power that the back-test chose."""
     test, draws = study.test, study.draws("extrapolation")
     if test is None or draws is None:
@@ -280,30 +280,30 @@ def _fit_extrapolation(study: _Study) -> tuple[Fit, Draws | None]:
         **found.details,
         "power": test.power,
         "back_test_error": {str(p): test.error(p) for p in POWERS},
-        "back_test_reach_decades": test.reach / math.log(10),
+        "back_test_reach_decades": reach(test.folds[test.power]) / math.log(10),
         "folds": [vars(fold) for fold in test.folds[test.power]],
     }
-    return with_intervals(replace(found, details=details), draws), draws
+    return with_intervals(replace(found, details=details), draws)
 
 
-def _fit_isoflop(study: _Study) -> tuple[Fit, Draws | None]:
+def _fit_isoflop(study: _Study) -> Fit:
     """Power laws through the minima of the runs that are no outliers."""
     solved = study.adaptive
     found = fit_isoflop(
         group_curves(solved.observations), solved.observations, interpolation=study.interpolation
     )
-    return replace(found, excluded=(*solved.outliers, *found.excluded)), None
+    return replace(found, excluded=(*solved.outliers, *found.excluded))
 
 
-def _fit_envelope(study: _Study) -> tuple[Fit, Draws | None]:
+def _fit_envelope(study: _Study) -> Fit:
     """The lower envelope of all usable points, of curves or not."""
-    return fit_envelope(usable(study.observations)[0]), None
+    return fit_envelope(usable(study.observations)[0])
 
 
-def _fit_kaplan(study: _Study) -> tuple[Fit, Draws | None]:
+def _fit_kaplan(study: _Study) -> Fit:
     """Kaplan's joint form; of runs with one number of tokens the error gives the law in params."""
     try:
-        return fit_kaplan(study.adaptive), None
+        return fit_kaplan(study.adaptive)
     except FitError as error:
         laws = fixed_tokens_laws(study.sorted_out[0]) if error.code == "one_horizon" else []
         if not laws:
@@ -318,12 +318,12 @@ def _fit_kaplan(study: _Study) -> tuple[Fit, Draws | None]:
         ) from None
 
 
-_FITTERS: dict[str, Callable[[_Study], tuple[Fit, Draws | None]]] = {
+_FITTERS: dict[str, Callable[[_Study], Fit]] = {
     "surface": _fit_surface,
     "isoflop": _fit_isoflop,
     "extrapolation": _fit_extrapolation,
     "kaplan": _fit_kaplan,
-    "general": lambda study: (fit_general(study.adaptive), None),
+    "general": lambda study: fit_general(study.adaptive),
     "envelope": _fit_envelope,
 }
 

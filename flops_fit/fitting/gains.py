@@ -16,7 +16,7 @@ import numpy as np
 from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import levels_of
 from flops_fit.fitting.curves import check_enough
-from flops_fit.fitting.intervals import Draws, bootstrap, preview
+from flops_fit.fitting.intervals import bootstrap, preview, with_intervals
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.search import LARGE
 from flops_fit.fitting.surface import SolvedSurface, describe
@@ -30,13 +30,13 @@ Solve = Callable[[Sequence[Observation]], SolvedSurface]
 
 
 def gains(
-    surface: Fit, draws: Draws, *, target: float, solve: Solve, resamples: int, seed: int
+    surface: Fit, *, target: float, solve: Solve, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """The optimum at `target` by surfaces fitted to the levels of compute up to each.
 
     Args:
-        surface: the fit to all levels; of more than 20,000 runs nothing is answered.
-        draws: of it.
+        surface: the fit to all levels, with intervals; of more than 20,000 runs nothing is
+            answered.
         target: a budget in FLOPs.
         solve: fits a surface to some of those runs, all of them, by the choices of `surface`.
         resamples: behind the intervals, at most 400 of them below the last level; 0: Wald's.
@@ -64,13 +64,13 @@ def gains(
             if resamples
             else preview(solved, by_size=by_size)
         )
-        rows.append(_row(found, spread, target))
-    return [*rows, _row(surface, draws, target)] if len(levels) >= _MIN_LEVELS else []
+        rows.append(_row(with_intervals(found, spread), target))
+    return [*rows, _row(surface, target)] if len(levels) >= _MIN_LEVELS else []
 
 
-def _row(fit: Fit, draws: Draws, target: float) -> dict[str, Any]:
+def _row(fit: Fit, target: float) -> dict[str, Any]:
     """What one surface answers."""
-    (optimum,) = predict(fit, [target], draws=draws)
+    (optimum,) = predict(fit, [target], has_model=False)
     return {
         "up_to_flops": max(o.flops for o in fit.used),
         "num_runs": len(fit.used),

@@ -231,9 +231,27 @@ def with_intervals(fit: Fit, draws: Draws) -> Fit:
     errors["a"] = errors["b"] = _spread(share) * draws.shrinkage
     for name, key in (("a", "params"), ("b", "tokens")):
         intervals[name] = t_interval(fit.exponents[key], errors[name], draws.degrees_of_freedom)
-    details = {**fit.details, "resampled": draws.resampled, "num_draws": len(laws)}
+    details = {
+        **fit.details,
+        "resampled": draws.resampled,
+        "num_draws": len(laws),
+        "degrees_of_freedom": draws.degrees_of_freedom,
+        "shrinkage": draws.shrinkage,
+    }
     rows = tuple(dict(zip(NAMES, row, strict=True)) for row in laws.tolist())
     return replace(fit, standard_errors=errors, intervals=intervals, details=details, draws=rows)
+
+
+def draws_of(fit: Fit) -> Draws | None:
+    """The draws that a fit with intervals carries; None where it has none."""
+    if not fit.draws or "shrinkage" not in fit.details:
+        return None
+    laws = np.array([[draw[name] for name in NAMES] for draw in fit.draws])
+    estimate = np.array([[fit.parameters[name] for name in NAMES]])
+    known = fit.details
+    return Draws(
+        laws, estimate, known["degrees_of_freedom"], known["resampled"], known["shrinkage"]
+    )
 
 
 def target_errors(

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.backtest import BackTest
-from flops_fit.fitting.intervals import Draws, t_interval, target_errors
+from flops_fit.fitting.backtest import Fold, loss_error, params_error, reach
+from flops_fit.fitting.intervals import draws_of, t_interval, target_errors
 from flops_fit.fitting.robust import mad_sigma
 from flops_fit.law import Fit, FlopsPerToken
 from flops_fit.points import Interval, Observation, Optimum
@@ -27,24 +27,19 @@ def largest_flops(observations: Sequence[Observation]) -> float:
     return max(planned, max(o.flops for o in observations))
 
 
-def predict(
-    fit: Fit,
-    targets: Sequence[float],
-    *,
-    draws: Draws | None = None,
-    test: BackTest | None = None,
-    power: int = 0,
-) -> list[Optimum]:
+def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> list[Optimum]:
     """The fit's optimum at each target, with what is known of its uncertainty.
 
     Args:
-        fit: any method's.
+        fit: any method's; its draws give the noise, the folds among its details the model's part.
         targets: budgets in FLOPs.
-        draws: of a surface; None for methods that have none.
-        test: the back-test of the same runs; None where there were too few levels.
-        power: the power of the weights that the fit belongs to, for the back-test.
+        has_model: whether the model's part is counted; without it beyond the runs noise is all.
     """
+    if not fit.used:
+        return [fit.predict(target) for target in targets]
     top = largest_flops(fit.used)
+    folds = [Fold(**fold) for fold in fit.details.get("folds", ()) if has_model]
+    draws = draws_of(fit)
     count = FlopsPerToken.through(fit.used)
     if draws is not None and len(targets):
         params_noise, loss_noise = target_errors(draws, np.array(targets, dtype=float), count)
@@ -52,7 +47,7 @@ def predict(
     for k, target in enumerate(targets):
         optimum = fit.predict(target)
         distance = max(0.0, math.log(target / top))
-        parts = _model_parts(fit, test, power, distance)
+        parts = _model_parts(fit, folds, distance)
         freedom = None
         if draws is not None:
             parts |= {"params_noise": float(params_noise[k]), "loss_noise": float(loss_noise[k])}
@@ -64,7 +59,7 @@ def predict(
             freedom = fit.details["degrees_of_freedom"]
             if "loss_covariance" in fit.details and optimum.loss is not None:
                 parts["loss_noise"] = loss_law_error(fit, target) / optimum.loss
-        found.append(_assemble(fit, optimum, parts, freedom, count, distance, test))
+        found.append(_assemble(fit, optimum, parts, freedom, count, distance, folds))
     return found
 
 
@@ -76,17 +71,16 @@ def loss_law_error(fit: Fit, flops: float) -> float:
     return math.sqrt(max(float(variance), 0.0))
 
 
-def _model_parts(fit: Fit, test: BackTest | None, power: int, distance: float) -> dict[str, float]:
+def _model_parts(fit: Fit, folds: Sequence[Fold], distance: float) -> dict[str, float]:
     """Model and residual parts at a log-distance beyond the runs; no model part within them."""
     if fit.method not in ("surface", "extrapolation", "isoflop"):
         return {}
-    residual = mad_sigma(np.array(fit.residuals)) if fit.method != "isoflop" else 0.0
+    has_scatter = fit.method != "isoflop" and len(fit.residuals) > 0
+    residual = mad_sigma(np.array(fit.residuals)) if has_scatter else 0.0
     parts = {"loss_residual": residual}
     if distance == 0:
         return parts | {"params_model": 0.0, "loss_model": 0.0}
-    if test is None:
-        return parts
-    loss, params = test.loss_error(power, distance), test.params_error(power, distance)
+    loss, params = loss_error(folds, distance), params_error(folds, distance)
     if loss is not None and params is not None:
         parts["loss_model"] = math.sqrt(max(loss**2 - residual**2, 0.0))
         parts["params_model"] = params
@@ -100,7 +94,7 @@ def _assemble(
     freedom: int | None,
     count: FlopsPerToken,
     distance: float,
-    test: BackTest | None,
+    folds: Sequence[Fold],
 ) -> Optimum:
     """The optimum with its intervals, where noise is known."""
     params_interval = tokens_interval = loss_interval = None
@@ -124,7 +118,7 @@ def _assemble(
         method=fit.method,
         extrapolation_decades=distance / math.log(10),
         parts=parts,
-        is_supported=distance == 0 or (test is not None and distance <= test.reach * 1.05),
+        is_supported=distance == 0 or distance <= reach(folds) * 1.05,
     )
 
 

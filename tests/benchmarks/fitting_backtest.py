@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.fitting.backtest import BackTest, back_test, levels_of
+from flops_fit.fitting.backtest import BackTest, back_test, levels_of, loss_error
 from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.intervals import Draws, bootstrap
 from flops_fit.fitting.robust import mad_sigma
@@ -69,7 +69,7 @@ def half_widths(test: BackTest, draws: Draws, held: Runs) -> np.ndarray:
             laws[:, 0] + laws[:, 1] * o.params ** -laws[:, 3] + laws[:, 2] * o.tokens ** -laws[:, 4]
         )
         noise = float(np.log(losses).std(ddof=1)) * draws.shrinkage
-        whole = test.loss_error(test.power, max(math.log(o.flops / top), 0.0)) or 0.0
+        whole = loss_error(test.folds[test.power], max(math.log(o.flops / top), 0.0)) or 0.0
         widths.append(t * math.hypot(noise, max(whole, residual)))
     return np.array(widths)
 
