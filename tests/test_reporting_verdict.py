@@ -170,6 +170,24 @@ def test_an_answer_less_certain_than_the_grid_is_the_first_reason(spread, expect
     assert all("wider range than that of the sizes" in r.message for r in result.reasons[:-1])
 
 
+@pytest.mark.parametrize(("misfit", "verdict"), [(0.2, "refuse"), (0.09, "provisional")])
+def test_scatter_that_hides_which_size_is_best_even_within_the_runs_is_a_refusal(misfit, verdict):
+    steep = Surface(E=1e-4, A=3e3, B=2e5, alpha=0.6, beta=0.6)
+    seen = observe(BUDGETS, law=steep)
+    fit = surface_fit(steep, details={"residual_mad": misfit})
+    widest = max(o.params for o in seen) / min(o.params for o in seen)
+    known = tuple(
+        replace(fit.predict(budget), params_interval=(1e8, 1e8 * widest * width), method="surface")
+        for budget, width in ((BUDGETS[-1], 1.1), (10 * BUDGETS[-1], 9.0))
+    )
+    result = planted_result(
+        observations=seen, fits={"surface": fit}, targets=(10 * BUDGETS[-1],), predictions=known
+    )
+    assert result.verdict == verdict
+    assert codes(result)[0] == "optimum_unknown"
+    assert ("N at 1e19 FLOPs" in result.reasons[0].message) == (verdict == "refuse")
+
+
 def test_a_form_that_others_are_held_against_never_answers_while_one_of_them_can():
     fits = {"kaplan": surface_fit(), "surface": surface_fit(status="bound")}
     assert headline_method(fits) == "surface"

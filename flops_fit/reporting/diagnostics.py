@@ -266,12 +266,17 @@ def _draw_frontier(axes: Axes, fit: Fit, span: Any, asked: Sequence[Optimum]) ->
 def _label_contours(axes: Axes, lines: ContourSet) -> None:
     """Write its loss on each contour, but not across the frame.
 
-    Labels are placed by distances on the page, so only when scales and limits are known.
+    Labels are placed by distances on the page, so only when scales and limits are known. A first
+    round shows where each would stand: a line that is to have none keeps no gap for it either.
     """
-    for label in axes.clabel(lines, fmt="%g", fontsize=6.5, inline_spacing=3):
+    crossing = set()
+    for label in axes.clabel(lines, fmt="%.9g", fontsize=6.5, inline=False):
         x, y = axes.transAxes.inverted().transform(axes.transData.transform(label.get_position()))
         if not (_EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE):
-            label.set_visible(False)
+            crossing.add(label.get_text())
+        label.remove()
+    told = [level for level in lines.levels if f"{level:.9g}" not in crossing]
+    axes.clabel(lines, told, fmt="%g", fontsize=6.5, inline_spacing=3)
 
 
 def _round_levels(losses: Any) -> list[float]:

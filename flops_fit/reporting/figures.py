@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ from flops_fit.reporting.style import (
     figure_size,
     flops_label,
     log_counts,
+    log_loss,
     paper_style,
 )  # fmt: skip
 
 _MAX_IN_LEGEND = 12
+_WIDE = 5.0  # highest over lowest loss from which their axis is logarithmic
 
 
 def isoflop_figure(
@@ -69,12 +72,14 @@ def isoflop_figure(
                 is_many=len(observations) > MANY,
             )  # fmt: skip
             found = _closest(minima, budget)
+            if found is None and len(curves) <= _MAX_IN_LEGEND:
+                _draw_thread(axes, [o for o in curve if o.name not in out], colours[place])
             # Among very many curves the parabolas without a minimum would only hide the others.
             is_drawn = len(curves) <= _MAX_IN_LEGEND or (found or {}).get("status") == "ok"
             if found is not None and is_drawn:
                 kept = [o for o in curve if not o.name or o.name not in out]
                 _draw_parabola(axes, found, _near_best(kept, window), colours[place])
-        _isoflop_axes(axes, loss_unit)
+        _isoflop_axes(axes, loss_unit, [o.loss for curve in curves.values() for o in curve])
         has_out = any(o.name in out for curve in curves.values() for o in curve if o.name)
         if len(curves) > _MAX_IN_LEGEND:
             _budget_bar(figure, axes, list(curves))
@@ -140,6 +145,13 @@ def _draw_points(
     )  # fmt: skip
 
 
+def _draw_thread(axes: Axes, curve: Sequence[Observation], colour: Any) -> None:
+    """A thin line through the median loss of each size, where no fit holds a curve together."""
+    sizes = sorted({o.params for o in curve})
+    losses = [median(o.loss for o in curve if o.params == size) for size in sizes]
+    axes.plot(sizes, losses, color=colour, linewidth=0.7, alpha=0.6, zorder=2, gid="thread")
+
+
 def _draw_parabola(
     axes: Axes, found: Mapping[str, Any], curve: Sequence[Observation], colour: Any
 ) -> None:
@@ -162,11 +174,18 @@ def _draw_parabola(
         )  # fmt: skip
 
 
-def _isoflop_axes(axes: Axes, loss_unit: str) -> None:
+def _isoflop_axes(axes: Axes, loss_unit: str, losses: Sequence[float]) -> None:
+    """The scales: losses that span much on a logarithmic one, or the small ones were a heap."""
+    name = f"held-out loss ({loss_unit})"
     axes.set_xscale("log")
+    is_wide = 0 < _WIDE * min(losses, default=0.0) < max(losses, default=0.0)
+    axes.set_yscale("log" if is_wide else "linear")
     axes.margins(x=0.05, y=0.07)
     log_counts(axes, "x", "model size N (params)")
-    axes.set_ylabel(f"held-out loss ({loss_unit})")
+    if is_wide:
+        log_loss(axes, "y", name)
+    else:
+        axes.set_ylabel(name)
 
 
 def _budget_bar(figure: Figure, axes: Axes, budgets: Sequence[float]) -> None:
@@ -192,7 +211,8 @@ def _isoflop_legend(
         dotted = found is not None and found["status"] != "ok"
         note = f" ({found['status'].replace('_', ' ')})" if found is not None and dotted else ""
         line = Line2D([], [], color=colours[place], marker=MARKERS[place % len(MARKERS)])
-        line.set_linestyle(":" if dotted else "-" if found is not None else "none")
+        line.set_linestyle(":" if dotted else "-")
+        line.set_linewidth(0.7 if found is None else line.get_linewidth())
         line.set_label(flops_label(budget) + note)
         handles.append(line)
     if any(m["status"] == "ok" for m in minima):

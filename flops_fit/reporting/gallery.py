@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure  # noqa: TID253 - this room is part of the figures' door
@@ -11,6 +12,8 @@ from flops_fit.reporting.style import Columns
 from flops_fit.reporting.transfer import transfer_from
 from flops_fit.reporting.transfer_figure import transfer_figure
 from flops_fit.reporting.verdict import headline_method, in_order, is_usable
+
+_WIDEST = 1e12  # upper over lower end of an interval that is still drawn
 
 
 def draw(report: Any, columns: Columns) -> dict[str, Figure]:
@@ -61,9 +64,15 @@ def draw(report: Any, columns: Columns) -> dict[str, Figure]:
     if len(usable) > 1 and report.targets:
         rows = [row for row in report.predictions if row["budget_flops"] in report.targets]
         found["agreement"] = diagnostics.agreement_figure(rows, unit, columns=columns)
-    bought = [r for r in report.gains if r["params_interval"] and r["loss_interval"]]
+    bought = [row for row in report.gains if _can_be_drawn(row)]
     if len(bought) > 1:
         found["gains"] = spending.gains_figure(bought, loss_unit, columns=columns)
     if any(cost.expected_seconds and cost.has_ended for cost in report.trial_costs):
         found["costs"] = spending.costs_figure(report.trial_costs, columns=columns)
     return found
+
+
+def _can_be_drawn(row: Mapping[str, Any]) -> bool:
+    """Whether a row has both intervals, and they tell something: a wider one would flatten all."""
+    intervals = row["params_interval"], row["loss_interval"]
+    return all(pair is not None and pair[1] < pair[0] * _WIDEST for pair in intervals)

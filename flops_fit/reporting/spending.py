@@ -121,8 +121,11 @@ def gains_figure(
 
 
 def _width(low: float, high: float) -> str:
-    """How wide an interval is: its upper end over its lower one."""
-    return f"\u00d7{high / low:.2g}" if high / low >= 1.2 else f"{100 * (high / low - 1):.2g} %"
+    """How wide an interval is: its upper end over its lower one, in two digits."""
+    ratio = high / low
+    if ratio < 1.2:
+        return f"{100 * (ratio - 1):.2g} %"
+    return f"\u00d7{float(f'{ratio:.2g}'):.6g}" if ratio < 1e5 else f"\u00d7{flops_label(ratio)}"
 
 
 def _durations(axes: Axes, low: float, high: float) -> None:

@@ -125,9 +125,18 @@ def judge(
     if misfit(usable) > MAX_MISFIT:
         reasons.sort(key=lambda note: note.code != "law_does_not_hold")
         hidden = hidden_law(usable["surface"], observations, factor=MAX_EXTRAPOLATION)
+        if hidden is None:
+            inside = [o.flops for o in predictions if _is_inside(o, observations)]
+            hidden = unknown_optimum(predictions, headline_method(usable), observations, inside)
         if hidden is not None:
             return Verdict("refuse", _shortened([hidden, *reasons]))
     return Verdict("provisional" if reasons else "trust", _shortened(reasons))
+
+
+def _is_inside(optimum: Optimum, observations: Sequence[Observation]) -> bool:
+    """Whether a prediction is for no more compute than was observed."""
+    largest = max(o.budget_flops or o.flops for o in observations)
+    return extrapolation_decades(optimum.flops, largest) == 0
 
 
 def _shortened(reasons: Sequence[Note]) -> tuple[Note, ...]:
