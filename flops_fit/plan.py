@@ -281,7 +281,7 @@ def _warn_of_budgets(budgets: Sequence[float]) -> list[Note]:
         notes.append(
             Note(
                 "narrow_budgets",
-                f"the budgets span {decades:.2g} decades of compute: {MIN_DECADES:g} or more make "
+                f"the budgets span {decades:.1f} decades of compute: {MIN_DECADES:g} or more make "
                 "an exponent credible",
             )
         )

@@ -36,8 +36,10 @@ def power_table(power: Mapping[str, Any]) -> Table:
     notes = [
         f"{power['simulations']} simulated sweeps with a noise of {power['noise']:.2%} of the "
         f"loss; law E {law['E']:.4g}, alpha {law['alpha']:.4g}, beta {law['beta']:.4g}",
-        f"the target lies {power['decades']:.2g} powers of ten beyond the largest run; the law's "
-        "own error of N is taken as 0.25 in ln N for each, as published sweeps show it",
+        "that law is of language models; what the sweep will find of yours replaces it, and where "
+        "seeds differ by more, `--noise` says so",
+        f"the target is {10 ** power['decades']:.3g} times the largest run; the law's own error of "
+        "N is taken as 0.25 in ln N for each tenfold, as published sweeps show it",
     ]
     if power["failures"]:
         failures = power["failures"]
