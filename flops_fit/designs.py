@@ -63,7 +63,7 @@ class Ground:
 
 
 def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
-    """The plan of a manifest's [sweep].
+    """The plan of a manifest's [sweep], its trials on trunks where the recipe shares them.
 
     Raises:
         PlanError: the sizes do not fit the compute, or no plan costs as little as is asked for.
@@ -75,7 +75,7 @@ def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
     levels = _ladder if sweep.design == "ladder" else _isoflop
 
     def lay(top_flops: float) -> Plan:
-        return plan_levels(
+        plan = plan_levels(
             ground.sizes,
             levels(sweep, top_flops),
             batch_tokens=ground.batch_tokens,
@@ -83,10 +83,18 @@ def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
             seeds=ground.seeds,
             unique_tokens=ground.unique_tokens,
         )
+        return _shared(plan, ground)
 
     if sweep.total_flops is None:
         return lay(sweep.top_flops or max(sweep.budgets or ()))
     return _sized(lay, sweep.total_flops, guess=sweep.total_flops / 4.8)
+
+
+def _shared(plan: Plan, ground: Ground) -> Plan:
+    """The plan with its trials on trunks, where the recipe shares them: what it really costs."""
+    if ground.share_trunks is None:
+        return plan
+    return replace(plan, trials=tuple(ground.share_trunks(plan.trials)))
 
 
 def ladder_levels(
@@ -299,4 +307,4 @@ def _cells(ground: Ground, cells: Sequence[tuple[Size, float]]) -> Plan:
     if short:
         said = f"{short} of {len(cells)} cells are left out: fewer than {MIN_STEPS} optimiser steps"
         notes = [Note("sizes_missing", said), *notes]
-    return Plan(tuple(trials), tuple(notes), has_curves=False)
+    return _shared(Plan(tuple(trials), tuple(notes), has_curves=False), ground)

@@ -70,7 +70,7 @@ def refine_run(directory: Path) -> Refinement:
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
-        make_plan(prepared) if is_new else plan,
+        make_plan(prepared, is_adaptive=True) if is_new else plan,
         total_flops=math.inf,
         is_new=is_new,
     )

@@ -183,7 +183,7 @@ def _go_on_adaptively(
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
-        make_plan(prepared) if is_new else plan,
+        make_plan(prepared, is_adaptive=True) if is_new else plan,
         total_flops=None if caps is None else caps.flops,
         is_new=is_new,
     )

@@ -22,19 +22,23 @@ if TYPE_CHECKING:
     from flops_fit.planning.power import Power
 
 
-def make_plan(prepared: Prepared) -> Plan:
+def make_plan(prepared: Prepared, *, is_adaptive: bool = False) -> Plan:
     """Lay out the sweep.
+
+    Args:
+        prepared: the experiment.
+        is_adaptive: whether the plan only says what levels an adaptive sweep begins with: its
+            trunks come about run by run, so a total is sized as if there were none.
 
     Raises:
         PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
     """
-    manifest = prepared.manifest
-    ground = ground_of(prepared)
-    shared = laid = lay_out(manifest.sweep, ground)
-    if ground.share_trunks is not None:
-        shared = replace(laid, trials=tuple(ground.share_trunks(laid.trials)))
-    notes = (*prepared.description.notes, *_saving(shared), *laid.warnings)
-    return replace(shared, warnings=notes)
+    sweep, ground = prepared.manifest.sweep, ground_of(prepared)
+    if is_adaptive and sweep.total_flops is not None:
+        ground = replace(ground, share_trunks=None)
+    plan = lay_out(sweep, ground)
+    notes = (*prepared.description.notes, *_saving(plan), *plan.warnings)
+    return replace(plan, warnings=notes)
 
 
 def _saving(plan: Plan) -> tuple[Note, ...]:

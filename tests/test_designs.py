@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from flops_fit.layout import SweepSection
 from flops_fit.manifest import parse_manifest
 from flops_fit.plan import Plan
 from flops_fit.points import Observation, Size
+from flops_fit.recipe import Recipe
+from flops_fit.training.trunks import share_trunks
 
 FINE = [Size(n, n, None, 6.0 * n) for n in (round(1000 * 1.1**k) for k in range(130))]
 GROUND = Ground(FINE, batch_tokens=lambda size, tokens: 64)
@@ -57,6 +60,22 @@ def test_a_total_is_never_passed_and_well_used(total, name, seeds):
     largest = max(trial.size.params for trial in plan.trials)
     assert plan.total_flops <= total
     assert plan.total_flops >= floor * total or largest == FINE[-1].params
+
+
+@settings(max_examples=25, deadline=None)
+@given(total=st.floats(1e13, 1e16), name=st.sampled_from(["isoflop", "ladder", "stated"]))
+def test_a_total_pays_for_what_shared_trunks_really_cost(total, name):
+    share = partial(
+        share_trunks,
+        recipe=Recipe(schedule="wsd", batch_rule="fixed", batch_tokens=64),
+        units_per_example=64,
+        multiple_of_examples=1,
+    )
+    coarse = FINE[::5]  # a factor of 1.6 apart: neighbouring levels meet in a size
+    ground = Ground(coarse, batch_tokens=lambda size, tokens: 64, share_trunks=share)
+    plan = lay_out(SweepSection(**EVERY[name], total_flops=total), ground)
+    assert plan.total_flops < plan.separate_flops
+    assert 0.9 * total <= plan.total_flops <= total
 
 
 def test_a_ladder_is_tapered_and_its_noise_can_be_seen():
