@@ -88,9 +88,9 @@ def report(
     if score is not None:
         _score(sources[0], score)
         return
-    from flops_fit.reports import read_source
-
-    options: dict[str, Any] = {
+    options = {
+        "columns": columns_of(columns),
+        "strict": strict,
         "budgets": _budgets(budget, seal),
         "methods": method,
         "bootstrap": bootstrap,
@@ -103,8 +103,7 @@ def report(
     }
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)
-    names = columns_of(columns)
-    results = [read_source(each, columns=names, strict=strict, **options) for each in sources]
+    results = _read(sources, options)
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -117,10 +116,8 @@ def report(
         return
     _write_page(result, html)
     _tell(result, layout, as_json=as_json)
-    if figures and output is not None:
-        write(result, output, drawing)
-    elif figures and not as_json:
-        _write_own(result, sources[0], drawing)
+    if figures and (output is not None or not as_json):
+        _write_figures(result, sources[0], output, drawing)
     refuse_without_law(result)
 
 
@@ -169,6 +166,13 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
                 f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
                 hint="name another folder",
             ) from None
+
+
+def _read(sources: Sequence[Path], options: dict[str, Any]) -> list[Result]:
+    """The result of each run directory or table."""
+    from flops_fit.reports import read_source
+
+    return [read_source(source, **options) for source in sources]
 
 
 def _tell(result: Result, layout: Format, *, as_json: bool) -> None:
@@ -240,8 +244,11 @@ def _write_page(result: Result, path: Path | None) -> None:
         say(f"written: {path}")
 
 
-def _write_own(result: Result, source: Path, drawing: Drawing) -> None:
-    """Write the report into its run directory, if it lets us; a table has no such place."""
+def _write_figures(result: Result, source: Path, folder: Path | None, drawing: Drawing) -> None:
+    """Write the report into a folder, or its run directory, if it lets us; a table has none."""
+    if folder is not None:
+        write(result, folder, drawing)
+        return
     if not source.is_dir():
         return
     try:

@@ -179,11 +179,8 @@ class Result(Questions):
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         figures = self._contents.figures if columns is None else self.plot(columns)
-        return [
-            path
-            for name, figure in figures.items()
-            for path in save_figure(figure, target / name, formats)
-        ]
+        written = [save_figure(figure, target / name, formats) for name, figure in figures.items()]
+        return [path for paths in written for path in paths]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data: what `report --json` prints."""
@@ -344,9 +341,9 @@ class Result(Questions):
 
     def _optimum(self, budget: float, fit: Fit) -> Optimum:
         """The stored prediction for a budget, else what the fit says of it."""
+        from flops_fit.fitting.predictions import predict
+
         for known in self.predictions:
             if known.method == fit.method and math.isclose(known.flops, budget, rel_tol=1e-9):
                 return known
-        from flops_fit.fitting.predictions import predict
-
         return predict(fit, [budget])[0]
