@@ -1,6 +1,7 @@
 """Two results side by side: what the second needs, by planted laws whose ratio is known."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,19 @@ def test_differences_of_parameters_have_the_interval_of_independent_errors():
     assert (high - low) / 2 == pytest.approx(1.96 * 0.005, rel=1e-4)
     assert rows["beta"]["difference_interval"] is None
     assert set(rows) == {"E", "A", "B", "alpha", "beta", "a", "b"}
+
+
+def test_differences_of_skewed_draws_have_percentiles_and_not_a_normal_error():
+    drawn = random.Random(0)
+    values = {"E": PLANTED.E, "B": PLANTED.B, "alpha": PLANTED.alpha, "beta": PLANTED.beta}
+    heavy = tuple({**values, "A": PLANTED.A * 10 ** drawn.gauss(0, 0.5)} for _ in range(1000))
+    given = {"draws": heavy, "standard_errors": {"A": 1e10}}
+    compared = result_of(PLANTED, "a", **given).compare(result_of(PLANTED, "b", **given))
+    (row,) = [row for row in compared.parameters() if row["parameter"] == "A"]
+    low, high = row["difference_interval"]
+    # The same draws on either side, as one seed gives them to two sweeps of one plan, are no pairs.
+    assert -1e5 < low < -10 * PLANTED.A / 2
+    assert 10 * PLANTED.A / 2 < high < 1e5
 
 
 def test_multipliers_have_intervals_where_both_fits_have_draws():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flops_fit.errors import FitError
 from flops_fit.law import Fit
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flops_fit.reporting.style import Columns
 
 _NORMAL = 1.959964  # two-sided 95 % of the normal distribution
+_Draw = TypeVar("_Draw")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Comparison:
         Where the second cannot reach the loss at all, its numbers are None.
         """
         one, other = ground_of(self.first.fit), ground_of(self.second.fit)
-        pairs = list(zip(draws_of(self.first.fit), draws_of(self.second.fit), strict=False))
+        pairs = _paired(draws_of(self.first.fit), draws_of(self.second.fit))
         rows = []
         for budget in self.budgets:
             drawn = [_needed(a, b, budget) for a, b in pairs]
@@ -137,7 +138,14 @@ class Comparison:
         }
 
     def _difference(self, name: str, difference: float) -> Interval | None:
-        """95 % for the difference of two independent estimates, from their standard errors."""
+        """95 % for the difference of two independent estimates.
+
+        Percentiles of the draws' differences, since those of A and B are skewed by orders of
+        magnitude; from the standard errors where there are no draws of it.
+        """
+        pairs = _paired(self.first.fit.draws, self.second.fit.draws)
+        if pairs and all(name in draw for draw in pairs[0]):
+            return percentiles([other[name] - one[name] for one, other in pairs])
         errors = [side.fit.standard_errors.get(name) for side in (self.first, self.second)]
         if errors[0] is None or errors[1] is None:
             return None
@@ -172,6 +180,15 @@ def compare(
         first = Side(f"{first.name} (1)", first.fit, first.observations)
         second = Side(f"{second.name} (2)", second.fit, second.observations)
     return Comparison(first, second, units["unit"][0], units["loss_unit"][0], tuple(budgets))
+
+
+def _paired(first: Sequence[_Draw], second: Sequence[_Draw]) -> list[tuple[_Draw, _Draw]]:
+    """Draws of both, as many as the shorter has, each with one of another resample.
+
+    Two fits that were resampled with one seed would else have drawn the same runs.
+    """
+    half = len(second) // 2
+    return list(zip(first, [*second[half:], *second[:half]], strict=False))
 
 
 def _needed(one: Ground, other: Ground, budget: float) -> float | None:
