@@ -136,6 +136,15 @@ def test_law_parameters_have_at_least_four_digits():
     assert "(0.31710 to 0.37220)" in latex
 
 
+def test_a_standard_error_that_a_few_wild_draws_made_is_not_told():
+    fit = surface_fit(
+        intervals={"A": (269.0, 1.85e6), "alpha": (0.2, 0.4)},
+        standard_errors={"A": 1.4e10, "alpha": 0.05},
+    )
+    told = {row["parameter"]: row["standard_error"] for row in laws_table({"surface": fit}).rows}
+    assert (told["A"], told["alpha"]) == (None, 0.05)
+
+
 def test_minima_say_which_are_left_out_and_why():
     minima = [
         {"budget_flops": 6e10, "status": "ok", "params": 1.2e4, "tokens": 8e5, "loss": 2.5},

@@ -188,7 +188,10 @@ def minima_table(
 
 
 def laws_table(fits: Mapping[str, Fit]) -> Table:
-    """Every parameter of every law, with its standard error and its 95 % interval."""
+    """Every parameter of every law, with its standard error and its 95 % interval.
+
+    No standard error stands beside an interval that is narrower than it: a few wild draws made it.
+    """
     columns = (
         Column("method", "method", is_key=True),
         Column("status", "status"),
@@ -203,12 +206,19 @@ def laws_table(fits: Mapping[str, Fit]) -> Table:
             "parameter": name,
             "value": value,
             "value_interval": fit.intervals.get(name),
-            "standard_error": fit.standard_errors.get(name),
+            "standard_error": _telling_error(fit, name),
         }
         for method, fit in fits.items()
         for name, value in _parameters(fit).items()
     )
     return Table("Laws", columns, rows, ("a, b: N_opt ~ C^a, D_opt ~ C^b; in brackets: 95 %",))
+
+
+def _telling_error(fit: Fit, name: str) -> float | None:
+    """The standard error of a parameter, where it is no larger than the width of the interval."""
+    error, interval = fit.standard_errors.get(name), fit.intervals.get(name)
+    is_wild = error is not None and interval is not None and error > interval[1] - interval[0]
+    return None if is_wild else error
 
 
 def chinchilla_table(
