@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_toys import Endless, Mlp, mse, pairs, toy_data, toy_trial
+from training_toys import Endless, Idle, Mlp, Routed, mse, pairs, toy_data, toy_trial, trained
 
 from flops_fit.recipe import Recipe
 from flops_fit.training.loop import train
@@ -108,6 +108,24 @@ import torch.distributed
 torch.distributed.destroy_process_group()
 """
 
+WITHOUT_GRADIENT = """
+import json, os, sys
+from pathlib import Path
+from training_toys import *
+from flops_fit.recipe import Recipe
+
+out, found = Path(sys.argv[1]), {}
+for build in (Idle, Routed):
+    for micro in (None, 1):
+        name = f"{build.__name__}-{micro}"
+        loss, model = trained(build, out / name, Recipe(micro_batch_examples=micro))
+        found[name] = (loss, model.idle.weight.tolist() if build is Idle else None)
+if os.environ["RANK"] == "0":
+    (out / "found.json").write_text(json.dumps(found))
+import torch.distributed
+torch.distributed.destroy_process_group()
+"""
+
 
 def in_two_processes(script: str, folder: Path) -> None:
     """Run a script in two processes that share a trial, as the worker does."""
@@ -168,3 +186,15 @@ def test_processes_a_checkpoint_apart_go_on_from_the_newest_that_all_have(tmp_pa
         assert found["trunk lost"] == pytest.approx(found["long"], abs=1e-5)
     # Begun anew and stopped after 5 steps, then after 9, of which one process lost its file.
     assert first["steps"] == second["steps"] == [5, 5]
+
+
+def test_a_parameter_without_a_gradient_is_left_alone_as_in_one_process(tmp_path):
+    in_two_processes(WITHOUT_GRADIENT, tmp_path)
+    found = json.loads((tmp_path / "found.json").read_text())
+    for build in (Idle, Routed):
+        one, model = trained(build, tmp_path / "one" / build.__name__, Recipe())
+        for micro in (None, 1):
+            loss, idle = found[f"{build.__name__}-{micro}"]
+            assert loss == pytest.approx(one, abs=1e-6)
+            if build is Idle:  # Adam takes no step, and nothing decays.
+                assert idle == model.idle.weight.tolist()

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from flops_fit.points import Size, Trial
 from flops_fit.training.batches import load_data
+from flops_fit.training.loop import train
 
 
 class Mlp(nn.Module):
@@ -20,6 +21,36 @@ class Mlp(nn.Module):
 
     def forward(self, inputs):
         return self.layers(inputs)
+
+    def num_params(self):
+        return sum(p.numel() for p in self.parameters())
+
+
+class Idle(Mlp):
+    """The same, with a layer that nothing passes through."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.idle = nn.Linear(4, width)
+
+
+class Routed(nn.Module):
+    """Four experts, one an example: in a small batch some get no example, and no gradient."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.gate = nn.Linear(4, 4)
+        self.experts = nn.ModuleList(Mlp(width) for _ in range(4))
+
+    def forward(self, inputs):
+        shares = self.gate(inputs).softmax(-1)
+        outputs = torch.zeros(len(inputs), 1)
+        for number, expert in enumerate(self.experts):
+            (mine,) = torch.where(shares.argmax(-1) == number)
+            if len(mine):
+                weighted = expert(inputs[mine]) * shares[mine, number : number + 1]
+                outputs = outputs.index_put((mine,), weighted)
+        return outputs
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
@@ -81,3 +112,13 @@ def toy_trial(*, width=8, steps=30, batch=8, seed=0, units=1):
         batch_tokens=batch * units,
         seed=seed,
     )
+
+
+def trained(build, folder, recipe):
+    """The loss of a trial of 60 steps of 8 examples, and its model."""
+    kept = []
+    outcome = train(
+        toy_trial(steps=60, batch=8), build=lambda width: kept.append(build(width)) or kept[0],
+        data=toy_data(pairs(100)), loss=mse, recipe=recipe, directory=folder, device="cpu",
+    )  # fmt: skip
+    return outcome.loss, kept[0]

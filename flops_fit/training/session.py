@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from flops_fit.errors import ManifestError
 from flops_fit.recipe import Recipe
@@ -75,7 +76,10 @@ def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session
     if shared and (shared["_mixed_precision"] != mixed or is_other_device):
         # Accelerate keeps the first precision of a process for good; trials may differ in theirs.
         AcceleratorState._reset_state(reset_partial_state=bool(is_other_device))
-    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed)
+    # A layer that is never used, or an expert that no token of a batch went to, gets no gradient.
+    # Looking for such parameters costs a tenth of a millisecond a step.
+    sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[sharing])
     return Session(accelerator, precision)
 
 
