@@ -6,7 +6,8 @@
     plan.json          the trials, as `plan --json` prints them
     ledger.jsonl       what happened (see `ledger`)
     lock               held by the one process that conducts the sweep
-    trials/<id>/       outcome.json, curve.jsonl, progress.json, checkpoint/, log.txt
+    trials/<id>/       outcome.json, curve.jsonl, progress.json, checkpoint/, log.txt, and
+                       training.jsonl where it diverged
     report/            tables and figures
     trackers/          what trackers without a server keep
 

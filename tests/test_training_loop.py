@@ -226,6 +226,32 @@ def test_a_loss_that_turns_nan_ends_the_trial_early_as_diverged(tmp_path):
     assert "nan" in outcome.error
     assert outcome.tokens < 80 * 8
     assert outcome.details["last_good"][0] > 40
+    lines = [json.loads(each) for each in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, outcome.details["steps"] + 1))
+    assert [line["loss"] is None for line in lines] == [line["step"] > 59 for line in lines]
+
+
+def test_the_training_losses_of_a_diverged_trial_are_kept_the_last_ones_step_by_step(tmp_path):
+    class Raised(Mlp):
+        """Its output is a thousand too high from the 21st training pass on."""
+
+        def __init__(self, width):
+            super().__init__(width)
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, inputs):
+            self.passes += self.training
+            return super().forward(inputs) + 1000.0 * (self.passes > 20)
+
+    outcome = run(tmp_path, toy_trial(steps=4000), build=Raised)
+    assert outcome.status == "diverged"
+    assert outcome.details["stopped_at_step"] == 220
+    assert outcome.details["last_good"][0] == 20
+    lines = [json.loads(each) for each in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["steps"]) for line in lines] == [
+        *((end, 20) for end in range(20, 121, 20)), *((end, 1) for end in range(121, 221)),
+    ]  # fmt: skip
+    assert lines[0]["loss"] < 10 < 1e5 < lines[1]["loss"]
 
 
 def test_the_curve_ends_at_the_loss_of_the_trial(tmp_path):

@@ -21,6 +21,9 @@ _SPIKE_SHARE = 0.05
 _SPIKE_STEPS = 50
 """Nor is anything shorter a spike: single batches are noisy."""
 
+_FAR_ABOVE = 1.5
+"""A loss over this many times the untrained model's is no warm-up that rises a little."""
+
 CHECKS = 200
 """How many windows a trial is cut into; the device is waited for once a window."""
 
@@ -34,7 +37,11 @@ class Watch:
         steps: steps of the trial.
         windows: mean losses of the windows after warm-up that were no spike.
         first: mean loss of the first window: what an all but untrained model gives.
-        last_good: (step, loss) at the end of the last finite window that was no spike.
+        last_good: (step, loss) at the end of the last finite window that was no spike, and not
+            above the untrained model's loss.
+        start: loss of the first step, which the untrained model gave in training mode.
+        recent: (steps, mean loss) of the last windows: twice as many steps as a spike may last.
+        is_signed: whether a loss was below zero; "times" then means nothing.
     """
 
     warmup: int
@@ -43,35 +50,72 @@ class Watch:
     last_good: tuple[int, float] | None = None
     spike_began: int | None = None
     first: float | None = None
+    start: float | None = None
+    recent: list[tuple[int, float]] = field(default_factory=list)
+    is_signed: bool = False
 
-    def see(self, *, end: int, losses: Sequence[float]) -> str | None:
-        """Take the losses of the window that ends before step `end`; the reason to stop, or None.
+    def see(self, *, end: int, losses: Sequence[float], untrained: float = -math.inf) -> str | None:
+        """Take the losses of a window of steps; the reason to stop, or None.
 
-        A reason is a sentence for the outcome.
+        Args:
+            end: how many steps have been taken.
+            losses: of the window, which ends there.
+            untrained: held-out loss of the untrained model.
+
+        Returns:
+            A sentence for the outcome.
         """
         for offset, loss in enumerate(losses):
             if not math.isfinite(loss):
                 step = end - len(losses) + offset + 1
                 return f"the training loss was {loss} at step {step:,} of {self.steps:,}"
         mean = sum(losses) / len(losses)
-        if self.first is None:
-            self.first = mean
+        if self.first is None or self.start is None:
+            self.first, self.start = mean, losses[0]
+        self.is_signed = self.is_signed or min(losses) < 0
         usual = median(self.windows[-CHECKS // 4 :]) if self.windows else math.inf
+        # Training may have terms that evaluation lacks; the first step's loss has them too.
+        known = max(untrained, self.start)
+        ceiling = math.inf if self.is_signed else _FAR_ABOVE * known
+        self.recent.append((len(losses), mean))
+        while sum(steps for steps, _ in self.recent[1:]) >= 2 * self._patience:
+            del self.recent[0]
+        if reason := self._stays_above(ceiling, known, end):
+            return reason
         # A loss that is small by any measure may double without having lost what was learned.
         if mean > max(_SPIKE * usual, 0.5 * self.first):
             if self.spike_began is None:
                 self.spike_began = end - len(losses)
-            if end - self.spike_began >= max(_SPIKE_STEPS, _SPIKE_SHARE * self.steps):
+            if end - self.spike_began >= self._patience:
                 return (
                     f"the training loss rose to {mean:.4g}, over {_SPIKE:g} times its median of "
                     f"{usual:.4g}, at step {self.spike_began + 1:,} of {self.steps:,} and stayed"
                 )
             return None
         self.spike_began = None
-        self.last_good = (end, mean)
-        if end > self.warmup:
+        if self.is_signed or mean <= known:
+            self.last_good = (end, mean)
+        if mean <= ceiling and end > self.warmup:
             self.windows.append(mean)
         return None
+
+    @property
+    def _patience(self) -> float:
+        """How many steps a spike may last."""
+        return max(_SPIKE_STEPS, _SPIKE_SHARE * self.steps)
+
+    def _stays_above(self, ceiling: float, known: float, end: int) -> str | None:
+        """The reason to stop where most recent steps lie above the ceiling."""
+        above = [(steps, mean) for steps, mean in self.recent if mean > ceiling]
+        if sum(steps for steps, _ in above) < self._patience:
+            return None
+        first = next(at for at, (_, mean) in enumerate(self.recent) if mean > ceiling)
+        began = end - sum(steps for steps, _ in self.recent[first:])
+        return (
+            f"the training loss rose to {median(mean for _, mean in above):.4g}, over "
+            f"{_FAR_ABOVE:g} times the untrained model's {known:.4g}, at step {began + 1:,} of "
+            f"{self.steps:,} and stayed"
+        )
 
     def state(self) -> dict[str, Any]:
         """All that it remembers, as plain data."""
@@ -80,12 +124,17 @@ class Watch:
             "last_good": self.last_good,
             "spike_began": self.spike_began,
             "first": self.first,
+            "start": self.start,
+            "recent": self.recent,
+            "is_signed": self.is_signed,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what `state` gave."""
         self.windows, self.last_good = list(state["windows"]), state["last_good"]
         self.spike_began, self.first = state["spike_began"], state["first"]
+        self.start = state.get("start", self.first)  # An earlier version kept no such thing.
+        self.recent, self.is_signed = list(state.get("recent", [])), state.get("is_signed", False)
 
 
 def judge_start(untrained_loss: float) -> str | None:

@@ -28,7 +28,7 @@ from flops_fit.training.checkpoint import (
     save_checkpoint,
 )
 from flops_fit.training.counting import Build
-from flops_fit.training.curve import Curve
+from flops_fit.training.curve import Curve, write_training_losses
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
 from flops_fit.training.loading import open_with_workers
@@ -44,7 +44,7 @@ from flops_fit.training.streams import (
     split_batch,
 )
 from flops_fit.training.telemetry import Meter
-from flops_fit.training.trunks import branch_step, warmup_of
+from flops_fit.training.trunks import branch_step, trunk_details, warmup_of
 
 
 class Training:
@@ -201,13 +201,16 @@ class Training:
 
     def look(self) -> str | None:
         """Wait for the device and look at the window that ended; the reason to stop, or None."""
-        begin = (self.step - 1) // self.window * self.window
-        window = self.losses[begin : self.step]
-        if self.session.world > 1:
-            window = self.session.accelerator.reduce(window, reduction="mean")
-        losses = window.tolist()
+        losses = self._losses_from((self.step - 1) // self.window * self.window)
         self.window_loss = math.fsum(losses) / len(losses)
-        return self.watch.see(end=self.step, losses=losses)
+        return self.watch.see(end=self.step, losses=losses, untrained=self.untrained_loss)
+
+    def _losses_from(self, begin: int) -> list[float]:
+        """Losses of the steps from `begin` on; every process must ask."""
+        losses = self.losses[begin : self.step]
+        if self.session.world > 1:
+            losses = self.session.accelerator.reduce(losses, reduction="mean")
+        return [float(loss) for loss in losses.tolist()]
 
     def recent_loss(self) -> float | None:
         """Mean training loss of the last window, for the eye."""
@@ -313,19 +316,16 @@ class Training:
             "heldout_examples": self.heldout.examples,
             **self.meter.details(),
         }
-        if self.trial.trunk is not None:
-            # A later state can only be what an earlier, killed attempt of this trial has kept.
-            shared = min(self.meter.untimed_tokens, self.trial.trunk.shared_tokens)
-            kept = sorted(step * self.trial.batch_tokens for step in self.kept_steps)
-            details["trunk"] = {
-                "trunk_id": self.trial.trunk_id,
-                "shared_tokens": shared,
-                "kept_tokens": [tokens for tokens in kept if shared < tokens <= self.tokens],
-            }
-            details["spent_flops"] = flops - shared * self.trial.size.flops_per_token
+        details |= trunk_details(
+            self.trial, tokens=self.tokens, began=self.meter.untimed_tokens, kept=self.kept_steps
+        )
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good
+            course = self._losses_from(0)
+            if self.session.rank == 0:
+                path = self.directory / "training.jsonl"
+                write_training_losses(path, course, window=self.window)
         return Outcome(
             self.trial.trial_id,
             "finished" if reason is None else "diverged",

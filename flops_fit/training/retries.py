@@ -1,7 +1,7 @@
 """A trial that diverged, trained again with another seed where the recipe says so.
 
-What was discarded stays on record: `discarded.json` beside the trial, its curve as
-`curve-discarded-<attempt>.jsonl`, and both in the outcome, with the FLOPs that it took.
+What was discarded stays on record: `discarded.json` beside the trial, which the outcome repeats,
+and its curves as `curve-discarded-<attempt>.jsonl` and `training-discarded-<attempt>.jsonl`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def discard(directory: Path, outcome: Outcome, *, seed: int) -> None:
     }
     # A crash from here to the last line leaves an attempt that starts, and diverges, once more.
     drop_checkpoints(directory)
-    curve = directory / "curve.jsonl"
-    if curve.exists():
-        curve.replace(directory / f"curve-discarded-{len(earlier)}.jsonl")
+    for name in ("curve", "training"):
+        curve = directory / f"{name}.jsonl"
+        if curve.exists():
+            curve.replace(directory / f"{name}-discarded-{len(earlier)}.jsonl")
     partial = directory / f"{_FILE}.partial"
     with partial.open("w", encoding="utf-8") as file:
         json.dump([*earlier, attempt], file)

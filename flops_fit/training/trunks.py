@@ -11,8 +11,9 @@ Source: Hu et al. 2024 (arXiv:2404.06395); Haegele et al. 2024 (arXiv:2405.18392
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flops_fit.points import TRUNK_SPAN, Trial, Trunk
 from flops_fit.recipe import Recipe
@@ -132,3 +133,25 @@ def branch_step(trial: Trial, recipe: Recipe) -> int:
     return cooldown_start(
         trial.steps, warmup=trial.trunk.warmup_steps, cooldown_fraction=recipe.cooldown_fraction
     )
+
+
+def trunk_details(trial: Trial, *, tokens: int, began: int, kept: Iterable[int]) -> dict[str, Any]:
+    """What a trial's outcome says of its trunk; nothing of a trial by itself.
+
+    Args:
+        trial: the trial.
+        tokens: that its model has seen.
+        began: tokens that its model had seen before it began.
+        kept: steps at which states are kept for other trials.
+    """
+    if trial.trunk is None:
+        return {}
+    # A later state can only be what an earlier, killed attempt of this trial has kept.
+    shared = min(began, trial.trunk.shared_tokens)
+    states = sorted(step * trial.batch_tokens for step in kept)
+    trunk = {
+        "trunk_id": trial.trunk_id,
+        "shared_tokens": shared,
+        "kept_tokens": [each for each in states if shared < each <= tokens],
+    }
+    return {"trunk": trunk, "spent_flops": (tokens - shared) * trial.size.flops_per_token}
