@@ -12,9 +12,8 @@ from training_toys import pairs
 
 from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
-from flops_fit.training.loading import open_with_workers
+from flops_fit.training.loading import open_stream, open_with_workers
 from flops_fit.training.loop import Interrupted
-from flops_fit.training.streams import open_stream
 
 CPU = torch.device("cpu")
 
@@ -50,6 +49,23 @@ def test_workers_change_no_example_and_no_order(source):
     for one, other in zip(plain, ahead, strict=True):
         one, other = (b["inputs"] if isinstance(b, dict) else b[0] for b in (one, other))
         assert torch.equal(one, other)
+
+
+class Drawing(IterableDataset):
+    """In an order and with noise of the generators of the whole process."""
+
+    def __iter__(self):
+        for number in torch.randperm(30):
+            yield number, number + torch.rand(()) + random.random() + np.random.rand()
+
+
+def test_a_process_that_reads_an_iterable_set_draws_what_the_trials_own_would():
+    plain = taken(open_stream(Drawing(), seed=3), 9)
+    torch.manual_seed(99)
+    ahead = taken(open_with_workers(Drawing(), seed=3, workers=1, device=CPU), 9)
+    for one, other in zip(plain, ahead, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
 
 
 class Plain:

@@ -5,7 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_toys import Endless, Idle, Mlp, Routed, mse, pairs, toy_data, toy_trial, trained
+from training_toys import (
+    Endless,
+    Idle,
+    Mlp,
+    Routed,
+    mse,
+    pairs,
+    sampled_loader,
+    toy_data,
+    toy_trial,
+    trained,
+)
 
 from flops_fit.recipe import Recipe
 from flops_fit.training.loop import train
@@ -19,7 +30,9 @@ from flops_fit.training.loop import Interrupted, train
 from flops_fit.training.trackers import Trackers
 
 out = Path(sys.argv[1])
-sources = {"map-style": lambda: pairs(100), "iterable": lambda: Endless(100)}
+sources = {
+    "map-style": lambda: pairs(100), "iterable": lambda: Endless(100), "sampler": sampled_loader
+}
 
 def run(kind, **more):
     return train(
@@ -162,9 +175,12 @@ def alone(source, folder, recipe):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["map-style", "iterable"])
+@pytest.mark.parametrize("kind", ["map-style", "iterable", "sampler"])
 def test_two_processes_train_the_trial_that_one_does(parallel, kind, tmp_path):
-    source = {"map-style": lambda: pairs(100), "iterable": lambda: Endless(100)}[kind]()
+    source = {
+        "map-style": lambda: pairs(100), "iterable": lambda: Endless(100),
+        "sampler": sampled_loader,
+    }[kind]()  # fmt: skip
     one = alone(source, tmp_path, Recipe(micro_batch_examples=3))
     loss, tokens, processes = parallel[kind]
     assert processes == 2

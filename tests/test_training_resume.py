@@ -2,7 +2,8 @@ import random
 
 import pytest
 import torch
-from training_toys import Endless, Mlp, mse, pairs, toy_data, toy_trial
+from torch.utils.data import IterableDataset
+from training_toys import Endless, Mlp, mse, pairs, sampled_loader, toy_data, toy_trial
 
 from flops_fit.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint, save_checkpoint
@@ -58,7 +59,18 @@ class Stateful(Endless):
         self.at = state["at"]
 
 
+class Shuffled(IterableDataset):
+    """In an order of torch's own generator, from which dropout draws too."""
+
+    def __iter__(self):
+        dataset = pairs(100)
+        for index in torch.randperm(100).tolist():
+            yield dataset[index]
+
+
 SOURCES = {
+    "shuffled": Shuffled,
+    "sampler": sampled_loader,
     "map-style": lambda: pairs(100),
     "iterable": lambda: Endless(100, noise=0.1),
     "stateful": lambda: Stateful(100),

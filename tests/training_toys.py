@@ -3,7 +3,13 @@
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from flops_fit.points import Size, Trial
 from flops_fit.training.batches import load_data
@@ -95,6 +101,12 @@ class Endless(IterableDataset):
             self.yielded += 1
             jitter = self.noise * torch.randn(4) if self.noise else 0.0
             yield {"inputs": inputs + jitter, "targets": targets}
+
+
+def sampled_loader():
+    """A loader of 100 examples whose sampler draws from torch's global generator."""
+    sampler = WeightedRandomSampler(torch.ones(100), 100)
+    return DataLoader(pairs(100), batch_size=10, sampler=sampler)
 
 
 def toy_data(train=None, heldout=None):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from flops_fit.contracts import DataFacts
 from flops_fit.errors import PluginError
 from flops_fit.points import Note
+from flops_fit.training.draws import Draws, seed_draws
 from flops_fit.training.streams import (
     Batch,
     concatenate,
@@ -201,6 +202,13 @@ def heldout_batches(heldout: Any, *, batch: int, examples: int | None) -> list[B
 
 
 def _read(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
+    """Batches of so many examples, the same ones whatever the set draws to choose or make them."""
+    with Draws().apart():
+        seed_draws(0)
+        return _read_chosen(source, batch=batch, examples=examples, is_spread=is_spread)
+
+
+def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
     """Batches of so many examples, the first ones or, of a map-style set, evenly spaced ones."""
     collate: Any = default_collate
     if isinstance(source, DataLoader):

@@ -1,8 +1,8 @@
-"""Batches fetched by processes of their own, ahead of the steps that need them.
+"""Training sets as streams, and batches fetched ahead of the steps by processes of their own.
 
-For sets whose examples are costly to make: images to decode, text to tokenise. What an example
-draws at random is seeded by the place of its batch in the trial, so any number of processes, and a
-trial that was stopped and goes on, see the same batches.
+Such processes are for examples that are costly to make: images to decode, text to tokenise. What an
+example draws at random is seeded by the place of its batch in the trial, so any number of
+processes, and a trial that was stopped and goes on, see the same batches.
 """
 
 from __future__ import annotations
@@ -10,25 +10,28 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from flops_fit.errors import PluginError
+from flops_fit.training.draws import seed_draws
+from flops_fit.training.iterables import IterableStream
 from flops_fit.training.session import seed_everything
 from flops_fit.training.streams import (
     Batch,
     Collate,
-    IterableStream,
     MapStream,
-    Stream,
     derive_seed,
     fetcher,
     is_in_memory,
-    open_stream,
+    is_iterable_only,
+    is_plain_loader,
 )
+
+Stream = MapStream | IterableStream
 
 _READ_AHEAD = 64  # examples of an iterable set in what its process hands over at once
 
@@ -101,7 +104,7 @@ def _keys(ahead: MapStream, count: int, part: slice) -> Iterator[tuple[int, torc
 
 
 class ReadAhead(IterableStream):
-    """An `IterableStream` whose source is read by one process of its own, in the same order."""
+    """An `IterableStream` whose source is read by one process of its own, to the same examples."""
 
     def _read(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self._epoch))
@@ -111,9 +114,14 @@ class ReadAhead(IterableStream):
         return _start(
             DataLoader(
                 source, batch_size=_READ_AHEAD, collate_fn=default_collate, num_workers=1,
-                generator=generator,
+                generator=generator, worker_init_fn=partial(_seed_worker, self.draws_seed()),
             )
         )  # fmt: skip
+
+
+def _seed_worker(seed: int, worker: int) -> None:
+    """What the set draws in its process is what it would draw in the trial's own."""
+    seed_draws(seed)
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
@@ -132,6 +140,21 @@ def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
             hint="define its class and what it holds at the top level of a module, or leave "
             "`data_workers` at 0",
         ) from error
+
+
+def open_stream(train: Any, *, seed: int) -> Stream:
+    """The endless stream of a training set, whatever kind it is.
+
+    A DataLoader that only batches and shuffles a map-style set is unwrapped: the trial sets the
+    batch, and the seed sets the order. One with a sampler or batches of its own is taken as it is.
+    """
+    if isinstance(train, DataLoader):
+        if is_plain_loader(train):
+            return MapStream(train.dataset, seed=seed, collate=train.collate_fn)
+        return IterableStream(train, seed=seed)
+    if is_iterable_only(train):
+        return IterableStream(train, seed=seed)
+    return MapStream(train, seed=seed)
 
 
 def open_with_workers(train: Any, *, seed: int, workers: int, device: torch.device) -> Stream:

@@ -6,14 +6,14 @@ step is full and nothing is dropped, padded or drawn twice within an epoch. Seve
 take their own slice of the same full batch.
 
 Where a stream stands is a count of examples, which is what a checkpoint keeps. A map-style set
-goes on there at once. An iterable set goes on by its own `state_dict` where it has one, and is
-read up to there again where it has not.
+goes on there at once. An iterable set (`iterables.py`) goes on by its own `state_dict` where it has
+one, and is read up to there again where it has not.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -202,86 +202,6 @@ class MapStream:
         self.drawn = int(state["drawn"])
 
 
-class IterableStream:
-    """The endless stream of an iterable set or a DataLoader; epochs follow one another.
-
-    An iterable set that shuffles should offer `set_epoch(epoch)`, as the ones of most libraries do.
-    """
-
-    def __init__(self, source: Any, *, seed: int) -> None:
-        self.source = source
-        self.seed = seed
-        self.drawn = 0
-        self._epoch = 0
-        self._held: list[Batch] = []
-        self._iterator: Iterator[Batch] | None = None
-
-    def take(self, count: int, *, part: slice = slice(None)) -> Batch:
-        """The next `count` examples as a batch, or only the `part` of them that is asked for."""
-        held = sum(count_examples(batch) for batch in self._held)
-        while held < count:
-            batch = self._next()
-            self._held.append(batch)
-            held += count_examples(batch)
-        whole = self._held[0] if len(self._held) == 1 else concatenate(self._held)
-        self._held = [] if held == count else [map_tensors(lambda t: t[count:], whole)]
-        self.drawn += count
-        kept = range(count)[part]
-        return map_tensors(lambda t: t[kept.start : kept.stop], whole)
-
-    def _next(self) -> Batch:
-        for _ in range(2):
-            if self._iterator is None:
-                self._iterator = self._open()
-            batch = next(self._iterator, None)
-            if batch is not None:
-                return batch
-            self._epoch += 1
-            self._iterator = None
-        raise nothing_yielded()
-
-    def _open(self) -> Iterator[Batch]:
-        for owner in (self.source, getattr(self.source, "dataset", None)):
-            set_epoch = getattr(owner, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(self._epoch)
-                break
-        generator = getattr(self.source, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(derive_seed(self.seed, "epoch", self._epoch))
-        if isinstance(self.source, DataLoader):
-            return iter(self.source)
-        return self._read()
-
-    def _read(self) -> Iterator[Batch]:
-        """One epoch of a source that is no DataLoader, in batches of any size."""
-        return (default_collate([example]) for example in self.source)
-
-    def state(self) -> dict[str, Any]:
-        """Where the stream stands, with the source's own word for it where it has one."""
-        state: dict[str, Any] = {"drawn": self.drawn, "epoch": self._epoch}
-        if hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict"):
-            state["source"] = self.source.state_dict()
-            state["held"] = self._held
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where a stream stood: by the source's own state, or by reading up to there."""
-        if "source" in state:
-            self.source.load_state_dict(state["source"])
-            self._epoch, self._held = int(state["epoch"]), list(state["held"])
-            self.drawn = int(state["drawn"])
-            return
-        missing = int(state["drawn"]) - self.drawn
-        while missing:
-            step = min(missing, 1024)
-            self.take(step)
-            missing -= step
-
-
-Stream = MapStream | IterableStream
-
-
 def on_device(dataset: Any, device: torch.device) -> Any:
     """The set with its examples on the device, where they lie in memory and are few enough.
 
@@ -296,21 +216,6 @@ def on_device(dataset: Any, device: torch.device) -> Any:
     elif all(hasattr(dataset, name) for name in ("batch_of", "num_bytes", "to")):
         return dataset.to(device) if dataset.num_bytes <= _RESIDENT_BYTES else dataset
     return dataset
-
-
-def open_stream(train: Any, *, seed: int) -> Stream:
-    """The endless stream of a training set, whatever kind it is.
-
-    A DataLoader that only batches and shuffles a map-style set is unwrapped: the trial sets the
-    batch, and the seed sets the order. One with a sampler or batches of its own is taken as it is.
-    """
-    if isinstance(train, DataLoader):
-        if is_plain_loader(train):
-            return MapStream(train.dataset, seed=seed, collate=train.collate_fn)
-        return IterableStream(train, seed=seed)
-    if is_iterable_only(train):
-        return IterableStream(train, seed=seed)
-    return MapStream(train, seed=seed)
 
 
 def is_plain_loader(loader: DataLoader[Any]) -> bool:
