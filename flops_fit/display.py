@@ -64,6 +64,9 @@ class _Lines:
             self.print(describe_decision(entry))
         if trial is None or entry.event in _NO_END:
             return
+        if entry.fields.get("tried_again"):
+            self.print(f"{describe_ended(entry, trial)}; tried again")
+            return
         self.ended.add(entry.trial_id or "")
         self.print(f"[{len(self.ended)}/{self.total}] {describe_ended(entry, trial)}")
         for name, reason in (entry.fields.get("tracker_failures") or {}).items():
@@ -110,10 +113,11 @@ class _Bars(_Lines):
             self.progress.update(self.sweep, total=self.total_flops, figure=self._figure())
         if trial is None or entry.event in _NO_END:
             return
-        self.done_flops += trial.cost_flops
         bar = self.bars.pop(trial.trial_id, None)
         if bar is not None:
             self.progress.remove_task(bar)
+        if not entry.fields.get("tried_again"):
+            self.done_flops += trial.cost_flops
         self.progress.update(self.sweep, completed=self.done_flops, figure=self._figure())
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:

@@ -24,6 +24,7 @@ from flops_fit.points import Outcome, Trial
 from flops_fit.rundir import RunDir, clear_outcome, read_json, read_outcome
 
 _POLL_SECONDS = 0.5
+_MAX_DEATHS = 3  # of workers on end, from which none of their trials is tried again
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class _Sweep:
         self.caps = caps
         self.cap: CapReached | None = None
         self.began: dict[str, float] = {}  # of the running trials, by id: monotonic seconds
+        self.revived: set[str] = set()  # the trials whose worker died, and that were tried again
+        self.deaths = 0  # of workers since one last left an outcome
 
     def append(self, event: str, trial: Trial | None = None, **fields: Any) -> None:
         """Record an event, and tell who watches."""
@@ -270,7 +273,9 @@ class _Sweep:
             poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left, 0.0))
             ended, _ = wait(running, timeout=poll, return_when=FIRST_COMPLETED)
             for future in ended:
-                self._end(running.pop(future), future)
+                trial = running.pop(future)
+                if self._end(trial, future):
+                    waiting.append(trial)
             if running and left is not None and left <= _POLL_SECONDS / 10:
                 self.cap = self.caps.out_of_time(
                     (self._spent_seconds() + math.fsum(map(self._seconds_to_go, running.values())))
@@ -280,18 +285,29 @@ class _Sweep:
                 return
             self.watcher.on_progress([self._progress(trial) for trial in running.values()])
 
-    def _end(self, trial: Trial, future: Future[None]) -> None:
-        """Record what a trial left when its future ended, whichever way it did."""
+    def _end(self, trial: Trial, future: Future[None]) -> bool:
+        """Record what a trial left when its future ended; gives whether it is to be tried again.
+
+        It is, once, where its worker died, unless several have died on end: it goes on from its
+        checkpoint, and what ended the worker may have come from outside.
+        """
         began = self.began.pop(trial.trial_id, None)
         outcome = read_outcome(self.run, trial.trial_id)
-        if outcome is None:
-            seconds = 0.0 if began is None else time.monotonic() - began
-            error = future.exception()
-            if error is not None and not isinstance(error, FlopsFitError | OSError):
-                raise error
-            reason = str(error) if error else "the worker ended without leaving an outcome"
-            outcome = Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
-        self._record(trial, outcome)
+        if outcome is not None:
+            self.deaths = 0
+            self._record(trial, outcome)
+            return False
+        seconds = 0.0 if began is None else time.monotonic() - began
+        error = future.exception()
+        if error is not None and not isinstance(error, FlopsFitError | OSError):
+            raise error
+        reason = str(error) if error else "the worker ended without leaving an outcome"
+        self.deaths += 1
+        is_revived = self.deaths < _MAX_DEATHS and trial.trial_id not in self.revived
+        self.revived.add(trial.trial_id)
+        said = {"tried_again": True} if is_revived else {}
+        self._record(trial, Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, reason, said))
+        return is_revived
 
     def _record(self, trial: Trial, outcome: Outcome) -> None:
         """Append a trial's outcome to the ledger."""
@@ -305,23 +321,11 @@ class _Sweep:
             "flops": flops,
             "wall_seconds": round(outcome.wall_seconds, 3),
         }
+        said: dict[str, Any] = {"error": outcome.error}
         if outcome.status == "finished":
-            self.append(
-                "trial_finished",
-                trial,
-                loss=outcome.loss,
-                params=trial.size.params,
-                **spent,
-                **_without(outcome.details, spent),
-            )
-        else:
-            self.append(
-                f"trial_{outcome.status}",
-                trial,
-                error=outcome.error,
-                **spent,
-                **_without(outcome.details, spent),
-            )
+            said = {"loss": outcome.loss, "params": trial.size.params}
+        details = _without(outcome.details, spent)
+        self.append(f"trial_{outcome.status}", trial, **said, **spent, **details)
 
     def _progress(self, trial: Trial) -> Progress:
         """What a running trial's worker last said of it."""

@@ -100,9 +100,35 @@ def test_a_worker_that_dies_is_a_failed_trial_and_the_sweep_goes_on(tmp_path):
     lab = Lab(tmp_path / "r", ["finished", "raise", "finished", "finished"])
     summary = lab.go()
     assert (summary.finished, summary.failed) == (3, 1)
-    (entry,) = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_failed"]
-    assert (entry.trial_id, entry.fields["error"]) == (IDS[1], "the machine is gone")
-    assert 0.2 <= entry.fields["wall_seconds"] < 5  # what it took counts, as for caps
+    first, last = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_failed"]
+    for entry in (first, last):
+        assert (entry.trial_id, entry.fields["error"]) == (IDS[1], "the machine is gone")
+        assert 0.2 <= entry.fields["wall_seconds"] < 5  # what it took counts, as for caps
+    assert (first.fields.get("tried_again"), last.fields.get("tried_again")) == (True, None)
+
+
+def test_a_trial_whose_worker_was_killed_once_is_finished_by_the_same_sweep(tmp_path):
+    lab = Lab(tmp_path / "r", ["finished", "raise", "finished", "finished"])
+    work = lab.work
+
+    def killed_once(task):
+        try:
+            work(task)
+        finally:
+            lab.statuses.pop(task[0], None)
+
+    lab.work = killed_once
+    summary = lab.go()
+    assert (summary.finished, summary.failed) == (4, 0)
+    assert sorted(lab.trained) == sorted([*IDS, IDS[1]])
+    assert lab.events("trial_started").count(IDS[1]) == 2
+
+
+def test_where_every_worker_dies_the_trials_are_not_all_tried_twice(tmp_path):
+    lab = Lab(tmp_path / "r", ["raise"] * 4)
+    summary = lab.go()
+    assert summary.failed == 4
+    assert len(lab.trained) <= 6
 
 
 def test_a_bug_of_ours_is_not_hidden_as_a_failed_trial(tmp_path):
