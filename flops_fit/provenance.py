@@ -20,9 +20,9 @@ from flops_fit.manifest import Manifest
 from flops_fit.plan import Plan
 from flops_fit.plugins import require_trackers
 from flops_fit.prepared import Prepared, Study, refuse_other_study
+from flops_fit.rehearsal import planted_law
 from flops_fit.rundir import RunDir, read_json, write_atomic, write_json
 from flops_fit.sweep_plan import ground_of
-from flops_fit.worker import planted_law
 
 
 def start_run(

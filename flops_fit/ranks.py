@@ -3,14 +3,18 @@
 The processes are ranks of one `python -m torch.distributed.run --standalone`, which picks a free
 port and ends the others when one dies. Each rank runs `flops_fit worker RUN_DIR TRIAL_ID` and finds
 its devices through Accelerate. A rank that fails leaves `failure-RANK.json` in the trial's
-directory; the one that failed first is the cause, since the others only lost their peer.
+directory; the one that failed first is the cause, since the others only lost their peer. One that
+was killed can leave nothing: the launcher's own report, in the trial's log, names it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +39,7 @@ class Ranks:
         command += [str(run.path), trial_id]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with run.log(trial_id).open("ab") as log:
+            said_before = log.tell()
             self._child = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -42,7 +47,11 @@ class Ranks:
         self._child = None
         if run.outcome(trial_id).exists():
             return None
-        return first_failure(run.trial(trial_id)) or f"the ranks ended with exit code {code}"
+        with run.log(trial_id).open("rb") as log:
+            log.seek(said_before)
+            said = log.read().decode("utf-8", "replace")
+        cause = killed_rank(said) or first_failure(run.trial(trial_id))
+        return cause or f"the ranks ended with exit code {code}"
 
     def ask_to_stop(self) -> None:
         """Pass SIGTERM on: every rank saves a checkpoint and ends."""
@@ -71,6 +80,31 @@ def record_failure(directory: Path, rank: int, reason: str) -> None:
     """Leave why this rank failed, and when."""
     failure = {"rank": rank, "at": time.time(), "reason": reason}
     write_json(directory / f"failure-{rank}.json", failure)
+
+
+def killed_rank(said: str) -> str | None:
+    """The rank that a signal ended, by the launcher's report; None where none was.
+
+    Not by SIGTERM: with that the launcher itself ends the ranks that lost their peer.
+    """
+    for rank, number in re.findall(r"rank\s*: (\d+) .*?\n\s*exitcode\s*: -(\d+)", said):
+        name = signal.Signals(int(number)).name
+        if name != "SIGTERM":
+            cause = " (out of memory?)" if name == "SIGKILL" else ""
+            return f"rank {rank} was killed by {name}{cause}"
+    return None
+
+
+def end_with_launcher() -> None:
+    """End this rank when its launcher is gone: nothing else would tell it to."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def first_failure(directory: Path) -> str | None:

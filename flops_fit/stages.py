@@ -21,6 +21,7 @@ from flops_fit.executors.inline import InlineExecutor
 from flops_fit.executors.lasting import LastingExecutor
 from flops_fit.experiment import fingerprint
 from flops_fit.inquiry import ask_timings, time_sizes
+from flops_fit.interrupts import interrupting
 from flops_fit.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.manifest import read_manifest
 from flops_fit.plan import Plan
@@ -112,6 +113,8 @@ def carry_out(
 ) -> SweepSummary:
     """Train what the ledger says is still to be trained, as far as the caps allow.
 
+    Ctrl-C, SIGTERM and SIGUSR1 stop it with a checkpoint of each running trial.
+
     Args:
         prepared: the experiment.
         run: its run directory.
@@ -124,7 +127,7 @@ def carry_out(
     Raises:
         RunDirError: another process conducts this sweep, or the ledger cannot be read.
     """
-    with run.lock():
+    with interrupting(), run.lock():
         plan = Plan.from_dict(read_json(run.plan))
         provenance = read_json(run.provenance)
         is_simulated = provenance["planted"] is not None

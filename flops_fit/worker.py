@@ -9,17 +9,15 @@ claim is a lease file with a heartbeat: it ends when its owner dies. Leases are 
 the outcome file is what counts, and the first complete one wins.
 
 With --serve each line of standard input is a JSON list of trial ids, answered by a line `done`;
-when standard input closes, the conductor is gone and the worker ends at once.
+when standard input closes, the conductor is gone: the worker keeps a checkpoint and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import queue
-import random
 import shutil
 import signal
 import sys
@@ -32,17 +30,19 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError, RunDirError
 from flops_fit.experiment import Experiment, load_experiment
+from flops_fit.interrupts import STOPPING
 from flops_fit.law import Surface
 from flops_fit.manifest import read_manifest
-from flops_fit.points import TRUNK_CORRELATION, Outcome, Trial
-from flops_fit.ranks import Ranks, record_failure, this_rank
+from flops_fit.points import Outcome, Trial
+from flops_fit.ranks import Ranks, end_with_launcher, record_failure, this_rank
+from flops_fit.rehearsal import simulate
 from flops_fit.rundir import RunDir, read_json, read_outcome, write_json, write_outcome
 
 if TYPE_CHECKING:
     from flops_fit.training.trackers import Trackers
 
-PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed noise
 _LEASE_SECONDS = 60.0
+_STOP_SECONDS = 60.0  # without a conductor, to end the step at work and keep a checkpoint
 
 
 class Bench:
@@ -166,7 +166,7 @@ class Bench:
         except Exception as error:
             with self.run.log(trial.trial_id).open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
-            reason = error.message if isinstance(error, FlopsFitError) else _last_line(error)
+            reason = error.message if isinstance(error, FlopsFitError) else _in_a_line(error)
             rank = this_rank()
             if rank is not None:
                 record_failure(directory, rank, reason)
@@ -209,48 +209,11 @@ def _read_trials(run: RunDir) -> dict[str, Trial]:
     return {trial.trial_id: trial for trial in trials}
 
 
-def planted_law(largest_budget: float) -> Surface:
-    """What a rehearsal takes for the truth: a published law, moved to the sweep's scale.
-
-    The law of Besiroglu et al. 2024 (arXiv:2404.10102, their refit of Hoffmann et al.'s runs),
-    with N and D in units such that the sweep's largest budget stands where 1e21 FLOPs do there:
-    the exponents, E and the tokens per parameter stay, and losses are those of a usual sweep.
-    """
-    scale = (1e21 / largest_budget) ** 0.5
-    alpha, beta = 0.3478, 0.3658
-    return Surface(1.8172, 482.01 * scale**-alpha, 2085.43 * scale**-beta, alpha, beta)
-
-
-def simulate(trial: Trial, law: Surface) -> Outcome:
-    """An outcome drawn from a planted law, the same each time for one trial."""
-    noise = random.Random(trial.trial_id).gauss(0.0, PLANTED_NOISE)
-    details: dict[str, Any] = {"simulated": True}
-    if trial.trunk is not None:
-        share = math.sqrt(TRUNK_CORRELATION)
-        common = random.Random(trial.trunk_id).gauss(0.0, PLANTED_NOISE)
-        noise = share * common + math.sqrt(1 - share**2) * noise
-        shared, kept = trial.trunk.shared_tokens, trial.trunk.kept_tokens
-        details["trunk"] = {
-            "trunk_id": trial.trunk_id,
-            "shared_tokens": shared,
-            "kept_tokens": [tokens for tokens in kept if tokens > shared],
-        }
-        details["spent_flops"] = trial.cost_flops
-    loss = law.loss(trial.size.params, trial.tokens) * math.exp(noise)
-    return Outcome(
-        trial.trial_id,
-        "finished",
-        loss,
-        trial.tokens,
-        trial.flops,
-        0.0,
-        details=details,
-    )
-
-
 def train_listed(run: RunDir, trial_ids: list[str]) -> None:
     """Train these trials, in this order."""
     bench = Bench(run)
+    if this_rank() is not None:
+        end_with_launcher()
     with _stopping(bench):
         bench.run_task(tuple(trial_ids))
 
@@ -282,14 +245,22 @@ def serve(run: RunDir) -> None:
     """Train the tasks that arrive on standard input until it closes."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # What a plugin prints must not look like an answer.
-    tasks: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-
+    # Not `sys.stdin`: who waits for a line of it holds its lock, and each process that is forked to
+    # load data closes it first of all, so it would wait for ever.
+    incoming = os.fdopen(os.dup(0), encoding="utf-8")
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    tasks: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
     bench = Bench(run)
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in incoming:
             tasks.put(tuple(json.loads(line)))
         # The conductor is gone; what is unfinished is taken up by the next.
+        bench.stop.set()
+        bench.ranks.ask_to_stop()
+        tasks.put(None)
+        time.sleep(_STOP_SECONDS)
         bench.ranks.kill()
         os._exit(0)
 
@@ -300,6 +271,8 @@ def serve(run: RunDir) -> None:
             is_idle.set()
             task = tasks.get()
             is_idle.clear()
+            if task is None:
+                break
             with _logging_to(run.log(task[0])):
                 bench.run_task(task)
             if not bench.stop.is_set():
@@ -317,7 +290,7 @@ def _stopping(bench: Bench, is_idle: threading.Event | None = None) -> Iterator[
         if is_idle is not None and is_idle.is_set():
             os._exit(0)
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    previous = {number: signal.signal(number, ask) for number in STOPPING}
     try:
         yield
     finally:
@@ -343,6 +316,7 @@ def _logging_to(path: Path) -> Iterator[None]:
                 os.close(descriptor)
 
 
-def _last_line(error: BaseException) -> str:
-    """An exception as the last line of its traceback."""
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+def _in_a_line(error: BaseException) -> str:
+    """An exception's kind and the first line of what it says; of a syntax error its last."""
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return lines[-1 if isinstance(error, SyntaxError) else 0]

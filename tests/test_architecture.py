@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "flops_fit"
 FLOORS = [
     {"points", "units", "errors", "recipe", "arithmetic"},
-    {"layout", "mistakes"},
+    {"layout", "mistakes", "interrupts"},
     {
         "law",
         "plan",
@@ -32,6 +32,7 @@ FLOORS = [
         "designs",
         "description",
         "transfer",
+        "rehearsal",
     },
     {"reporting", "experiment", "display", "ranks", "spending", "planning"},
     {"result", "worker", "examination"},

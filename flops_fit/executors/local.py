@@ -3,24 +3,29 @@
 Each worker is one long-lived child process (`python -m flops_fit worker RUN_DIR --serve`) that
 imports torch and loads the data once and then trains one task after another. Tasks go to it as JSON
 lines on its standard input, `done` comes back as a line on its standard output. A worker whose
-standard input closes ends at once, so no worker outlives its conductor, however that dies.
+standard input closes keeps a checkpoint and ends, so none outlives its conductor for long, however
+that dies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from flops_fit.contracts import Resources
 from flops_fit.errors import FlopsFitError
 
-_GRACE_SECONDS = 5.0
+_STOP_SECONDS = 120.0  # for a worker to end its step and keep a checkpoint
+_SILENT_SECONDS = 2.0  # of that, before the user is told what is waited for
+_DEATH_SECONDS = 5.0  # for a worker that has closed its output to be gone
 
 
 class WorkerDiedError(FlopsFitError):
@@ -65,13 +70,25 @@ class LocalExecutor:
         return self._pool.submit(self._carry, task)
 
     def shutdown(self) -> None:
-        """End every worker at once."""
+        """End every worker: each keeps a checkpoint first, unless the user interrupts once more."""
         self._is_closed = True
         for slot in self._slots:
             slot.ask_to_stop()
-        for slot in self._slots:
-            slot.stop()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            began = time.monotonic()
+            if not self._are_gone(began + _SILENT_SECONDS):
+                sys.stderr.write("the running trials are being kept; Ctrl-C again ends them now\n")
+                self._are_gone(began + _STOP_SECONDS)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            for slot in self._slots:
+                slot.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _are_gone(self, deadline: float) -> bool:
+        """Whether every worker has ended by then (monotonic seconds)."""
+        return all([slot.is_gone(deadline) for slot in self._slots])
 
     def _carry(self, task: tuple[str, ...]) -> None:
         """Send one task to a worker and wait for its answer."""
@@ -81,7 +98,7 @@ class LocalExecutor:
             if child is None or child.poll() is not None:
                 child = slot.child = self._start(slot.devices)
             if self._is_closed:
-                slot.stop()
+                slot.kill()
             assert child.stdin is not None
             assert child.stdout is not None
             try:
@@ -127,17 +144,22 @@ class _Slot:
         if self.child is not None and self.child.poll() is None:
             self.child.terminate()
 
-    def stop(self) -> None:
-        """Wait for the worker to end, and make it."""
-        child = self.child
-        if child is None:
-            return
-        self.ask_to_stop()
+    def is_gone(self, deadline: float) -> bool:
+        """Whether the worker has ended by then (monotonic seconds)."""
+        if self.child is None:
+            return True
         try:
-            child.wait(_GRACE_SECONDS)
+            self.child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the worker, and the processes that load its data: it leads a group of its own."""
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
 
 
 def share_out(num_devices: int, workers: int, each: int) -> list[tuple[str, ...]]:
@@ -161,7 +183,7 @@ def share_out(num_devices: int, workers: int, each: int) -> list[tuple[str, ...]
 def _death_of(child: subprocess.Popen[str]) -> str:
     """How a worker ended, in a sentence."""
     try:
-        code = child.wait(_GRACE_SECONDS)
+        code = child.wait(_DEATH_SECONDS)
     except subprocess.TimeoutExpired:
         child.kill()
         return "the worker stopped answering and was ended"

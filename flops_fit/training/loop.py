@@ -29,6 +29,7 @@ from flops_fit.training.session import Session, open_session
 from flops_fit.training.trackers import Run, Trackers
 
 _PROGRESS_SECONDS = 0.5
+_ASK_SECONDS = 2.0
 
 
 class Interrupted(Exception):  # noqa: N818  # It is a way to end, not an error.
@@ -168,11 +169,9 @@ def _run(
     """Step to the end; the reason if the trial diverged before it."""
     trial, steps = training.trial, training.trial.steps
     reported = saved = time.monotonic()
+    asks = _Asks(training)
     while training.step < steps:
-        # Processes must agree to stop, so several ask one another only at the end of a window.
-        if (training.session.world == 1 or training.at_window_end) and training.agree(
-            should_stop()
-        ):
+        if asks.are_due() and training.agree(should_stop()):
             training.save()
             raise Interrupted(f"trial {trial.trial_id} stopped after step {training.step}")
         training.take_step()
@@ -198,6 +197,32 @@ def _run(
                  "loss": training.recent_loss()}
             )  # fmt: skip
     return None
+
+
+class _Asks:
+    """When processes ask one another whether to stop: one that is alone, before every step.
+
+    Several must agree, and to ask holds up the device; so they ask about once in two seconds, at
+    steps that all of them know, as all heard the same answers.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._due, self._every = training.step, 1
+        self._asked = time.monotonic()
+
+    def are_due(self) -> bool:
+        """Whether to ask before the next step."""
+        training = self._training
+        if training.session.world == 1:
+            return True
+        if training.step < self._due:
+            return False
+        now = time.monotonic()
+        is_slow = training.agree(now - self._asked > _ASK_SECONDS)
+        self._every = max(1, self._every // 2) if is_slow else 2 * self._every
+        self._due, self._asked = training.step + self._every, now
+        return True
 
 
 def _so_far(training: Training) -> dict[str, float]:
