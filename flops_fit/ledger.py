@@ -6,7 +6,8 @@ Format. UTF-8, one JSON object a line, each line ended by a newline. Every entry
     sweep_started      format, fingerprint, trials, simulated, versions of packages
     sweep_resumed      pending, cut_bytes (of a torn last line)
     trial_started      attempt
-    trial_finished     loss, params, tokens, flops, wall_seconds, and the outcome's details
+    trial_finished     loss, params, tokens, flops, wall_seconds, the outcome's details, and
+                       attempt_seconds: of this attempt, by the conductor's clock
     trial_diverged     error, tokens, flops, wall_seconds; final: it is no observation
     trial_failed       error; tried again on resume
     trial_stopped      wall_seconds of this attempt; it goes on from its checkpoint on resume
@@ -132,13 +133,15 @@ class LedgerState:
         """Add what a trial spent. Later entries of one trial count what went before them.
 
         A trial that goes on from its checkpoint reports all of its FLOPs and time at its end; what
-        it spent after its last checkpoint before it was stopped is the difference.
+        it spent after its last checkpoint before it was stopped is the difference. The conductor's
+        own `attempt_seconds` hold what the trial does not see: its worker's start, a lost attempt.
         """
         spent = entry.fields.get("spent_flops", entry.fields.get("flops", 0.0))
         self.flops[trial_id] = max(self.flops.get(trial_id, 0.0), spent)
         seconds, before = entry.fields.get("wall_seconds", 0.0), self.wall_seconds.get(trial_id, 0)
         is_part = entry.event == "trial_stopped"
-        self.wall_seconds[trial_id] = before + seconds if is_part else max(before, seconds)
+        attempt = seconds if is_part else entry.fields.get("attempt_seconds", 0.0)
+        self.wall_seconds[trial_id] = max(before + attempt, seconds)
 
     def is_pending(self, trial: Trial) -> bool:
         """Whether the trial has still to be trained (a failed one has)."""

@@ -8,13 +8,12 @@ time the sweep is started. A sweep stops before the trial that would pass one of
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+from flops_fit.allowance import Allowance
 from flops_fit.caps import CapReached, Caps
 from flops_fit.contracts import Executor, Resources
 from flops_fit.errors import FlopsFitError
@@ -102,7 +101,7 @@ def conduct(
     sweep.harvest()
     pending = [trial for trial in plan.trials if ledger.state.is_pending(trial)]
     is_interrupted = False
-    sweep.check_caps(pending)
+    sweep.cap = sweep.allowance.passed_by(pending)
     if pending and sweep.cap is None:
         for trial in pending:
             clear_outcome(run, trial.trial_id)
@@ -137,9 +136,8 @@ class _Sweep:
         self.run = run
         self.ledger = ledger
         self.watcher = watcher
-        self.caps = caps
+        self.allowance = Allowance(plan, ledger, caps, lambda trial: self._progress(trial).step)
         self.cap: CapReached | None = None
-        self.began: dict[str, float] = {}  # of the running trials, by id: monotonic seconds
         self.revived: set[str] = set()  # the trials whose worker died, and that were tried again
         self.deaths = 0  # of workers since one last left an outcome
 
@@ -167,30 +165,6 @@ class _Sweep:
         if not summary.failed:
             self.run.drop_trunks()
 
-    def check_caps(self, waiting: Sequence[Trial]) -> None:
-        """Set `cap` if the first waiting trial would pass one, beside those that run."""
-        if not waiting or self.caps.are_none:
-            return
-        state, by_id = self.ledger.state, {t.trial_id: t for t in self.plan.trials}
-        at_work = [*(by_id[i] for i in self.began), waiting[0]]
-        flops = state.spent_flops + math.fsum(
-            max(0.0, self._cost(t) - state.flops.get(t.trial_id, 0.0)) for t in at_work
-        )
-        seconds = self._spent_seconds() + math.fsum(self._seconds_to_go(t) for t in at_work)
-        self.cap = self.caps.reached(
-            flops=flops,
-            device_seconds=seconds * self.caps.devices_per_trial,
-            waiting=waiting,
-        )
-
-    def _cost(self, trial: Trial) -> float:
-        """FLOPs that a trial will spend: all of its own where the trunk before it is missing."""
-        if trial.trunk is None or trial.trunk_id is None:
-            return trial.flops
-        kept = self.ledger.state.trunk_tokens.get(trial.trunk_id, ())
-        start = max((n for n in kept if n <= trial.trunk.shared_tokens), default=0)
-        return (trial.tokens - start) * trial.size.flops_per_token
-
     def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
         """The first trial in line that waits for no other to leave it its trunk; None if all do."""
         open_ids = {trial.trial_id for trial in (*waiting, *running)}
@@ -199,40 +173,11 @@ class _Sweep:
                 return trial
         return None
 
-    def seconds_left(self) -> float | None:
-        """How long the running trials may go on until the cap; None without one."""
-        left = self.caps.seconds_left(self._spent_seconds() * self.caps.devices_per_trial)
-        if left is None:
-            return None
-        return left / self.caps.devices_per_trial / max(1, len(self.began))
-
     def record_stopped(self) -> None:
         """Say of each trial that was stopped how long it ran, so that its time counts."""
-        now = time.monotonic()
-        for trial_id, began in list(self.began.items()):
-            self.append("trial_stopped", self._by_id(trial_id), wall_seconds=round(now - began, 3))
-        self.began.clear()
-
-    def _spent_seconds(self) -> float:
-        """Wall-clock of all trials until now, the running ones too."""
-        now = time.monotonic()
-        running = math.fsum(now - began for began in self.began.values())
-        return self.ledger.state.spent_seconds + running
-
-    def _seconds_to_go(self, trial: Trial) -> float:
-        """How long a trial will still run, at the pace of the finished one nearest in size."""
-        state = self.ledger.state
-        known = [t for t in self.plan.trials if t.trial_id in state.finished]
-        if not known:
-            return 0.0
-        size = math.log(trial.size.flops_per_token)
-        gaps = [abs(math.log(t.size.flops_per_token) - size) for t in known]
-        least = min(gaps)
-        near = [t for t, gap in zip(known, gaps, strict=True) if gap <= least + 1e-9]
-        pace = max(state.wall_seconds[t.trial_id] / state.flops[t.trial_id] for t in near)
-        began = self.began.get(trial.trial_id)
-        so_far = 0.0 if began is None else time.monotonic() - began
-        return max(0.0, pace * self._cost(trial) - so_far)
+        for trial_id in list(self.allowance.began):
+            seconds = self.allowance.end(trial_id) or 0.0
+            self.append("trial_stopped", self._by_id(trial_id), wall_seconds=round(seconds, 3))
 
     def _by_id(self, trial_id: str) -> Trial:
         """A trial of the plan."""
@@ -245,8 +190,7 @@ class _Sweep:
                 continue
             outcome = read_outcome(self.run, trial.trial_id)
             if outcome is not None and outcome.status != "failed":
-                self.began.pop(trial.trial_id, None)
-                self._record(trial, outcome)
+                self._record(trial, outcome, self.allowance.end(trial.trial_id))
 
     def carry_out(
         self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
@@ -259,17 +203,18 @@ class _Sweep:
                 trial = self._next(waiting, running.values())
                 if trial is None:
                     break
-                self.check_caps([trial, *(each for each in waiting if each is not trial)])
+                others = [each for each in waiting if each is not trial]
+                self.cap = self.allowance.passed_by([trial, *others])
                 if self.cap is not None:
                     break
                 waiting.remove(trial)
                 attempt = self.ledger.state.attempts.get(trial.trial_id, 0) + 1
                 self.append("trial_started", trial, attempt=attempt)
-                self.began[trial.trial_id] = time.monotonic()
+                self.allowance.start(trial)
                 running[executor.submit((trial.trial_id,), resources)] = trial
             if not running:
                 return
-            left = self.seconds_left()
+            left = self.allowance.seconds_left()
             poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left, 0.0))
             ended, _ = wait(running, timeout=poll, return_when=FIRST_COMPLETED)
             for future in ended:
@@ -277,11 +222,7 @@ class _Sweep:
                 if self._end(trial, future):
                     waiting.append(trial)
             if running and left is not None and left <= _POLL_SECONDS / 10:
-                self.cap = self.caps.out_of_time(
-                    (self._spent_seconds() + math.fsum(map(self._seconds_to_go, running.values())))
-                    * self.caps.devices_per_trial,
-                    [*running.values(), *waiting],
-                )
+                self.cap = self.allowance.out_of_time([*running.values(), *waiting])
                 return
             self.watcher.on_progress([self._progress(trial) for trial in running.values()])
 
@@ -291,13 +232,12 @@ class _Sweep:
         It is, once, where its worker died, unless several have died on end: it goes on from its
         checkpoint, and what ended the worker may have come from outside.
         """
-        began = self.began.pop(trial.trial_id, None)
+        seconds = self.allowance.end(trial.trial_id)
         outcome = read_outcome(self.run, trial.trial_id)
         if outcome is not None:
             self.deaths = 0
-            self._record(trial, outcome)
+            self._record(trial, outcome, seconds)
             return False
-        seconds = 0.0 if began is None else time.monotonic() - began
         error = future.exception()
         if error is not None and not isinstance(error, FlopsFitError | OSError):
             raise error
@@ -306,11 +246,12 @@ class _Sweep:
         is_revived = self.deaths < _MAX_DEATHS and trial.trial_id not in self.revived
         self.revived.add(trial.trial_id)
         said = {"tried_again": True} if is_revived else {}
-        self._record(trial, Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, reason, said))
+        dead = Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds or 0.0, reason, said)
+        self._record(trial, dead, seconds)
         return is_revived
 
-    def _record(self, trial: Trial, outcome: Outcome) -> None:
-        """Append a trial's outcome to the ledger."""
+    def _record(self, trial: Trial, outcome: Outcome, seconds: float | None) -> None:
+        """Append a trial's outcome to the ledger; `seconds`: of this attempt, start and all."""
         flops = outcome.flops
         if outcome.status == "failed":
             # A trial that died told nobody what it had spent, but for its last sign of life.
@@ -321,6 +262,8 @@ class _Sweep:
             "flops": flops,
             "wall_seconds": round(outcome.wall_seconds, 3),
         }
+        if seconds is not None:
+            spent["attempt_seconds"] = round(seconds, 3)
         said: dict[str, Any] = {"error": outcome.error}
         if outcome.status == "finished":
             said = {"loss": outcome.loss, "params": trial.size.params}

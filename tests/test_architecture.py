@@ -22,6 +22,7 @@ FLOORS = [
         "findings",
         "budgets",
     },
+    {"allowance"},
     {
         "fitting",
         "estimate",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flops_fit.ranks import killed_rank
+
 MANIFEST = """
 name = "shared"
 [model]
@@ -22,6 +24,8 @@ plugin = "cross-entropy"
 budgets = [3e8]
 sizes_per_budget = 3
 tokens_per_param = 5
+[training]
+batch_tokens = 128
 [execution]
 devices_per_trial = {devices}
 device = "cpu"
@@ -70,6 +74,22 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert shared[trial_id]["processes"] == 2
         assert shared[trial_id]["tokens"] == entry["tokens"]
         assert shared[trial_id]["loss"] == pytest.approx(entry["loss"], abs=1e-5)
+
+
+def test_a_rank_that_was_killed_is_the_root_cause_though_it_could_say_nothing():
+    report = """
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  host      : here
+  rank      : 1 (local_rank: 1)
+  exitcode  : -9 (pid: 4242)
+  error_file: <N/A>
+  traceback : Signal 9 (SIGKILL) received by PID 4242
+"""
+    assert killed_rank(report) == "rank 1 was killed by SIGKILL (out of memory?)"
+    assert killed_rank(report.replace("-9", "-15")) is None
+    assert killed_rank(report.replace("-9", "1")) is None
 
 
 @pytest.mark.slow
