@@ -215,7 +215,8 @@ class _Sweep:
             if not running:
                 return
             left = self.allowance.seconds_left()
-            poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left, 0.0))
+            # Half of what is left: by then a trial that was forecast to end may be late.
+            poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left / 2, 0.01))
             ended, _ = wait(running, timeout=poll, return_when=FIRST_COMPLETED)
             for future in ended:
                 trial = running.pop(future)
