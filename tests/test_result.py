@@ -149,6 +149,25 @@ def test_any_budget_has_the_intervals_of_one_that_was_asked_for(tmp_path):
     assert low < result.predict(3e20).params < high
 
 
+def test_runs_that_tell_next_to_nothing_still_have_a_report_to_look_at():
+    drawn = random.Random(1)
+    seen = observe((1e15, 1.2e15, 2e15, 3e15), sizes=5)
+    table = {
+        "params": [o.params for o in seen],
+        "tokens": [o.tokens for o in seen],
+        "loss": [o.loss * math.exp(drawn.gauss(0, 0.3)) for o in seen],
+        "budget_flops": [o.budget_flops for o in seen],
+    }
+    result = flops_fit.report(table, budgets=[1e24], bootstrap=50)
+    optimum = result.predict(1e24, method="surface")
+    low, high = optimum.params_interval
+    assert high / low > 1e6
+    assert 1 <= low <= optimum.params <= high <= 1e24
+    assert all(math.isfinite(bound) and bound > 0 for bound in optimum.tokens_interval)
+    assert "agreement" in result.plot()
+    assert "inf" not in " ".join(result.answers())
+
+
 def test_the_report_as_data_has_the_published_shape():
     seen, excluded = with_outlier(observe(BUDGETS), 4)
     out = (*excluded, Excluded("row 12", "loss is not a number"))

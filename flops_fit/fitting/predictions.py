@@ -100,11 +100,11 @@ def _assemble(
     params_interval = tokens_interval = loss_interval = None
     if freedom is not None:
         error = math.hypot(parts["params_noise"], parts.get("params_model", 0.0))
-        params_interval = _exp(t_interval(math.log(optimum.params), error, freedom))
-        tokens_interval = (
-            optimum.flops / count(params_interval[1]),
-            optimum.flops / count(params_interval[0]),
-        )
+        low, high = _exp(t_interval(math.log(optimum.params), error, freedom))
+        # Where next to nothing is known: at least one param, and no more than one FLOP for each.
+        params_interval = min(max(low, 1.0), optimum.params), min(high, optimum.flops)
+        few, many = (optimum.flops / count(params) for params in reversed(params_interval))
+        tokens_interval = max(few, min(1.0, optimum.tokens)), many
         if optimum.loss is not None and "loss_noise" in parts:
             error = math.hypot(
                 parts["loss_noise"], parts.get("loss_model", 0.0), parts["loss_residual"]

@@ -80,7 +80,7 @@ def format_value(value: object, kind: Kind) -> str:
         case "flops":
             return format_flops(value)
         case "loss":
-            return f"{value:.4f}"
+            return f"{value:.4f}" if abs(value) < 1e4 else significant(value, 3)
         case "number":
             return significant(value, 3)
         case "parameter":
