@@ -379,6 +379,13 @@ def test_init_writes_a_ladder_for_a_total_budget(tmp_path):
     assert "total_flops = 7e13" in text
 
 
+def test_what_init_writes_can_be_rehearsed_as_it_stands(tmp_path):
+    flops_fit("init", cwd=tmp_path)
+    ended = flops_fit("run", "experiment.toml", "--simulate", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "sizes_missing" not in ended.stdout
+
+
 def test_init_writes_a_manifest_once(tmp_path):
     assert flops_fit("init", cwd=tmp_path).returncode == 0
     assert_is_one_clear_error(flops_fit("init", cwd=tmp_path), 2, "exists already")
