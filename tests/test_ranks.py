@@ -25,7 +25,8 @@ budgets = [3e8]
 sizes_per_budget = 3
 tokens_per_param = 5
 [training]
-batch_tokens = 128
+batch_rule = "fixed"
+batch_tokens = 64
 [execution]
 devices_per_trial = {devices}
 device = "cpu"
