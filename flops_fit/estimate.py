@@ -15,6 +15,9 @@ from typing import Any
 from flops_fit.plan import Plan
 from flops_fit.points import Trial
 
+MOST_EVALUATION = 0.03
+"""Share of the trials' time that held-out losses may take."""
+
 
 @dataclass(frozen=True)
 class Timing:

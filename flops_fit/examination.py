@@ -31,6 +31,9 @@ from flops_fit.units import format_flops
 _EXAMPLES = 8
 """Examples in the batch that the smallest model is tried on."""
 
+_SPLIT_EXAMPLES = 64
+"""Held-out examples whose loss is compared with that of their parts."""
+
 
 def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]:
     """Every check of a manifest's plugins, in the order in which they build on each other.
@@ -55,6 +58,7 @@ def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]
     seen.check("step", "the loss gives a finite gradient", it.pass_backward, needs=needs)
     seen.check("flops", "FLOPs are counted in full", it.count_flops, needs=["forward"])
     seen.check("learning", "the loss falls on one batch", it.train, needs=["step"])
+    seen.check("parts", "a batch's loss is the mean of its parts'", it.split, needs=["step"])
     seen.check("causal", "no output sees its own target", it.look_ahead, needs=["step"])
     return seen.findings
 
@@ -227,6 +231,16 @@ class _Subject:
         has = self.counts[self.smallest]
         six = Size(self.smallest, has.params, has.non_embedding, 6.0 * has.params, has.active)
         return self.counted or six
+
+    def split(self) -> str:
+        """Pass a held-out batch whole and in parts."""
+        from flops_fit.training.batches import first_examples
+        from flops_fit.training.conformance import taught
+        from flops_fit.training.weights import check_parts
+
+        batch = self._data_says(first_examples, self.data.heldout, _SPLIT_EXAMPLES)
+        model = taught(self.model, self.batch, self.loss)
+        return str(self._model_says(check_parts, model, self.loss, batch))
 
     def look_ahead(self) -> str:
         """Change inputs and targets, and see which outputs follow."""

@@ -35,9 +35,9 @@ from flops_fit.units import parse_number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from flops_fit.reporting.checklist import Check
     from flops_fit.reporting.comparison import Comparison
     from flops_fit.reporting.contents import Contents
+    from flops_fit.reporting.practice import Check
     from flops_fit.reporting.record import Record
     from flops_fit.reporting.seal import Seal
     from flops_fit.reporting.setting import Setting

@@ -6,7 +6,7 @@ import math
 
 from flops_fit.caps import Caps
 from flops_fit.errors import CapReachedError, ManifestError
-from flops_fit.estimate import Estimate
+from flops_fit.estimate import MOST_EVALUATION, Estimate
 from flops_fit.manifest import Manifest
 from flops_fit.points import Note
 from flops_fit.rundir import RunDir
@@ -14,7 +14,6 @@ from flops_fit.sweep import SweepSummary
 from flops_fit.units import format_flops
 
 MAX_NAMED = 12  # trials named one by one in an error
-MOST_EVALUATION = 0.03  # of the trials' time
 _TIMING_ERROR = 0.2  # of a share that was estimated
 
 

@@ -8,7 +8,7 @@ from flops_fit.plan import Plan
 from flops_fit.points import Excluded, Size, Trial
 from flops_fit.reporting.checklist import checklist_table
 from flops_fit.reporting.record import Record
-from flops_fit.rundir import RunDir, write_json
+from flops_fit.rundir import RunDir, read_json, write_json
 
 MANIFEST = """
 name = "swept"
@@ -139,3 +139,27 @@ def test_the_checklist_is_a_table_like_the_others():
     assert "| not known" not in text
     assert "yes" in text
     assert "arXiv:2203.15556" in text
+
+
+def test_what_evaluation_took_and_whether_it_was_exact_is_read_from_the_ledger(tmp_path):
+    def told(name, **measured):
+        (tmp_path / name).mkdir()
+        run = RunDir(run_directory(tmp_path / name))
+        (first, _) = Plan.from_dict(read_json(run.plan)).trials
+        ledger = Ledger.open(run.ledger)
+        ledger.append(
+            "trial_finished", first.trial_id, loss=3.0, params=40_000, tokens=first.tokens,
+            flops=first.flops, wall_seconds=10.0, **measured,
+        )  # fmt: skip
+        ledger.close()
+        return planted_result(run_dir=run.path)
+
+    cheap = told("cheap", evaluation_seconds=0.2)
+    assert find(cheap, "held-out losses take").held is True
+    assert find(cheap, "mean of its parts").held is True
+    dear = told("dear", evaluation_seconds=2.2, inexact_parts=[2.6, 2.3])
+    assert find(dear, "held-out losses take").held is False
+    assert "22.0%" in find(dear, "held-out losses take").figure
+    assert "heldout_examples" in find(dear, "held-out losses take").figure
+    assert find(dear, "mean of its parts").held is False
+    assert "count(targets)" in find(dear, "mean of its parts").figure

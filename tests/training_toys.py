@@ -134,3 +134,39 @@ def trained(build, folder, recipe):
         data=toy_data(pairs(100)), loss=mse, recipe=recipe, directory=folder, device="cpu",
     )  # fmt: skip
     return outcome.loss, kept[0]
+
+
+class Tagger(nn.Module):
+    """Scores of 16 classes for each place of a sequence."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Embedding(16, width), nn.Linear(width, 16))
+
+    def forward(self, inputs):
+        return self.layers(inputs)
+
+    def num_params(self):
+        return sum(p.numel() for p in self.parameters())
+
+
+def padded(count, seed=0):
+    """Sequences of 1 to 8 targets; the rest is -100. Long ones are noise, short ones a rule."""
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randint(0, 16, (count, 8), generator=draw)
+    lengths = torch.randint(1, 9, (count, 1), generator=draw)
+    noise = torch.randint(0, 16, (count, 8), generator=draw)
+    targets = torch.where(lengths > 4, noise, (3 * inputs + 1) % 16)
+    return TensorDataset(inputs, torch.where(torch.arange(8) < lengths, targets, -100))
+
+
+def bare_cross_entropy(outputs, targets):
+    """The mean over targets that are not ignored, without a word of how many they are."""
+    return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def counted_cross_entropy(outputs, targets):
+    return bare_cross_entropy(outputs, targets)
+
+
+counted_cross_entropy.count = lambda targets: (targets != -100).sum()

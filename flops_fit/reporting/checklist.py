@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from flops_fit.law import Fit
 from flops_fit.points import Excluded, Observation
 from flops_fit.reporting.cells import Column, format_value
+from flops_fit.reporting.practice import Check, format_range, of_training
 from flops_fit.reporting.record import Record
 from flops_fit.reporting.tables import Table
-from flops_fit.reporting.transfer import bracketing
 from flops_fit.reporting.verdict import (
     EXPONENT_RANGE,
     MAX_EXTRAPOLATION,
@@ -28,33 +26,8 @@ from flops_fit.reporting.verdict import (
     headline_method,
 )
 
-Severity = Literal["refused", "warned", "default"]
-_MIN_STEPS = 1000
 _TOKENS_PER_PARAM = (1.0, 250.0)
 _MAX_SHARE = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule and how this study stands to it.
-
-    Attributes:
-        rule: the rule, as a sentence.
-        held: whether it is held; None where nothing says so.
-        figure: the measured number, with its unit.
-        severity: what breaking it costs: `refused`, `warned`, or it is the tool's `default`.
-        source: where the rule comes from.
-    """
-
-    rule: str
-    held: bool | None
-    figure: str
-    severity: Severity
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The check as plain data."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def checklist(
@@ -76,7 +49,7 @@ def checklist(
     """
     checks: list[Check] = []
     if record is not None:
-        checks += _of_training(record)
+        checks += of_training(record)
         checks += _of_spending(record, targets)
     if observations:
         checks += _of_design(observations)
@@ -101,70 +74,6 @@ def checklist_table(checks: Sequence[Check]) -> Table:
     words = {True: "yes", False: "no", None: "not known"}
     rows = tuple({**check.to_dict(), "held": words[check.held]} for check in checks)
     return Table("Checklist of a credible study", columns, rows)
-
-
-def _range(counts: Sequence[int]) -> str:
-    """`5`, or `5 to 7`."""
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _of_training(record: Record) -> Iterator[Check]:
-    """How every trial was trained."""
-    recipe = record.manifest.training
-    simulated = record.ledger.is_simulated
-    ended = record.ledger.finished.values()
-    counts = (entry.fields.get("heldout_examples") for entry in ended)
-    sets = {int(count) for count in counts if count is not None}
-    heldout = f"held-out examples: {', '.join(str(count) for count in sorted(sets))}"
-    yield Check(
-        "the fitted loss is measured on one held-out set, the same for all trials",
-        False if simulated else len(sets) == 1 if sets else None,
-        "losses are drawn from a planted law" if simulated else heldout if sets else "not recorded",
-        "refused",
-        "arXiv:2502.18969",
-    )
-    yield Check(
-        "losses are taken where the schedule ends, each trial at its own horizon",
-        recipe.schedule != "constant",
-        f"schedule `{recipe.schedule}`",
-        "refused",
-        "arXiv:2203.15556; arXiv:2405.18392",
-    )
-    limit = recipe.warmup_tokens_per_param
-    yield Check(
-        "warm-up scales with the run",
-        recipe.warmup_fraction <= 0.2,
-        f"{recipe.warmup_fraction:.0%} of the steps"
-        + (f", at most {limit:g} units per parameter" if limit else ""),
-        "default",
-        "arXiv:2406.19146",
-    )
-    held, told = bracketing(record.transfer)
-    bare = recipe.bare_learning_rate or "its published constants"
-    yield Check(
-        "the learning rate follows a stated rule, bracketed at two sizes or more",
-        held,
-        f"rule `{recipe.learning_rate_rule}` from {bare}; {told}",
-        "warned",
-        "arXiv:2406.19146; arXiv:2503.04715",
-    )
-    if recipe.optimizer == "adamw":
-        yield Check(
-            "AdamW's beta2 is 0.98 or more where batches are small",
-            recipe.betas[1] >= 0.98,
-            f"beta2 {recipe.betas[1]:g}",
-            "default",
-            "arXiv:2406.19146",
-        )
-    steps = [trial.steps for trial in record.plan.trials]
-    yield Check(
-        f"every trial has {_MIN_STEPS} optimiser steps or more",
-        min(steps) >= _MIN_STEPS,
-        f"{_range(steps)} steps",
-        "warned",
-        "arXiv:2505.13738",
-    )
 
 
 def _of_spending(record: Record, targets: Sequence[float]) -> Iterator[Check]:
@@ -284,7 +193,7 @@ def _of_minima(isoflop: Fit | None) -> Iterator[Check]:
     if sizes:
         yield Check(
             f"{MIN_SIZES} sizes or more at every budget", min(sizes) >= MIN_SIZES,
-            f"{_range(sizes)} sizes", "warned", "arXiv:2203.15556",
+            f"{format_range(sizes)} sizes", "warned", "arXiv:2203.15556",
         )  # fmt: skip
     window = isoflop.details.get("window")
     if window is not None:

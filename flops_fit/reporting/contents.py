@@ -11,8 +11,9 @@ from flops_fit.law import Fit
 from flops_fit.points import Excluded, Note, Observation
 from flops_fit.reporting import economy, tables
 from flops_fit.reporting.cells import Kind, format_value, plural
-from flops_fit.reporting.checklist import Check, checklist_table
+from flops_fit.reporting.checklist import checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
+from flops_fit.reporting.practice import Check
 from flops_fit.reporting.record import Record
 from flops_fit.reporting.setting import Setting, buildable_rows
 from flops_fit.reporting.speeds import speed_rows, speeds_table

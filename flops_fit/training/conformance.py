@@ -211,6 +211,20 @@ def check_learning(
     )
 
 
+def taught(model: nn.Module, batch: Batch, loss: Loss) -> nn.Module:
+    """A copy of the model after a few steps on one batch, which no longer gives all the same."""
+    model = copy.deepcopy(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    inputs, targets = split_batch(batch)
+    model.train()
+    for _ in range(_WARMUP_STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        check_loss(loss(model(inputs), targets)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return model
+
+
 def _train(
     model: nn.Module, batch: Batch, loss: Loss, recipe: Recipe, trial: Trial, build: Build,
     share: float,

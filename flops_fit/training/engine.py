@@ -45,6 +45,7 @@ from flops_fit.training.streams import (
 )
 from flops_fit.training.telemetry import Meter
 from flops_fit.training.trunks import branch_step, trunk_details, warmup_of
+from flops_fit.training.weights import Weight, part_weights, weighed
 
 
 class Training:
@@ -96,7 +97,7 @@ class Training:
             train_set, seed=derive_seed(trial.seed, "data"), workers=recipe.data_workers,
             device=device,
         )  # fmt: skip
-        self.heldout = HeldOut(data.heldout, recipe=recipe, device=device)
+        self.heldout = HeldOut(data.heldout, recipe=recipe, device=device, loss=loss)
         self.warmup = warmup_of(trial, recipe)
         self.branch = None if self.trunk is None else branch_step(trial, recipe)
         kept = () if trial.trunk is None or self.trunk is None else trial.trunk.kept_tokens
@@ -146,8 +147,11 @@ class Training:
         )
         set_learning_rates(self.optimizer.param_groups, self.peaks, factor)
         limit = self.recipe.micro_batch_examples or count
-        for start in range(0, count, limit):
-            self._pass(batch, start, min(start + limit, count), count)
+        bounds = [(start, min(start + limit, count)) for start in range(0, count, limit)]
+        weights = part_weights(self.loss, batch, bounds, session=self.session)
+        for (start, end), weight in zip(bounds, weights, strict=True):
+            if isinstance(weight, torch.Tensor) or weight:
+                self._pass(batch, start, end, count, weight)
         if self.recipe.clip_norm > 0:
             if self.scaler is not None:
                 self.session.accelerator.unscale_gradients(self.optimizer)
@@ -157,7 +161,7 @@ class Training:
         self.step += 1
         self.tokens += count * self.session.world * self.units
 
-    def _pass(self, batch: Batch, start: int, end: int, count: int) -> None:
+    def _pass(self, batch: Batch, start: int, end: int, count: int, weight: Weight) -> None:
         """Forward and backward of examples `start` to `end` of this process's `count`."""
         accelerator = self.session.accelerator
         is_whole, is_last = end - start == count, end == count
@@ -172,10 +176,7 @@ class Training:
         if self.recipe.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with together:
-            value = self.loss(self.model(inputs), targets)
-            if not is_whole:
-                # Weighted by its size, so that parts of any size add up to the batch's mean.
-                value = value * ((end - start) / count)
+            value = weighed(self.loss(self.model(inputs), targets), weight)
             # Accelerate divides by a number of parts even if it is one; only scaling needs it.
             if self.scaler is None:
                 value.backward()  # type: ignore[no-untyped-call]
@@ -319,6 +320,11 @@ class Training:
         details |= trunk_details(
             self.trial, tokens=self.tokens, began=self.meter.untimed_tokens, kept=self.kept_steps
         )
+        if loss is not None and self.session.rank == 0:
+            is_split = self.session.world > 1 or self.recipe.micro_batch_examples is not None
+            details |= self.heldout.parts(
+                self.bare_model, self.loss, is_split=is_split, precision=self.session.precision
+            )
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good

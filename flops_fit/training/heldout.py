@@ -12,6 +12,7 @@ from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import heldout_batches
 from flops_fit.training.streams import Batch, count_examples, map_tensors, split_batch
+from flops_fit.training.weights import batch_weight, compare_parts, differ, mean_of
 
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -24,15 +25,27 @@ class HeldOut:
 
     Attributes:
         examples: how many examples it holds.
+        counts: examples of each batch.
+        weights: what each batch weighs in the mean: units that count in it, or examples.
     """
 
-    def __init__(self, source: Any, *, recipe: Recipe, device: torch.device) -> None:
-        """Read the set once; every evaluation sees the same batches."""
+    def __init__(self, source: Any, *, recipe: Recipe, device: torch.device, loss: Loss) -> None:
+        """Read the set once; every evaluation sees the same batches.
+
+        Raises:
+            PluginError: it yields nothing, or nothing in it counts for the loss.
+        """
         self.device = device
         batches = heldout_batches(
             source, batch=recipe.heldout_batch, examples=recipe.heldout_examples
         )
         self.counts = [count_examples(batch) for batch in batches]
+        self.weights = [batch_weight(loss, batch) for batch in batches]
+        if not sum(self.weights):
+            raise PluginError(
+                "the held-out set has no unit that the loss counts: its `count(targets)` is 0",
+                hint="hold out examples whose targets are not all ignored",
+            )
         self.examples = sum(self.counts)
         fits = sum(_num_bytes(batch) for batch in batches) <= _RESIDENT_BYTES
         self._batches = [_to(batch, device) for batch in batches] if fits else batches
@@ -57,9 +70,23 @@ class HeldOut:
         return dict(zip(numbers, torch.stack(values).double().tolist(), strict=True))
 
     def mean(self, losses: dict[int, float]) -> float:
-        """The mean over examples of what `losses` gave."""
-        examples = sum(self.counts[number] for number in losses)
-        return sum(loss * self.counts[number] for number, loss in losses.items()) / examples
+        """The mean over examples, or over units that count, of what `losses` gave."""
+        return mean_of([*losses.values()], [self.weights[number] for number in losses])
+
+    def parts(
+        self, model: nn.Module, loss: Loss, *, is_split: bool, precision: str
+    ) -> dict[str, Any]:
+        """`inexact_parts` where a batch's loss is not the mean of its parts' (whole, parts).
+
+        Not looked at where nothing is passed in parts: one held-out batch, and `is_split` false.
+        """
+        if len(self.counts) == 1 and not is_split:
+            return {}
+        compared = compare_parts(model, loss, _to(self._batches[0], self.device))
+        is_exact = precision == "fp32" and self.device.type == "cpu"
+        if compared is None or not differ(*compared, is_exact=is_exact):
+            return {}
+        return {"inexact_parts": list(compared)}
 
     def spread(self, examples: float) -> list[int]:
         """Numbers of evenly spaced batches that hold about so many examples; at least one."""

@@ -31,6 +31,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from flops_fit.zoo.gpt import check_shape, rotary_angles, rotary_turns, rotate
+from flops_fit.zoo.losses import count_targets
 
 
 class GPTuMuP(nn.Module):
@@ -176,3 +177,6 @@ def unit_scaled_cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> t
     """
     loss: torch.Tensor = scaled.cross_entropy(outputs.flatten(0, -2), targets.flatten())
     return loss
+
+
+unit_scaled_cross_entropy.count = count_targets  # type: ignore[attr-defined]
