@@ -145,11 +145,11 @@ def test_what_evaluation_took_and_whether_it_was_exact_is_read_from_the_ledger(t
     def told(name, **measured):
         (tmp_path / name).mkdir()
         run = RunDir(run_directory(tmp_path / name))
-        (first, _) = Plan.from_dict(read_json(run.plan)).trials
+        _, other = Plan.from_dict(read_json(run.plan)).trials
         ledger = Ledger.open(run.ledger)
         ledger.append(
-            "trial_finished", first.trial_id, loss=3.0, params=40_000, tokens=first.tokens,
-            flops=first.flops, wall_seconds=10.0, **measured,
+            "trial_finished", other.trial_id, loss=3.0, params=40_000, tokens=other.tokens,
+            flops=other.flops, wall_seconds=10.0, **measured,
         )  # fmt: skip
         ledger.close()
         return planted_result(run_dir=run.path)
