@@ -202,8 +202,8 @@ def _run(
 class _Asks:
     """When processes ask one another whether to stop: one that is alone, before every step.
 
-    Several must agree, and to ask holds up the device; so they ask about once in two seconds, at
-    steps that all of them know, as all heard the same answers.
+    Several must agree, and to ask holds up the device; so they ask about once in two seconds, or in
+    a window, at steps that all of them know, as all heard the same answers.
     """
 
     def __init__(self, training: Training) -> None:
@@ -220,7 +220,8 @@ class _Asks:
             return False
         now = time.monotonic()
         is_slow = training.agree(now - self._asked > _ASK_SECONDS)
-        self._every = max(1, self._every // 2) if is_slow else 2 * self._every
+        wanted = self._every // 2 if is_slow else 2 * self._every
+        self._every = max(1, min(wanted, training.window))
         self._due, self._asked = training.step + self._every, now
         return True
 
