@@ -56,7 +56,7 @@ class Drawing(IterableDataset):
 
     def __iter__(self):
         for number in torch.randperm(30):
-            yield number, number + torch.rand(()) + random.random() + np.random.rand()
+            yield number, number + torch.rand(()) + np.random.rand()
 
 
 def test_a_process_that_reads_an_iterable_set_draws_what_the_trials_own_would():

@@ -20,36 +20,41 @@ _NUMPY: Any = np.random  # its stubs leave out the functions that swap generator
 
 
 class Draws:
-    """The state of Python's, numpy's and torch's CPU generator as one data set left them."""
+    """Where one data set left the generators of Python, numpy and torch's CPU.
+
+    Copying the state of Python's or numpy's would take longer than many a batch. So numpy's
+    generator is swapped as a whole, and Python's is seeded by a number drawn from it before.
+    """
 
     def __init__(self) -> None:
         self._torch: torch.Tensor | None = None
-        self._python: tuple[Any, ...] | None = None
-        # Swapped as a whole: copying numpy's state takes longer than many a batch.
+        self._python = 0
         self._numpy: Any = np.random.MT19937(0)
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Let the generators go on where the data set left them, and put them back afterwards."""
-        before = torch.get_rng_state(), random.getstate(), _NUMPY.get_bit_generator()
-        if self._torch is not None and self._python is not None:
+        """Let the generators go on where the data set left them, and then where the model did."""
+        models = torch.get_rng_state(), random.getrandbits(64), _NUMPY.get_bit_generator()
+        if self._torch is not None:
             torch.set_rng_state(self._torch)
-            random.setstate(self._python)
+        random.seed(self._python)
         _NUMPY.set_bit_generator(self._numpy)
         try:
             yield
         finally:
-            self._torch, self._python = torch.get_rng_state(), random.getstate()
-            torch.set_rng_state(before[0])
-            random.setstate(before[1])
-            _NUMPY.set_bit_generator(before[2])
+            self._torch, self._python = torch.get_rng_state(), random.getrandbits(64)
+            torch.set_rng_state(models[0])
+            random.seed(models[1])
+            _NUMPY.set_bit_generator(models[2])
 
     def state(self) -> dict[str, Any]:
         """Where the data set left the generators, as tensors and plain data."""
-        with self.apart():
-            kind, keys, *rest = _NUMPY.get_state()
-        numbers = (str(kind), keys.tolist(), *rest)
-        return {"torch": self._torch, "python": self._python, "numpy": numbers}
+        numpy = self._numpy.state["state"]
+        return {
+            "torch": self._torch,
+            "python": self._python,
+            "numpy": (numpy["key"].tolist(), int(numpy["pos"])),
+        }
 
 
 def seed_draws(seed: int) -> None:
@@ -61,7 +66,6 @@ def seed_draws(seed: int) -> None:
 
 def restore_draws(state: dict[str, Any]) -> None:
     """Let the generators go on from what `Draws.state` gave."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(state["torch"])
-    np.random.set_state(tuple(state["numpy"]))
+    random.seed(state["python"])
+    np.random.set_state(("MT19937", *state["numpy"]))

@@ -113,6 +113,6 @@ class IterableStream:
             self.drawn = int(state["drawn"])
             self._resumed = state["draws"]
             return
-        # Batch by batch as before, since numpy keeps no half-used pair of normal numbers between.
+        # Batch by batch as before: the generators are swapped between batches (`Draws.apart`).
         while missing := int(state["drawn"]) - self.drawn:
             self.take(min(int(state["count"]), missing))
