@@ -182,3 +182,36 @@ def test_a_sweep_whose_runs_mostly_diverge_ends_and_says_why():
     assert history.decisions[-1].action == "stop"
     assert "diverged or failed" in history.decisions[-1].reason
     assert history.spent_flops < TOP
+
+
+def test_where_no_run_is_left_to_choose_the_next_level_opens_and_the_reason_is_true():
+    """Few sizes and much noise: each cell of the open levels is run twice, with money left."""
+    few = terms(sizes=size_ladder()[::6], total_flops=500 * TOP, params_within=0.001)
+    history = sweep(few, sigma=0.1)
+    last = history.decisions[-1]
+    assert last.action == "stop"
+    assert history.spent_flops < 400 * TOP
+    assert "no run is left to choose among" in last.reason
+    assert "the runs scatter by" in last.reason
+    opened = {few.level_of(trial) for d in history.decisions[:-1] for trial in d.trials}
+    assert opened == set(range(len(few.budgets)))
+    cells = [(r.trial.size.size_value, r.trial.budget_flops) for r in history.runs]
+    at_top = [cell for cell in cells if cell[1] == TOP]
+    assert len(at_top) > 3
+    assert all(cells.count(cell) == 2 for cell in at_top)
+
+
+def test_a_pilot_that_the_total_does_not_pay_for_says_so_and_goes_on_under_a_larger_one():
+    lowest = terms().budgets[-1]
+    history = sweep(terms(total_flops=2.5 * lowest))
+    pilot, stop = history.decisions
+    assert (pilot.action, len(pilot.trials)) == ("pilot", 2)
+    assert "pay for 2 of 3" in pilot.reason
+    assert "only 2 runs gave a loss" in stop.reason
+    assert "FLOPs are left" in stop.reason
+    more = decide(terms(), history)
+    assert (more.action, len(more.trials)) == ("pilot", 1)
+    there = {run.trial.size.size_value for run in history.runs}
+    (first,) = [decide(terms(), History())]
+    wanted = {trial.size.size_value for trial in first.trials}
+    assert {trial.size.size_value for trial in more.trials} == wanted - there

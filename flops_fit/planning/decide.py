@@ -11,12 +11,13 @@
    whose first run is worth most gets three, as in 3, so that it shows its own minimum. The
    FLOPs of three runs at the top are kept for 6. A level whose fitted optimum lies outside its runs
    gets a run there; a run far above the law is repeated with another seed, and left out if the
-   other is not.
+   other is not. Where no run is left to choose among, the next level opens as a last resort.
 5. Ladder check, once the goal is near: if the lowest level tells another law than the rest, it is
    left out for good.
-6. Top: once the goal is reached, or nothing else can be paid for, three sizes at the top budget, a
-   third, one and three times its optimum: what bracket the answer where it matters.
-7. Stop, with the goal reached, with nothing left to pay for, or where most runs give no loss.
+6. Top: once the goal is reached, or nothing else can be paid for or chosen, three sizes at the top
+   budget, a third, one and three times its optimum: what bracket the answer where it matters.
+7. Stop, with the goal reached, with nothing left to pay for or to choose among, or where most runs
+   give no loss.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from dataclasses import replace
 from flops_fit.planning.belief import DRIFT, Belief
 from flops_fit.planning.ladder import check_ladder
 from flops_fit.planning.mending import dropped_levels, nearest_size, outvoted, weaknesses
-from flops_fit.planning.terms import Action, Decision, History, Run, Terms
+from flops_fit.planning.pilot import ask, pilot
+from flops_fit.planning.sharing import TrunkStates
+from flops_fit.planning.terms import Decision, History, Run, Terms
 from flops_fit.planning.worth import Pick, belief_of, candidates, choose, flops_per_token_of
 from flops_fit.points import Trial
 from flops_fit.units import format_count, format_flops
@@ -38,10 +41,6 @@ TRIPLE = (1.0, 1 / 3, 3.0)
 CLIMBING = (1.0, 1 / 4, 4.0)
 CLIMB_TO = 2
 """The level, counted from the top, up to which three sizes are run before the top is."""
-MAX_PILOT_STEPS = 8
-_STEP = 4.0
-_ABOUT_CENTRE = (0.4, 2.5)
-_NEXT_LEVEL = (0.2, 0.6, 1.6, 5.0)
 _NEAR_GOAL = 1.6
 _NO_GOAL = 1e-6  # a goal below which the next runs are wanted, whatever is known
 _RESERVED = 0.75  # of the total: more is never kept for the runs at the top
@@ -50,7 +49,6 @@ _KNOWN = math.log(2.0)
 _LEAST_RUNS = 5
 _MANY_LOST = 6  # runs without a loss that end the sweep where they are the greater part
 _ENOUGH_AT_LEVEL = 3  # runs, before the level above opens
-_ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
 
 
 def decide(terms: Terms, history: History) -> Decision:
@@ -63,94 +61,22 @@ def decide(terms: Terms, history: History) -> Decision:
         )
         figures = {"flops": history.spent_flops}
         return Decision(len(history.decisions), "stop", reason, figures=figures)
-    decision = _pilot(terms, history)
+    decision = pilot(terms, history)
     if decision is None or not decision.trials:
         decision = _after_pilot(terms, history)
     trials = history.trunk_states.settled(decision.trials)
     return replace(decision, number=len(history.decisions), trials=trials)
 
 
-def _pilot(terms: Terms, history: History) -> Decision | None:
-    """The pilot's next step, or the runs that follow on it; None when both are done."""
-    if history.done("centre") or len(history.given) >= _ENOUGH_GIVEN:
-        return None
-    level = terms.lowest
-    sizes = terms.trainable(level)
-    if not history.decisions:
-        centre = math.sqrt(terms.budgets[level] / 6.0 / terms.tokens_per_param)
-        wanted = [centre / _STEP, centre, centre * _STEP]
-        return _ask(terms, history, "pilot", [(level, wanted)], "three sizes about the guess")
-    ended = sorted(history.counting, key=lambda run: run.trial.size.params)
-    if len(ended) < 3 and history.done("pilot") < MAX_PILOT_STEPS:
-        # Sizes that diverged or failed say nothing; their neighbours may.
-        tried = [run.trial.size.params for run in history.runs if run.loss is None]
-        wanted = [n * 0.6 for n in tried] + [n * 1.7 for n in tried]
-        return _ask(terms, history, "pilot", [(level, wanted)], "in place of runs without a loss")
-    best = min(range(len(ended)), key=lambda k: ended[k].loss or math.inf)
-    at = ended[best].trial.size.params
-    if best in (0, len(ended) - 1) and history.done("pilot") < MAX_PILOT_STEPS:
-        side, step = ("smallest", 1 / _STEP) if best == 0 else ("largest", _STEP)
-        beyond = [s for s in sizes if (s.params / at - 1) * (step - 1) > 0]
-        if beyond:
-            reason = f"the lowest loss is at the {side} size so far, {format_count(at)} params"
-            return _ask(terms, history, "pilot", [(level, [at * step])], reason)
-    centre = _vertex(ended, best)
-    up = centre * math.sqrt(terms.budgets[level - 1] / terms.budgets[level])
-    wanted_below = [centre * f for f in _ABOUT_CENTRE]
-    wanted_above = [up * f for f in _NEXT_LEVEL]
-    is_inside = 0 < best < len(ended) - 1
-    reason = f"the pilot's minimum lies near {format_count(centre)} params"
-    if not is_inside:
-        reason = f"the sizes end before the pilot's minimum, near {format_count(at)} params"
-    return _ask(
-        terms, history, "centre", [(level, wanted_below), (level - 1, wanted_above)], reason
-    )
-
-
-def _vertex(ended: Sequence[Run], best: int) -> float:
-    """Params at the vertex of the parabola through the best run and its neighbours."""
-    if not 0 < best < len(ended) - 1:
-        return float(ended[best].trial.size.params)
-    x = [math.log(run.trial.size.params) for run in ended[best - 1 : best + 2]]
-    y = [math.log(run.loss or math.inf) for run in ended[best - 1 : best + 2]]
-    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    bend = (right - left) / (x[2] - x[0])
-    vertex = 0.5 * (x[0] + x[1]) - left / (2 * bend) if bend > 0 else x[1]
-    return math.exp(min(max(vertex, x[0]), x[2]))
-
-
-def _ask(
-    terms: Terms,
-    history: History,
-    action: Action,
-    wanted: Sequence[tuple[int, Sequence[float]]],
-    reason: str,
-) -> Decision:
-    """A decision for the sizes nearest to the wanted ones that were not run yet."""
-    trials: list[Trial] = []
-    for level, params in wanted:
-        budget = terms.budgets[level]
-        taken: set[float] = set()
-        for each in params:
-            free = [
-                size for size in terms.trainable(level)
-                if size.size_value not in taken and not history.times(size, budget)
-            ]  # fmt: skip
-            if free:
-                size = nearest_size(free, each)
-                taken.add(size.size_value)
-                trials.append(terms.trial(size, level))
-    left = terms.total_flops - history.spent_flops
-    figures = {"flops": history.spent_flops}
-    paid = tuple(history.trunk_states.affordable(trials, left))
-    return Decision(0, action, reason, paid, figures=figures)
-
-
 def _after_pilot(terms: Terms, history: History) -> Decision:
     """What follows once the lowest two levels are centred."""
     runs = history.counting
     if len(runs) < _LEAST_RUNS:
-        reason = f"only {len(runs)} runs gave a loss, too few to plan by"
+        left = max(0.0, terms.total_flops - history.spent_flops)
+        reason = (
+            f"only {len(runs)} runs gave a loss, too few to plan by; {format_flops(left)} of "
+            f"{format_flops(terms.total_flops)} FLOPs are left"
+        )
         return Decision(0, "stop", reason, figures={"flops": history.spent_flops})
     plain = belief_of(terms, runs, drift=0.0)
     goal, error = terms.params_within, plain.error(terms.target_flops)
@@ -188,7 +114,7 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
         )  # fmt: skip
     if left_out:
         return replace(found, action="leave_out", reason=because)
-    why = known if error <= goal else f"nothing else can be paid for; {known}"
+    why = known if error <= goal else f"{batch.reason}; {known}"
     if not top:
         return replace(found, reason=why)
     why += ": the sizes that bracket the optimum at the top budget"
@@ -226,7 +152,7 @@ def _bracket(
         f"{math.exp(error):.2f}, near {format_count(centre)} params"
     )
     wanted = [(level, [centre * factor for factor in CLIMBING[: len(CLIMBING) - len(tried)]])]
-    asked = _ask(terms, history, "climb", wanted, reason)
+    asked = ask(terms, history, "climb", wanted, reason)
     trials = tuple(history.trunk_states.affordable(asked.trials, left_flops))
     return replace(asked, trials=trials) if trials else None
 
@@ -256,29 +182,30 @@ def _batch(
     runs = history.counting
     steering = belief_of(terms, runs, drift=DRIFT)
     open_level = _open_level(terms, history, steering, runs)
-    kept = [
-        k for k in range(open_level, len(terms.budgets)) if k not in dropped_levels(terms, history)
-    ]
-    found = [each for each in weaknesses(terms, history, plain, kept) if each.remedy]
-    mending = [(each.remedy, each.message) for each in found if each.remedy]
+    dropped = dropped_levels(terms, history)
+    kept = [k for k in range(open_level, len(terms.budgets)) if k not in dropped]
     states = history.trunk_states
-    mending = [(trial, why) for trial, why in mending if states.cost_flops(trial) <= left_flops]
-    mending = mending[:BATCH]
+    found = weaknesses(terms, history, plain, kept)
+    mending = [(each.remedy, each.message) for each in found if each.remedy]
+    mending = [each for each in mending if states.cost_flops(each[0]) <= left_flops][:BATCH]
     reasons = {trial.trial_id: why for trial, why in mending}
     spare = left_flops - states.total_flops([trial for trial, _ in mending])
     count = 0 if is_there else BATCH - len(mending)
     taken = [*(run.trial for run in history.runs), *(trial for trial, _ in mending)]
 
-    def picked(levels: Sequence[int]) -> list[Pick]:
-        among = candidates(terms, history, steering, levels)
-        among = [trial for trial in among if trial.trial_id not in reasons]
+    def among(levels: Sequence[int]) -> list[Trial]:
+        there = candidates(terms, history, steering, levels)
+        return [trial for trial in there if trial.trial_id not in reasons]
+
+    def picked(trials: Sequence[Trial]) -> list[Pick]:
         return choose(
-            steering, terms.target_flops, among,
+            steering, terms.target_flops, trials,
             count=count, left_flops=spare, top_flops=terms.top_flops,
             done=[run.trained for run in runs], taken=taken, states=states,
         )  # fmt: skip
 
-    picks = picked(kept)
+    there = among(kept)
+    picks = picked(there)
     bare = [k for k in kept if not _is_climbed(terms, history, k)]
     wanted = [terms.level_of(p.trial) for p in picks if terms.level_of(p.trial) in bare]
     if wanted and not mending:
@@ -287,19 +214,50 @@ def _batch(
         if climb is not None and len(climb.trials) == len(CLIMBING):
             return climb
     if wanted:
-        picks = picked([k for k in kept if k not in bare])
+        there = among([k for k in kept if k not in bare])
+        picks = picked(there)
+    for level in (*(reversed(bare) if wanted else ()), *range(open_level - 1, -1, -1)):
+        if there or mending:
+            break
+        # The last resort: the open levels have no run left that was not chosen twice.
+        there = among([level])
+        picks = picked(there)
+        open_level = min(open_level, level)
+    reasons |= {pick.trial.trial_id: _worth_of(pick) for pick in picks}
     figures = {"open_level": float(open_level)}
-    for pick in picks:
-        reasons[pick.trial.trial_id] = (
-            f"takes the standard error at the target from {pick.error_before:.3f} to "
-            f"{pick.error_after:.3f}, drift included"
-        )
-    if picks:
-        figures["error_with_drift"] = picks[0].error_before
-        figures["expected_error_with_drift"] = picks[-1].error_after
     trials = (*(trial for trial, _ in mending), *(pick.trial for pick in picks))
+    if not trials:
+        return Decision(0, "batch", _why_none(there, states, spare, plain.sigma), figures=figures)
     reason = f"budgets up to {format_flops(terms.budgets[open_level])} FLOPs are open"
-    return Decision(0, "batch", reason, trials, reasons, figures)
+    return Decision(0, "batch", reason, trials, reasons, figures | _gain(picks))
+
+
+def _worth_of(pick: Pick) -> str:
+    """Why a run was chosen."""
+    return (
+        f"takes the standard error at the target from {pick.error_before:.3f} to "
+        f"{pick.error_after:.3f}, drift included"
+    )
+
+
+def _gain(picks: Sequence[Pick]) -> dict[str, float]:
+    """The standard error before and after runs that were chosen one after another."""
+    if not picks:
+        return {}
+    before, after = picks[0].error_before, picks[-1].error_after
+    return {"error_with_drift": before, "expected_error_with_drift": after}
+
+
+def _why_none(there: Sequence[Trial], states: TrunkStates, left_flops: float, sigma: float) -> str:
+    """Why no run was chosen among those that there are."""
+    if not there:
+        return (
+            "no run is left to choose among: every size near the optimum was run twice at each "
+            f"level of compute, and the runs scatter by {sigma:.1%} about the law"
+        )
+    if any(states.cost_flops(trial) <= left_flops for trial in there):
+        return "no run that can be paid for would narrow it"
+    return "nothing else can be paid for"
 
 
 def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[Run]) -> int:
