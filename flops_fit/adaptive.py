@@ -1,17 +1,19 @@
-"""An adaptive sweep: carry out, decide, record, until the goal is reached or nothing can be paid.
+"""An adaptive sweep: carry out, decide, record, until the goal is reached or nothing is left.
 
 A decision is appended to the ledger before its trials are known to anyone else, then the plan is
 written anew with them. On resume the plan is made whole from the ledger first, so a sweep that was
 killed anywhere goes on to the same decisions: each depends on the runs that have ended and on the
-decisions before it alone.
+decisions before it alone, and on the total that the sweep may cost, which each entry names. A cap
+changes no decision: the sweep stops before the trial that would pass it, and goes on when it is
+lifted as if there had been none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from flops_fit.caps import CapReached, Caps
 from flops_fit.designs import Ground
 from flops_fit.errors import PlanError
 from flops_fit.ledger import Ledger, LedgerState
@@ -19,9 +21,10 @@ from flops_fit.manifest import Manifest
 from flops_fit.plan import MIN_STEPS, Plan
 from flops_fit.planning.decide import decide
 from flops_fit.planning.terms import Decision, History, Run, Terms
-from flops_fit.points import Trial
+from flops_fit.points import Note, Trial
 from flops_fit.rundir import RunDir, read_json, write_json
 from flops_fit.sweep import SweepSummary, Watcher
+from flops_fit.units import format_flops
 
 NUM_LEVELS = 6
 SPACING = 3.0
@@ -45,7 +48,8 @@ def make_terms(
         ground: sizes, batches and seeds.
         plan: the static plan of the manifest, whose top and total the sweep has too; or the one
             that was carried out, to be gone on with.
-        total_flops: what the sweep may cost; as much as the static plan if None.
+        total_flops: what the sweep may cost in place of the manifest's total; without either, as
+            much as the static plan.
         is_new: whether levels are laid out anew below the plan's top, or are the plan's own.
 
     Raises:
@@ -93,28 +97,32 @@ def _with_usable_levels(terms: Terms) -> Terms:
     return replace(terms, budgets=kept)
 
 
+def stated_total(state: LedgerState) -> float | None:
+    """The total that the last decision was made under; None before the first."""
+    if not state.decisions:
+        return None
+    total: float | None = state.decisions[-1].fields["figures"].get("total_flops")
+    return total
+
+
 def conduct_adaptively(
     run: RunDir,
     ledger: Ledger,
     carry_out: Callable[[Plan], SweepSummary],
     terms: Terms,
     watcher: Watcher,
-    *,
-    caps: Caps | None = None,
 ) -> SweepSummary:
     """Decide and carry out, in turn, until a decision is to stop, or a cap or an interrupt does.
 
     Args:
         run: its `plan.json` is written anew with each decision.
         ledger: open for writing.
-        carry_out: carries out a plan, as far as the ledger lacks it, without ending the sweep.
+        carry_out: carries out a plan, as far as the ledger lacks it and caps allow, without ending
+            the sweep.
         terms: what the sweep works under.
         watcher: told of each decision.
-        caps: what the sweep may spend in all; where it ends before the goal, that is why.
     """
-    plan = Plan.from_dict(read_json(run.plan))
-    for entry in ledger.state.decisions:
-        plan = extended(plan, Decision.from_dict(entry.fields))
+    plan = planned_so_far(run, ledger.state)
     failed: set[str] = set()  # in this session: tried again when the sweep is started again
     while True:
         write_json(run.plan, plan.to_dict())
@@ -126,16 +134,14 @@ def conduct_adaptively(
             return summary
         history = history_of(plan, ledger.state)
         decision = decide(terms, history)
+        figures = {**decision.figures, "total_flops": terms.total_flops}
+        decision = replace(decision, figures=figures)
         last = history.decisions[-1] if history.decisions else None
         if last is None or decision.action != "stop" or last.action != "stop":
             watcher.on_entry(ledger.append("decision_made", None, **decision.to_dict()), None)
         if decision.action != "stop":
             plan = extended(plan, decision)
             continue
-        cap = None if caps is None else _unreached(terms, history, decision, caps)
-        if cap is not None:
-            watcher.on_entry(ledger.append("sweep_capped", None, **cap.to_dict()), None)
-            return replace(summary, cap=cap)
         if not ledger.state.is_complete:
             watcher.on_entry(ledger.append("sweep_finished", None, **summary.counts), None)
         if not summary.failed:
@@ -143,13 +149,24 @@ def conduct_adaptively(
         return summary
 
 
-def _unreached(terms: Terms, history: History, decision: Decision, caps: Caps) -> CapReached | None:
-    """The cap on FLOPs, if the sweep stops at it before its goal."""
-    error = decision.figures.get("params_error")
-    if caps.flops is None or error is None or error <= terms.params_within:
+def unmet_goal(state: LedgerState) -> Note | None:
+    """That the sweep ended without its goal, and why; None where it did not."""
+    last = state.decisions[-1].fields if state.decisions else {}
+    figures = last.get("figures", {})
+    error, goal = figures.get("params_error", math.inf), figures.get("goal", 0.0)
+    if last.get("action") != "stop" or error <= goal:
         return None
-    spent = history.spent_flops
-    return CapReached(f"--max-flops {caps.flops:g}", "FLOPs", caps.flops, spent, ())
+    total = figures.get("total_flops")
+    paid = "" if total is None else f" (it may cost {format_flops(total)} FLOPs in all)"
+    return Note("goal_not_reached", f"the sweep ended without its goal: {last['reason']}{paid}")
+
+
+def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
+    """The run directory's plan, with the trials of every decision that the ledger holds."""
+    plan = Plan.from_dict(read_json(run.plan))
+    for entry in state.decisions:
+        plan = extended(plan, Decision.from_dict(entry.fields))
+    return plan
 
 
 def history_of(plan: Plan, state: LedgerState) -> History:

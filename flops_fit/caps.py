@@ -24,12 +24,15 @@ class Caps:
         device_seconds: wall-clock of the trials, added up, times the devices of each.
         device_seconds_said: how the user stated `device_seconds`: `--max-hours 3`, say.
         devices_per_trial: that a running trial occupies.
+        total_flops: no cap, but what an adaptive sweep is planned to cost in all, where that is no
+            longer the manifest's total.
     """
 
     flops: float | None = None
     device_seconds: float | None = None
     device_seconds_said: str = ""
     devices_per_trial: int = 1
+    total_flops: float | None = None
 
     @property
     def are_none(self) -> bool:
@@ -77,8 +80,7 @@ class CapReached:
         cap: as the user stated it.
         unit: of the next two.
         limit, would_be: what is allowed, and what it would come to with the next trial.
-        missing: ids of the trials that were not finished; none where an adaptive sweep found no run
-            that it could still pay for, and `would_be` is what was spent.
+        missing: ids of the trials that were not finished.
     """
 
     cap: str

@@ -25,6 +25,7 @@ from flops_fit.options import (
     MaxCostOption,
     MaxFlopsOption,
     MaxHoursOption,
+    NewTotalOption,
     PriceOption,
     RunDirOption,
     SimulateOption,
@@ -187,6 +188,7 @@ def run(
     workers: WorkersOption = None,
     simulate: SimulateOption = False,
     adaptive: AdaptiveOption = False,
+    total_flops: NewTotalOption = None,
     max_flops: MaxFlopsOption = None,
     max_hours: MaxHoursOption = None,
     max_cost: MaxCostOption = None,
@@ -198,6 +200,12 @@ def run(
     from flops_fit.stages import carry_out, estimate_first
 
     flops_cap = number_of(max_flops, "--max-flops")
+    new_total = number_of(total_flops, "--total-flops")
+    if new_total is not None and not adaptive:
+        raise ManifestError(
+            "`run --total-flops` is what an adaptive sweep may now cost: it goes with `--adaptive`",
+            hint="size a new sweep by `total_flops` in [sweep]",
+        )
     prepared, started = _opened(manifest, run_dir, simulated=simulate, is_adaptive=adaptive)
     caps = make_caps(
         prepared.manifest,
@@ -205,6 +213,7 @@ def run(
         max_hours=max_hours,
         max_cost=max_cost,
         price_per_hour=price_per_hour,
+        total_flops=new_total,
     )
     expected = estimate_first(prepared, started, workers=workers)
     if expected is not None:
@@ -304,13 +313,9 @@ def _opened(
 
 def _announce(expected: Estimate) -> None:
     """Say how long a sweep will take, and whether its trials fit into memory."""
-    from flops_fit.spending import estimate_notes
-    from flops_fit.units import format_duration
+    from flops_fit.spending import estimate_notes, expected_time
 
-    say(
-        f"expected: {format_duration(expected.wall_seconds)}, {expected.workers} trials side "
-        f"by side ({expected.basis})"
-    )
+    say(f"expected: {expected_time(expected)}")
     for note in estimate_notes(expected):
         say(f"warning: {note.message}")
 

@@ -115,6 +115,8 @@ class Estimate:
         workers: trials side by side.
         basis: where the times come from, for the reader.
         timings: the sizes that were measured, by rising size; empty for a stated rate.
+        is_most: whether the sweep may well cost less, as an adaptive one does that ends at its
+            goal.
     """
 
     trials: tuple[TrialEstimate, ...]
@@ -127,6 +129,7 @@ class Estimate:
     basis: str
     available_bytes: int | None = None
     timings: tuple[Timing, ...] = ()
+    is_most: bool = False
 
     @property
     def does_not_fit(self) -> tuple[Trial, ...]:

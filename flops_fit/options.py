@@ -35,6 +35,12 @@ AdaptiveOption = Annotated[
         help="choose the runs one batch after another, until the goal or a cap is reached"
     ),
 ]
+NewTotalOption = Annotated[
+    str | None,
+    typer.Option(
+        help="with --adaptive: FLOPs that the sweep may cost in all", show_default="the manifest's"
+    ),
+]
 MaxFlopsOption = Annotated[
     str | None, typer.Option(help="stop before the trial that would pass this many FLOPs")
 ]

@@ -61,7 +61,7 @@ def plan(
 def planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, Plan]:
     """The plan of a manifest, or the one that a run directory was started with."""
     from flops_fit.plan import Plan
-    from flops_fit.prepared import prepare, resume
+    from flops_fit.prepared import prepare, require_trials, resume
     from flops_fit.rundir import RunDir, read_json
     from flops_fit.sweep_plan import make_plan
 
@@ -71,7 +71,9 @@ def planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, P
                 f"`--total-flops` sizes a new plan, and `{source}` was started with its own",
                 hint="give the manifest instead",
             )
-        return resume(source), Plan.from_dict(read_json(RunDir(source).plan))
+        resumed, plan = resume(source), Plan.from_dict(read_json(RunDir(source).plan))
+        require_trials(source, plan)
+        return resumed, plan
     prepared = prepare(source, total_flops=total_flops)
     return prepared, make_plan(prepared)
 

@@ -24,6 +24,7 @@ from flops_fit.experiment import (
 )
 from flops_fit.inquiry import ask_description
 from flops_fit.manifest import Manifest, parse_manifest, read_manifest
+from flops_fit.plan import Plan
 from flops_fit.plugins import Kind, find_plugin, load_plugin
 from flops_fit.rundir import RunDir, read_json
 
@@ -176,6 +177,20 @@ def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
         run.manifest,
         tuple(Path(folder) for folder in provenance["search_path"]),
     )
+
+
+def require_trials(directory: Path, plan: Plan) -> None:
+    """Refuse a run directory whose adaptive sweep has not come to its first decision.
+
+    Raises:
+        RunDirError: there is no trial to look at.
+    """
+    if not plan.trials:
+        raise RunDirError(
+            f"`{directory}` has no trials yet: its adaptive sweep was stopped before it had "
+            "decided on the first ones",
+            hint=f"go on with it: flops-fit run {directory}",
+        )
 
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {

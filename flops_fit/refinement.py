@@ -1,22 +1,28 @@
-"""A run directory -> what is weak in its sweep, and the runs that come next; writes nothing."""
+"""A run directory -> what is weak in its sweep, and the runs that come next; writes nothing.
+
+The command that is said to run them does just that: the runs are those that a sweep decides on
+under the goal and the total that the command goes with, and its cap ends the sweep after them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flops_fit.adaptive import history_of, make_terms
+from flops_fit.adaptive import history_of, make_terms, planned_so_far, stated_total
 from flops_fit.errors import FitError
-from flops_fit.ledger import read_ledger, replay
+from flops_fit.ledger import LedgerState, read_ledger, replay
 from flops_fit.plan import Plan
 from flops_fit.planning.belief import Belief
 from flops_fit.planning.decide import decide
 from flops_fit.planning.mending import Weakness, dropped_levels, weaknesses
-from flops_fit.planning.terms import Decision
+from flops_fit.planning.terms import Decision, History, Terms
 from flops_fit.planning.worth import belief_of
-from flops_fit.prepared import resume
+from flops_fit.points import Trial
+from flops_fit.prepared import Prepared, resume
 from flops_fit.rundir import RunDir, read_json
 from flops_fit.spending import share_of_target
 from flops_fit.sweep_plan import ground_of, make_plan
@@ -24,7 +30,8 @@ from flops_fit.units import format_count, format_flops
 
 _MIN_RUNS = 5
 _MUCH_NOISE = 0.05  # scatter of log loss that more runs of the same kind do not mend
-_NEVER = 1e-9  # a standard error that no sweep reaches
+_FINER = 0.6  # the goal that takes a sweep up again, over the standard error that it has reached
+_MOST_TOTALS = 40  # tried, each a half more than the one before
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Refinement:
         weaknesses: what its runs do not show well.
         decision: the next runs.
         notes: their cost and expected gain, in sentences.
-        how: how to run them.
+        how: how to run them; the last words are the command.
         unit: of data.
     """
 
@@ -65,16 +72,17 @@ def refine_run(directory: Path) -> Refinement:
     """
     run = RunDir(directory)
     prepared = resume(directory)
-    plan = Plan.from_dict(read_json(run.plan))
+    state = replay(read_ledger(run.ledger))
+    plan = planned_so_far(run, state)
     is_new = bool(read_json(run.provenance).get("adaptive"))
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
         make_plan(prepared, is_adaptive=True) if is_new else plan,
-        total_flops=math.inf,
+        total_flops=stated_total(state),
         is_new=is_new,
     )
-    history = history_of(plan, replay(read_ledger(run.ledger)))
+    history = history_of(plan, state)
     if len(history.counting) < _MIN_RUNS:
         raise FitError(
             f"`{directory}` has {len(history.counting)} finished trials, and {_MIN_RUNS} are the "
@@ -85,27 +93,99 @@ def refine_run(directory: Path) -> Refinement:
     belief = belief_of(terms, history.counting, drift=0.0)
     kept = set(range(len(terms.budgets))) - dropped_levels(terms, history)
     levels = sorted({terms.level_of(run.trial) for run in history.counting} & kept)
-    found = weaknesses(terms, history, belief, levels)
-    # Whoever asks wants the next runs, whether or not a goal was set and is reached.
-    decision = decide(replace(terms, params_within=_NEVER), history)
-    is_reached = belief.error(terms.target_flops) <= terms.params_within
-    cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), history.spent_flops
-    told = f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; with the "
-    told += f"{format_flops(spent)} spent: {share_of_target(prepared.manifest, spent + cost)}"
-    unit = prepared.description.facts.unit
-    how = f"flops-fit run --adaptive {directory} --max-flops {1.005 * (spent + cost):.4g}"
-    if is_reached:
-        error = belief.error(terms.target_flops)
-        finer = decision.figures.get("expected_error_with_drift", 0.5 * error)
-        finer = min(finer, 0.9 * error)
-        wanted = f"goal = {{ at = {terms.target_flops:g}, params_within = {finer:.2g} }}"
-        how = f"the present goal is reached: write `{wanted}` into [sweep], then {how}"
-    known, *rest = _notes(belief, terms.target_flops, decision)
-    return Refinement(tuple(found), decision, (known, told, *rest), how, unit)
+    found = tuple(weaknesses(terms, history, belief, levels))
+    known, *rest = _notes(belief, terms.target_flops)
+    waiting = [t for t in plan.trials if state.is_pending(t) and t.trial_id not in state.failed]
+    if waiting:
+        decision, how = _begun(history, waiting), f"flops-fit run {directory}"
+    else:
+        decision, how = _chosen(terms, history, belief, found, directory)
+    told, flops = _costs(prepared, plan, state, decision)
+    how += f" --max-flops {_rounded_up(flops, 6):g}"
+    notes = (known, told, *rest, *_gain(decision))
+    return Refinement(found, decision, notes, how, prepared.description.facts.unit)
 
 
-def _notes(belief: Belief, target_flops: float, decision: Decision) -> list[str]:
-    """What is known at the target, how much of it is noise, and what the next runs would gain."""
+def _begun(history: History, waiting: Sequence[Trial]) -> Decision:
+    """The trials that the plan or the last decision asks for and that were not run."""
+    made = Decision(0, "batch", "the plan's trials that were not run yet", tuple(waiting))
+    if not history.decisions:
+        return made
+    last = history.decisions[-1]
+    return replace(last, reason=f"decided on, not run yet: {last.reason}", trials=made.trials)
+
+
+def _chosen(
+    terms: Terms,
+    history: History,
+    belief: Belief,
+    found: Sequence[Weakness],
+    directory: Path,
+) -> tuple[Decision, str]:
+    """The runs that come next whatever they cost, and the command that decides on them too.
+
+    A goal that is reached would have no more of them: they are those of a finer one.
+    """
+    how, error = "", belief.error(terms.target_flops)
+    if error <= terms.params_within:
+        terms = replace(terms, params_within=float(f"{_FINER * error:.2g}"))
+        how = "the present goal is reached"
+        beyond = sum(weakness.kind == "unbracketed" for weakness in found)
+        if beyond:
+            how = (
+                "by the runs' noise alone the present goal is reached, but "
+                f"{beyond} of the optima that it rests on lie outside the runs"
+            )
+        wanted = (
+            f"goal = {{ at = {terms.target_flops:g}, params_within = {terms.params_within:g} }}"
+        )
+        how += f": write `{wanted}` into [sweep] of `{RunDir(directory).manifest}`, then "
+    decision = _next(replace(terms, total_flops=math.inf), history)
+    how += f"flops-fit run --adaptive {directory}"
+    cost = history.spent_flops + math.fsum(trial.cost_flops for trial in decision.trials)
+    for step in range(_MOST_TOTALS):
+        if _next(terms, history).trials == decision.trials:
+            break
+        terms = replace(terms, total_flops=_rounded_up(cost * 1.5**step, 3))
+    else:
+        return replace(decision, trials=()), how
+    is_raised = step > 0
+    return decision, how + (f" --total-flops {terms.total_flops:g}" if is_raised else "")
+
+
+def _next(terms: Terms, history: History) -> Decision:
+    """The next decision that asks for trials, or to stop."""
+    while True:
+        decision = decide(terms, history)
+        if decision.trials or decision.action == "stop":
+            return decision
+        history = history.after(decision, ())
+
+
+def _costs(
+    prepared: Prepared, plan: Plan, state: LedgerState, decision: Decision
+) -> tuple[str, float]:
+    """What the next runs cost, in a sentence; and what the sweep comes to with them."""
+    cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), state.spent_flops
+    again = [trial for trial in plan.trials if trial.trial_id in state.failed]
+    repeated = math.fsum(max(0.0, t.cost_flops - state.flops[t.trial_id]) for t in again)
+    told = f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; "
+    if again:
+        told += f"before them {len(again)} failed ones are tried again, {format_flops(repeated)}; "
+    total = spent + repeated + cost
+    told += f"with the {format_flops(spent)} spent: {share_of_target(prepared.manifest, total)}"
+    return told, total
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    """The least number of so many digits that is not below a value."""
+    value *= 1 + 1e-9  # sums of the same terms differ by rounding
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return float(f"{math.ceil(value / unit) * unit:.{digits - 1}e}")
+
+
+def _notes(belief: Belief, target_flops: float) -> list[str]:
+    """What is known at the target, and how much of it is noise."""
     params = format_count(math.exp(belief.log_params(target_flops)))
     notes = [
         f"N at {format_flops(target_flops)} FLOPs is {params} so far, with a standard error of "
@@ -116,11 +196,16 @@ def _notes(belief: Belief, target_flops: float, decision: Decision) -> list[str]
             f"the runs scatter by {belief.sigma:.0%} about the law, where seeds differ by about "
             "1 %: see what the report's verdict names before buying more of them"
         )
-    figures = decision.figures
-    if "expected_error_with_drift" in figures:
-        notes.append(
-            "expected gain: the standard error of ln N at the target falls from "
-            f"{figures['error_with_drift']:.3f} to {figures['expected_error_with_drift']:.3f}, "
-            "slow drift of the law included"
-        )
     return notes
+
+
+def _gain(decision: Decision) -> list[str]:
+    """What the next runs would gain."""
+    figures = decision.figures
+    if "expected_error_with_drift" not in figures:
+        return []
+    return [
+        "expected gain: the standard error of ln N at the target falls from "
+        f"{figures['error_with_drift']:.3f} to {figures['expected_error_with_drift']:.3f}, "
+        "slow drift of the law included"
+    ]

@@ -12,7 +12,7 @@ from flops_fit.ledger import LedgerState, observations_of, read_ledger, replay
 from flops_fit.observations import read_table
 from flops_fit.plan import Plan
 from flops_fit.points import Excluded, Note, Observation
-from flops_fit.prepared import Prepared, resume
+from flops_fit.prepared import Prepared, require_trials, resume
 from flops_fit.reporting.answers import Answer
 from flops_fit.result import Result
 from flops_fit.rundir import RunDir, read_json, write_atomic
@@ -78,7 +78,7 @@ def read_run(
             shows_gains.
 
     Raises:
-        RunDirError: it is no run directory.
+        RunDirError: it is no run directory, or has no trials yet.
         ManifestError: the irreducible loss that is to be held is not below every loss.
     """
     from flops_fit.fitting.fit import fit_all
@@ -87,6 +87,7 @@ def read_run(
     prepared = resume(directory)
     plan = Plan.from_dict(read_json(run.plan))
     state = replay(read_ledger(run.ledger))
+    require_trials(directory, plan)
     simulated = (_SIMULATED,) if state.is_simulated else ()
     warnings = [warning for warning in plan.warnings if warning.code not in _HARMLESS]
     manifest, facts = prepared.manifest, prepared.description.facts
@@ -107,7 +108,7 @@ def read_run(
         observations=tuple(observations),
         excluded=(*_ended(state), *left_out, *fitted.excluded),
         targets=targets,
-        notes=(*fitted.notes, *(w for w in plan.warnings if w.code in _HARMLESS)),
+        notes=(*_unmet(state), *fitted.notes, *(w for w in plan.warnings if w.code in _HARMLESS)),
         unit=facts.unit,
         loss_unit=facts.loss_unit,
         name=manifest.name,
@@ -173,6 +174,14 @@ def _drift_of(
 def _said(drift: LadderCheck | None) -> tuple[Note, ...]:
     """A failed ladder check as a note."""
     return () if drift is None else (Note("small_scale_drift", drift.reason),)
+
+
+def _unmet(state: LedgerState) -> tuple[Note, ...]:
+    """That an adaptive sweep ended without its goal, where one did."""
+    from flops_fit.adaptive import unmet_goal
+
+    note = unmet_goal(state)
+    return () if note is None else (note,)
 
 
 def read_table_of_runs(

@@ -11,7 +11,7 @@ from flops_fit.manifest import Manifest
 from flops_fit.points import Note
 from flops_fit.rundir import RunDir
 from flops_fit.sweep import SweepSummary
-from flops_fit.units import format_flops
+from flops_fit.units import format_duration, format_flops
 
 MAX_NAMED = 12  # trials named one by one in an error
 _TIMING_ERROR = 0.2  # of a share that was estimated
@@ -24,6 +24,7 @@ def make_caps(
     max_hours: float | None = None,
     max_cost: float | None = None,
     price_per_hour: float | None = None,
+    total_flops: float | None = None,
 ) -> Caps:
     """What a sweep may spend in all.
 
@@ -33,6 +34,7 @@ def make_caps(
         max_hours: of devices, all trials added up.
         max_cost: in the currency of the price.
         price_per_hour: of one device; the manifest's if None.
+        total_flops: that an adaptive sweep is planned to cost, in place of the manifest's.
 
     Raises:
         ManifestError: a cost without a price.
@@ -50,13 +52,22 @@ def make_caps(
             )
         limits.append((3600.0 * max_cost / price, f"--max-cost {max_cost:g}"))
     seconds, said = min(limits, default=(None, ""))
-    return Caps(max_flops, seconds, said, execution.devices_per_trial)
+    return Caps(max_flops, seconds, said, execution.devices_per_trial, total_flops)
 
 
 def share_note(manifest: Manifest, total_flops: float) -> Note:
     """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
     code = "no_target" if manifest.largest_target is None else "share_of_target"
     return Note(code, share_of_target(manifest, total_flops))
+
+
+def expected_time(estimate: Estimate) -> str:
+    """How long a sweep is expected to take, and where that is known from."""
+    most = "at most " if estimate.is_most else ""
+    return (
+        f"{most}{format_duration(estimate.wall_seconds)}, {estimate.workers} trials side by side "
+        f"({estimate.basis})"
+    )
 
 
 def estimate_notes(estimate: Estimate) -> tuple[Note, ...]:
@@ -152,16 +163,10 @@ def stopped_at(run: RunDir, summary: SweepSummary) -> CapReachedError:
     shown = ", ".join(cap.missing[:MAX_NAMED])
     if len(cap.missing) > MAX_NAMED:
         shown += f" and {len(cap.missing) - MAX_NAMED} more"
-    if cap.missing:
-        why = (
-            f"with the next trial the sweep would come to {cap.would_be:.4g} {cap.unit}, and "
-            f"{cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: {shown}"
-        )
-    else:
-        why = (
-            f"the goal is not reached with the {cap.would_be:.4g} {cap.unit} spent, and the "
-            f"{cap.limit:.4g} that are allowed pay for no run that would help"
-        )
+    why = (
+        f"with the next trial the sweep would come to {cap.would_be:.4g} {cap.unit}, and "
+        f"{cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: {shown}"
+    )
     return CapReachedError(
         f"stopped at `{cap.cap}`: {why}",
         hint=f"raise the cap to go on: flops-fit run {run.path}",

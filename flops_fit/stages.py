@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -31,6 +32,7 @@ from flops_fit.provenance import versions
 from flops_fit.rundir import RunDir, read_json, write_json
 from flops_fit.sweep import SweepSummary, Watcher, conduct
 from flops_fit.sweep_plan import ground_of, make_plan
+from flops_fit.units import format_flops
 from flops_fit.worker import Bench
 
 _WORTH_TIMING = (1e12, 30_000)  # FLOPs and steps of a sweep: minutes on one core of a CPU
@@ -87,17 +89,32 @@ def make_estimate(
 def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> Estimate | None:
     """Cost a sweep before its first trial, and keep the estimate beside its plan.
 
+    An adaptive sweep has no trials yet: those of the static plan with its top and its total stand
+    for them, side by side as far as a decision asks for several, so the estimate is of the most
+    that it takes.
+
     None for a rehearsal, for a sweep that has begun, for one whose trials run on other machines
     than this, and for one so small that timing a few sizes would cost as much as the sweep.
     """
-    plan = Plan.from_dict(read_json(run.plan))
-    is_simulated = read_json(run.provenance)["planted"] is not None
+    provenance = read_json(run.provenance)
+    is_simulated = provenance["planted"] is not None
     is_elsewhere = prepared.manifest.execution.executor != "local"
+    if is_simulated or is_elsewhere or run.ledger.exists():
+        return None
+    is_adaptive = bool(provenance.get("adaptive"))
+    plan = Plan.from_dict(read_json(run.plan))
+    if is_adaptive:
+        from flops_fit.planning.decide import BATCH
+
+        plan = make_plan(prepared, is_adaptive=True)
+        workers = min(workers or prepared.num_workers, BATCH)
     steps = sum(trial.cost_tokens / trial.batch_tokens for trial in plan.trials)
-    is_small = plan.total_flops < _WORTH_TIMING[0] and steps < _WORTH_TIMING[1]
-    if is_simulated or is_elsewhere or is_small or run.ledger.exists():
+    if plan.total_flops < _WORTH_TIMING[0] and steps < _WORTH_TIMING[1]:
         return None
     estimate = make_estimate(prepared, plan, workers=workers)
+    if is_adaptive:
+        all_of_it = f"for all of the {format_flops(plan.total_flops)} FLOPs that it may cost"
+        estimate = replace(estimate, is_most=True, basis=f"{all_of_it}; {estimate.basis}")
     write_json(run.estimate, estimate.to_dict())
     return estimate
 
@@ -181,16 +198,17 @@ def _go_on_adaptively(
 
     `is_new`: the sweep was started so, and its plan is empty; else it goes on from a plan.
     """
-    from flops_fit.adaptive import conduct_adaptively, make_terms
+    from flops_fit.adaptive import conduct_adaptively, make_terms, stated_total
 
+    stated = None if caps is None else caps.total_flops
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
         make_plan(prepared, is_adaptive=True) if is_new else plan,
-        total_flops=None if caps is None else caps.flops,
+        total_flops=stated or stated_total(ledger.state),
         is_new=is_new,
     )
-    return conduct_adaptively(run, ledger, carry, terms, watcher or Watcher(), caps=caps)
+    return conduct_adaptively(run, ledger, carry, terms, watcher or Watcher())
 
 
 def _make_executor(

@@ -1,5 +1,6 @@
 """A sweep that was run says what is weak in it, and the runs that mend it can be run."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import pytest
 
 from flops_fit.caps import Caps
-from flops_fit.errors import PlanError
+from flops_fit.errors import PlanError, RunDirError
+from flops_fit.ledger import Ledger, read_ledger
+from flops_fit.plan_command import planned
 from flops_fit.prepared import prepare, resume
 from flops_fit.provenance import start_run
 from flops_fit.refinement import refine_run
@@ -16,6 +19,7 @@ from flops_fit.reports import read_run
 from flops_fit.rundir import RunDir
 from flops_fit.stages import carry_out
 from flops_fit.sweep_plan import make_plan
+from flops_fit.units import format_flops
 
 WIDE = "\n".join(
     f"  {{ size_value = {d}, params = {24 * d * d + 256 * d} }},"
@@ -24,7 +28,7 @@ WIDE = "\n".join(
 MODEL = f'plugin = "gpt"\nsize_param = "d_model"\nsizes = [\n{WIDE}\n]'
 
 
-def rehearse(tmp_path, *, is_adaptive=False, max_flops=None):
+def rehearse(tmp_path, *, is_adaptive=False, max_flops=None, total_flops=None):
     """What `run --simulate` does, without its report."""
     directory = tmp_path / "runs/planted"
     if RunDir(directory).is_run():
@@ -33,7 +37,29 @@ def rehearse(tmp_path, *, is_adaptive=False, max_flops=None):
         prepared = prepare(tmp_path / "experiment.toml")
         plan = make_plan(prepared)
         run = start_run(prepared, plan, directory, simulated=True, is_adaptive=is_adaptive)
-    return carry_out(prepared, run, caps=Caps(flops=max_flops), is_adaptive=is_adaptive)
+    caps = Caps(flops=max_flops, total_flops=total_flops)
+    return carry_out(prepared, run, caps=caps, is_adaptive=is_adaptive)
+
+
+def run_as_told(tmp_path, how):
+    """What the command that `--refine` prints does; gives the FLOPs of its cap."""
+    words = how.split()
+    options = dict(itertools.pairwise(words))
+    total, cap = (float(options.get(name, "inf")) for name in ("--total-flops", "--max-flops"))
+    assert "--adaptive" in words
+    rehearse(
+        tmp_path, is_adaptive=True, max_flops=cap,
+        total_flops=total if math.isfinite(total) else None,
+    )  # fmt: skip
+    return cap
+
+
+def finished(tmp_path):
+    return {
+        entry.trial_id: entry.fields["flops"]
+        for entry in read_ledger(ledger(tmp_path))
+        if entry.event == "trial_finished"
+    }
 
 
 def refined(tmp_path) -> dict:
@@ -77,7 +103,7 @@ def test_a_sweep_off_its_centre_is_told_where_its_minimum_lies(tmp_path, write_m
     assert set(chosen) & {w["remedy"] for w in weak}
     shown = command(tmp_path, "plan", "--refine", "runs/planted")
     assert "What is weak" in shown.stdout
-    assert "to run them: flops-fit run --adaptive runs/planted --max-flops" in shown.stderr
+    assert "to run them: flops-fit run --adaptive runs/planted --total-flops" in shown.stderr
 
 
 def test_what_is_proposed_is_what_the_adaptive_run_does(tmp_path, write_manifest):
@@ -92,15 +118,56 @@ def test_what_is_proposed_is_what_the_adaptive_run_does(tmp_path, write_manifest
     gain = found["decision"]["figures"]
     assert gain["expected_error_with_drift"] < gain["error_with_drift"]
     assert any("expected gain" in note for note in found["notes"])
-    assert found["how"].startswith(f"flops-fit run --adaptive {tmp_path}/runs/planted --max-flops")
-    rehearse(tmp_path, is_adaptive=True, max_flops=float(found["how"].split()[-1]))
-    entries = [json.loads(line) for line in ledger(tmp_path).read_text().splitlines()]
-    (first, *_) = [e for e in entries if e["event"] == "decision_made"]
-    assert [trial["trial_id"] for trial in first["trials"]] == wanted
-    finished = {e["trial_id"] for e in entries if e["event"] == "trial_finished"}
-    assert set(wanted) <= finished
-    spent = math.fsum(e["flops"] for e in entries if e["event"] == "trial_finished")
-    assert spent <= float(found["how"].split()[-1])
+    assert found["how"].startswith(f"flops-fit run --adaptive {tmp_path}/runs/planted --total-")
+    before = finished(tmp_path)
+    cap = run_as_told(tmp_path, found["how"])
+    assert finished(tmp_path).keys() - before.keys() == set(wanted)
+    assert math.fsum(finished(tmp_path).values()) <= cap
+
+
+TIGHT = 'design = "ladder"\ntotal_flops = 3e12\ngoal = {{ at = 3e13, params_within = {} }}'
+
+
+@pytest.mark.parametrize("within", [0.02, 1.0], ids=["ended at its total", "ended at its goal"])
+def test_an_adaptive_sweep_runs_just_what_is_proposed_to_it(tmp_path, write_manifest, within):
+    write_manifest(model=MODEL, sweep=TIGHT.format(within))
+    rehearse(tmp_path, is_adaptive=True)
+    how, before = refined(tmp_path)["how"], finished(tmp_path)
+    wanted = {trial["trial_id"] for trial in refined(tmp_path)["decision"]["trials"]}
+    assert wanted
+    copy = tmp_path / "runs/planted/manifest.toml"
+    if within == 1.0:
+        assert f"into [sweep] of `{copy}`" in how
+        goal = how.split("`")[1]
+        lines = [goal if line.startswith("goal") else line for line in copy.read_text().split("\n")]
+        copy.write_text("\n".join(lines))
+    run_as_told(tmp_path, how)
+    assert finished(tmp_path).keys() - before.keys() == wanted
+
+
+def test_trials_that_a_cap_left_out_are_the_next_ones(tmp_path, write_manifest):
+    write_manifest(model=MODEL, sweep='design = "ladder"\ntotal_flops = 1e13')
+    missing = rehearse(tmp_path, max_flops=3e12).cap.missing
+    found = refined(tmp_path)
+    assert [trial["trial_id"] for trial in found["decision"]["trials"]] == list(missing)
+    assert rehearse(tmp_path, max_flops=float(found["how"].split()[-1])).pending == 0
+
+
+def test_a_failed_trial_counts_what_it_spent_and_is_tried_again_first(tmp_path, write_manifest):
+    write_manifest(model=MODEL, sweep='design = "ladder"\ntotal_flops = 1e13')
+    rehearse(tmp_path)
+    lines = ledger(tmp_path).read_text().splitlines(True)
+    place = next(k for k, line in enumerate(lines) if '"trial_finished"' in line)
+    entry = json.loads(lines[place])
+    lines[place] = json.dumps(
+        {"event": "trial_failed", "at": entry["at"], "trial_id": entry["trial_id"],
+         "error": "no memory", "flops": 1e9}
+    ) + "\n"  # fmt: skip
+    whole = math.fsum(json.loads(line).get("flops", 0.0) for line in lines)
+    ledger(tmp_path).write_text("".join(lines))
+    (told,) = [note for note in refined(tmp_path)["notes"] if "spent" in note]
+    assert f"with the {format_flops(whole)} spent" in told
+    assert "before them 1 failed ones are tried again" in told
 
 
 def test_a_diverged_trial_gets_a_run_beside_it(tmp_path, write_manifest):
@@ -163,16 +230,65 @@ def test_an_adaptive_sweep_stops_at_its_cap_and_goes_on_when_it_is_lifted(tmp_pa
     sweep = 'design = "ladder"\ntotal_flops = 1e13\ngoal = { at = 3e13, params_within = 0.1 }'
     write_manifest(model=MODEL, sweep=sweep)
     capped = rehearse(tmp_path, is_adaptive=True, max_flops=1e12)
-    entries = [json.loads(line) for line in ledger(tmp_path).read_text().splitlines()]
-    spent = math.fsum(e["flops"] for e in entries if e["event"] == "trial_finished")
-    assert 0 < spent <= 1e12
+    assert 0 < math.fsum(finished(tmp_path).values()) <= 1e12
     assert capped.cap.cap == "--max-flops 1e+12"
-    assert entries[-1]["event"] == "sweep_capped"
+    assert capped.cap.missing
+    assert read_ledger(ledger(tmp_path))[-1].event == "sweep_capped"
     assert rehearse(tmp_path, is_adaptive=True).cap is None
-    entries = [json.loads(line) for line in ledger(tmp_path).read_text().splitlines()]
-    made = [e for e in entries if e["event"] == "decision_made"]
+    made = decisions(tmp_path)
     assert made[-1]["action"] == "stop"
     assert made[-1]["figures"]["params_error"] <= 0.1
+
+
+def decisions(tmp_path):
+    entries = read_ledger(ledger(tmp_path))
+    return [entry.fields for entry in entries if entry.event == "decision_made"]
+
+
+@pytest.mark.parametrize("caps", [[1e3], [1e9, 3e9, 1e10], [2e10, 5e11]])
+def test_whatever_the_caps_a_sweep_comes_to_the_decisions_that_it_makes_without(
+    tmp_path, write_manifest, caps
+):
+    write_manifest(model=MODEL, sweep=TIGHT.format(0.1))
+    rehearse(tmp_path, is_adaptive=True)
+    alone = decisions(tmp_path)
+    (tmp_path / "runs/planted").rename(tmp_path / "runs/alone")
+    for cap in caps:
+        ended = rehearse(tmp_path, is_adaptive=True, max_flops=cap)
+        assert ended.cap is not None
+        assert ended.spent_flops <= cap
+        last = read_ledger(ledger(tmp_path))[-1]
+        assert (last.event, last.fields["missing"]) == ("sweep_capped", list(ended.cap.missing))
+    assert rehearse(tmp_path, is_adaptive=True).cap is None
+    assert decisions(tmp_path) == alone
+
+
+def test_a_cap_above_the_total_raises_nothing_and_a_new_total_does(tmp_path, write_manifest):
+    write_manifest(model=MODEL, sweep=TIGHT.format(0.02), report="bootstrap = 0")
+    assert rehearse(tmp_path, is_adaptive=True, max_flops=2e13).spent_flops <= 3e12
+    told = read_run(tmp_path / "runs/planted").notes
+    (note,) = [note for note in told if note.code == "goal_not_reached"]
+    assert "nothing else can be paid for" in note.message
+    assert "0.020 is wanted" in note.message
+    assert 3e12 < rehearse(tmp_path, is_adaptive=True, total_flops=5e12).spent_flops <= 5e12
+
+
+def test_a_sweep_that_reached_its_goal_says_nothing_of_it(tmp_path, write_manifest):
+    write_manifest(model=MODEL, sweep=TIGHT.format(0.3), report="bootstrap = 0")
+    rehearse(tmp_path, is_adaptive=True)
+    codes = [note.code for note in read_run(tmp_path / "runs/planted").notes]
+    assert "goal_not_reached" not in codes
+
+
+def test_a_run_directory_without_trials_is_one_clear_error(tmp_path, write_manifest):
+    prepared = prepare(write_manifest(model=MODEL, sweep=TIGHT.format(0.1)))
+    directory = tmp_path / "runs/planted"
+    run = start_run(prepared, make_plan(prepared), directory, simulated=True, is_adaptive=True)
+    Ledger.open(run.ledger).close()
+    for look in (read_run, planned):
+        with pytest.raises(RunDirError, match="has no trials yet") as refused:
+            look(directory)
+        assert "flops-fit run" in refused.value.hint
 
 
 def test_a_goal_made_finer_takes_a_finished_sweep_up_again(tmp_path, write_manifest):

@@ -6,9 +6,11 @@ from functools import partial
 import pytest
 
 from flops_fit import stages
+from flops_fit.estimate import Timing, estimate_plan
 from flops_fit.ledger import Ledger
 from flops_fit.prepared import prepare
 from flops_fit.provenance import start_run
+from flops_fit.spending import estimate_notes, expected_time
 from flops_fit.stages import estimate_first, make_estimate
 from flops_fit.sweep_plan import make_plan
 
@@ -18,9 +20,12 @@ def started(write_manifest, tmp_path, monkeypatch):
     """Starts a sweep's run directory; times come from a stated rate instead of this machine."""
     monkeypatch.setattr(stages, "make_estimate", partial(make_estimate, flops_per_second=1e9))
 
-    def start(name, *, simulated=False, **sections):
+    def start(name, *, simulated=False, is_adaptive=False, **sections):
         prepared = prepare(write_manifest(**sections))
-        run = start_run(prepared, make_plan(prepared), tmp_path / name, simulated=simulated)
+        run = start_run(
+            prepared, make_plan(prepared), tmp_path / name, simulated=simulated,
+            is_adaptive=is_adaptive,
+        )  # fmt: skip
         return prepared, run
 
     return start
@@ -38,6 +43,32 @@ def test_a_sweep_worth_timing_keeps_what_it_was_expected_to_cost(started):
     assert kept["device_seconds"] == pytest.approx(planned["total_flops"] / 1e9)
 
 
+def test_an_adaptive_sweep_is_told_the_most_that_its_total_takes(started):
+    prepared, run = started(
+        "adaptive", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12'
+    )
+    estimate = estimate_first(prepared, run, workers=9)
+    assert estimate.device_seconds == pytest.approx(5e12 / 1e9, rel=0.1)
+    assert estimate.workers == 4  # a decision asks for no more at a time
+    assert expected_time(estimate).startswith("at most ")
+    assert "FLOPs that it may cost" in estimate.basis
+    assert json.loads(run.estimate.read_text()) == estimate.to_dict()
+
+
+def test_an_adaptive_sweep_warns_of_memory(started, monkeypatch):
+    """The largest size of the static plan stands for the largest that may be chosen."""
+    timing = Timing(6e3, 1e-6, memory_bytes=2**30, available_bytes=2**31)
+    monkeypatch.setattr(
+        stages, "make_estimate",
+        lambda prepared, plan, workers: estimate_plan(plan, timings=[timing], basis="here"),
+    )  # fmt: skip
+    prepared, run = started(
+        "large", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12'
+    )
+    estimate = estimate_first(prepared, run, workers=1)
+    assert "out_of_memory" in [note.code for note in estimate_notes(estimate)]
+
+
 def test_a_sweep_that_has_begun_is_not_timed_again(started):
     prepared, run = started("begun")
     Ledger.open(run.ledger).close()
@@ -50,9 +81,10 @@ def test_a_sweep_that_has_begun_is_not_timed_again(started):
     [
         (True, {}),
         (False, {"sweep": "budgets = [1e9, 3e9]\nsizes_per_budget = 3\ntokens_per_param = 5"}),
+        (False, {"sweep": 'design = "ladder"\ntotal_flops = 5e10', "is_adaptive": True}),
         (False, {"execution": 'executor = "elsewhere"'}),
     ],
-    ids=["rehearsed", "small", "on other machines"],
+    ids=["rehearsed", "small", "small and adaptive", "on other machines"],
 )
 def test_what_is_not_worth_timing_or_not_trained_here_is_not_timed(started, simulated, sections):
     prepared, run = started("none", simulated=simulated, **sections)
