@@ -208,7 +208,7 @@ def test_caps_hold_and_lifting_one_goes_on_from_what_trunks_left(write_manifest,
         training='schedule = "wsd"',
     )
     ledger = tmp_path / "runs/planted/ledger.jsonl"
-    for cap, code in (("2e12", 7), ("9e12", 7)):
+    for cap, code in (("2e12", 7), ("9e12", 7), ("2e13", 0)):
         ended = subprocess.run(
             [sys.executable, "-m", "flops_fit", "run", "experiment.toml", "--simulate",
              "--adaptive", "--max-flops", cap],
