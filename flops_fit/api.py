@@ -122,7 +122,7 @@ def find_optimal(
             `tokens_per_param`, `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs; or a
             function (model, batch) -> FLOPs), `unit`, `units_per_example`, `unique_units`,
             `loss_unit`, `causal`, `training` (a mapping, as the manifest's section), `device`,
-            `target_budgets`, `methods`, `bootstrap`.
+            `checkpoint_minutes`, `keep_checkpoints`, `target_budgets`, `methods`, `bootstrap`.
 
     Raises:
         TypeError: an unknown option, or a missing argument.
@@ -295,7 +295,9 @@ def _prepared(
 ) -> Prepared:
     """A manifest's path, or live objects, prepared; unknown options are refused."""
     from flops_fit.prepared import OPTIONS, prepare, prepare_live
+    from flops_fit.ranks import refuse_launcher
 
+    refuse_launcher("a script that calls flops_fit")
     for option in options:
         if option not in OPTIONS and option != "heldout_dataset":
             known = ", ".join(["heldout_dataset", *OPTIONS])

@@ -89,6 +89,14 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _start(context: typer.Context) -> None:
+    from flops_fit.ranks import refuse_launcher
+
+    if context.invoked_subcommand != "worker":
+        refuse_launcher(f"`flops-fit {context.invoked_subcommand}`")
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends as two lines and an exit code."""
     try:
@@ -257,8 +265,8 @@ def worker(
         print_json(publish_report(opened))
     elif trial_ids:
         work.train_listed(opened, trial_ids)
-    else:
-        say(f"trained {work.train_claimed(opened)} trials")
+    elif (trained := work.train_claimed(opened)) is not None:
+        say(f"trained {trained} trials")
 
 
 def _conclude(run: RunDir, summary: SweepSummary) -> None:

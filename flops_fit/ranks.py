@@ -18,9 +18,11 @@ import threading
 import time
 from pathlib import Path
 
+from flops_fit.errors import ManifestError
 from flops_fit.rundir import RunDir, read_json, write_json
 
 _GRACE_SECONDS = 10.0
+_LATER_SECONDS = 30.0
 
 
 class Ranks:
@@ -74,6 +76,35 @@ def this_rank() -> int | None:
     """The number of this process among a trial's ranks; None where it is alone."""
     rank = os.environ.get("RANK")
     return None if rank is None or os.environ.get("WORLD_SIZE", "1") == "1" else int(rank)
+
+
+def refuse_launcher(started: str) -> None:
+    """Refuse to be one of a launcher's processes: what conducts a sweep is started once.
+
+    The first rank says so. The others leave later and without a word, since a launcher ends all
+    when one has left, and what they say would hide it.
+
+    Args:
+        started: what the launcher started.
+
+    Raises:
+        ManifestError: this is the first of several ranks.
+        SystemExit: it is another of them.
+    """
+    rank = this_rank()
+    if rank is None:
+        return
+    if rank != 0:
+        time.sleep(_LATER_SECONDS)
+        sys.exit(ManifestError.exit_code)
+    world = os.environ["WORLD_SIZE"]
+    raise ManifestError(
+        f"{started} was started as {world} processes by a launcher such as torchrun, and works "
+        "as one",
+        hint=f"start it by itself: under `[execution] devices_per_trial = {world}` the sweep of a "
+        "manifest starts the processes of each trial; a run directory that is there already is "
+        f"trained by `torchrun --nproc-per-node {world} -m flops_fit worker RUN_DIR`",
+    )
 
 
 def record_failure(directory: Path, rank: int, reason: str) -> None:

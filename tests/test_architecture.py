@@ -35,7 +35,7 @@ FLOORS = [
         "transfer",
         "rehearsal",
     },
-    {"reporting", "experiment", "display", "ranks", "spending", "planning"},
+    {"reporting", "experiment", "display", "ranks", "claims", "spending", "planning"},
     {"result", "worker", "examination"},
     {"inquiry"},
     {"prepared", "publishing", "adaptive"},

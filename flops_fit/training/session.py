@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from flops_fit.errors import ManifestError
 from flops_fit.recipe import Recipe
@@ -81,6 +82,20 @@ def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[sharing])
     return Session(accelerator, precision)
+
+
+def said_by_first(say: Callable[[], str | None], *, device: str) -> str | None:
+    """What the first process says; every process must ask, and only the first is asked.
+
+    Args:
+        say: its answer.
+        device: `cpu`, `cuda`, `mps` or `auto`; it decides how processes speak to one another.
+    """
+    kind = _best_device() if device == "auto" else device
+    state = PartialState(cpu=kind == "cpu")
+    said = [say() if state.process_index == 0 else None]
+    broadcast_object_list(said)
+    return said[0]
 
 
 def seed_everything(seed: int) -> None:
