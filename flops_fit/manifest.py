@@ -165,7 +165,7 @@ class FlopsSection(_Section):
 
 
 class ExecutionSection(_Section):
-    """[execution]: where the trials run; never part of what they are."""
+    """[execution]: where the trials run, and what they keep; never part of what they are."""
 
     executor: str = "local"
     workers: Count | None = None
@@ -173,6 +173,8 @@ class ExecutionSection(_Section):
     devices_per_trial: Count = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    keep_checkpoints: bool = False
 
 
 class ReportSection(_Section):

@@ -220,6 +220,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "causal": ("data", "causal"),
     "training": ("training",),
     "device": ("execution", "device"),
+    "checkpoint_minutes": ("execution", "checkpoint_minutes"),
+    "keep_checkpoints": ("execution", "keep_checkpoints"),
     "target_budgets": ("report", "budgets"),
     "methods": ("report", "methods"),
     "bootstrap": ("report", "bootstrap"),

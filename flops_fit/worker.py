@@ -4,9 +4,9 @@
     python -m flops_fit worker RUN_DIR               claim what is pending until nothing is left
     python -m flops_fit worker RUN_DIR --serve       take tasks from standard input (local executor)
 
-Any engine that starts the second form on machines that see the run directory carries a sweep. A
-claim is a lease file with a heartbeat: it ends when its owner dies. Leases are a hint, not a fence;
-the outcome file is what counts, and the first complete one wins.
+Any engine that starts the second form on machines that see the run directory carries a sweep. The
+outcome file is what counts, and the first complete one wins. Under torchrun the processes of the
+first two forms share each trial.
 
 With --serve each line of standard input is a JSON list of trial ids, answered by a line `done`;
 when standard input closes, the conductor is gone: the worker keeps a checkpoint and ends.
@@ -24,10 +24,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flops_fit.claims import claimed
 from flops_fit.errors import FlopsFitError, RunDirError
 from flops_fit.experiment import Experiment, load_experiment
 from flops_fit.interrupts import STOPPING
@@ -41,7 +42,6 @@ from flops_fit.rundir import RunDir, read_json, read_outcome, write_json, write_
 if TYPE_CHECKING:
     from flops_fit.training.trackers import Trackers
 
-_LEASE_SECONDS = 60.0
 _STOP_SECONDS = 60.0  # without a conductor, to end the step at work and keep a checkpoint
 
 
@@ -115,6 +115,16 @@ class Bench:
         """Ids of the trials without an outcome, in the plan's order."""
         return [i for i in self._trials if not self.run.outcome(i).exists()]
 
+    def claimed(self) -> Generator[str]:
+        """Pending trials that are nobody else's."""
+        return claimed(
+            self.run,
+            self.pending,
+            is_stopped=self.stop.is_set,
+            is_rank=this_rank() is not None,
+            device=self._manifest.execution.device,
+        )
+
     def _outcome_of(self, trial: Trial) -> Outcome | None:
         """Simulate, train here, or train in several processes; None if asked to stop."""
         if self._law is not None:
@@ -155,6 +165,8 @@ class Bench:
                 device=None if execution.device == "auto" else execution.device,
                 threads=execution.threads_per_worker,
                 should_stop=self.stop.is_set,
+                checkpoint_seconds=60 * execution.checkpoint_minutes,
+                keep_checkpoints=execution.keep_checkpoints,
                 trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
                 progress=lambda said: write_json(
                     self.run.progress(trial.trial_id), said, durable=False
@@ -218,27 +230,15 @@ def train_listed(run: RunDir, trial_ids: list[str]) -> None:
         bench.run_task(tuple(trial_ids))
 
 
-def train_claimed(run: RunDir) -> int:
-    """Claim and train pending trials until none is left unclaimed; how many were trained."""
-    from filelock import SoftFileLease, Timeout
-
+def train_claimed(run: RunDir) -> int | None:
+    """Claim and train pending trials until none is left; how many, where this is the first rank."""
     bench = Bench(run)
     trained = 0
-    with _stopping(bench):
-        for trial_id in bench.pending:
-            if bench.stop.is_set():
-                break
-            claim = run.trial(trial_id) / "claim.lock"
-            claim.parent.mkdir(parents=True, exist_ok=True)
-            lease = SoftFileLease(claim, lease_duration=_LEASE_SECONDS, timeout=0)
-            try:
-                with lease:
-                    if read_outcome(run, trial_id) is None:
-                        bench.run_task((trial_id,))
-                        trained += 1
-            except Timeout:
-                continue
-    return trained
+    with _stopping(bench), contextlib.closing(bench.claimed()) as trial_ids:
+        for trial_id in trial_ids:
+            bench.run_task((trial_id,))
+            trained += 1
+    return None if this_rank() else trained
 
 
 def serve(run: RunDir) -> None:

@@ -105,7 +105,10 @@ def test_the_template_is_a_manifest(tmp_path):
 
 def test_identity_is_what_numbers_depend_on():
     manifest = parse(GOOD)
-    other = parse(GOOD.replace("quick", "slow") + "[execution]\nworkers = 7\n")
+    other = parse(
+        GOOD.replace("quick", "slow")
+        + "[execution]\nworkers = 7\nkeep_checkpoints = true\ncheckpoint_minutes = 0.5\n"
+    )
     assert manifest.identity == other.identity
     assert parse(GOOD.replace("3e11", "4e11")).identity != manifest.identity
 
@@ -121,6 +124,8 @@ def test_the_reference_names_every_key_with_its_default():
             (row,) = re.findall(rf"^\| `{key}` \| (.*?) \|", body, re.M)
             if isinstance(field.default, str):
                 assert row == f'`"{field.default}"`'
+            elif isinstance(field.default, bool):
+                assert row == f"`{str(field.default).lower()}`"
             elif isinstance(field.default, int | float):
                 assert row == f"{field.default:g}"
 

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import IterableDataset
 from training_toys import Endless, Mlp, mse, pairs, sampled_loader, toy_data, toy_trial
 
+import flops_fit
 from flops_fit.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint, save_checkpoint
 from flops_fit.training.loop import Interrupted, train
@@ -111,6 +112,23 @@ def test_checkpoints_are_gone_when_the_trial_ends_unless_they_are_to_be_kept(tmp
     run(tmp_path / "b", pairs(100), checkpoint_seconds=0.0, keep_checkpoints=True)
     names = sorted(path.name for path in (tmp_path / "b/checkpoint").iterdir())
     assert names == ["step-000000000039.pt", "step-000000000040.pt"]
+
+
+def test_a_manifest_says_how_often_checkpoints_are_written_and_whether_they_stay(tmp_path):
+    def kept(name, **options):
+        flops_fit.find_optimal(
+            Mlp, "width", {}, (pairs(100), pairs(64, seed=9)), mse, design="fixed-tokens",
+            sizes=[4, 6, 8], tokens=[400], run_dir=tmp_path / name, bootstrap=0, device="cpu",
+            training={"batch_rule": "fixed", "batch_tokens": 8}, **options,
+        )  # fmt: skip
+        trials = sorted((tmp_path / name / "trials").iterdir())
+        assert len(trials) == 3
+        return [sorted(path.name[-5:-3] for path in each.glob("checkpoint/*")) for each in trials]
+
+    assert kept("plain") == [[]] * 3
+    assert kept("last", keep_checkpoints=True) == [["50"]] * 3
+    often = kept("often", keep_checkpoints=True, checkpoint_minutes=1e-9)
+    assert often == [["49", "50"]] * 3
 
 
 def test_a_process_that_dies_goes_on_from_its_last_checkpoint(tmp_path):

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flops_fit.errors import ManifestError
 from flops_fit.points import Outcome, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
@@ -67,7 +68,7 @@ def train(
         should_stop: asked at every step; once true, a checkpoint is saved and `Interrupted` raised.
         progress: told of {trial_id, step, steps, loss} at most twice a second.
         checkpoint_seconds: time between two checkpoints.
-        keep_checkpoints: leave them when the trial has ended.
+        keep_checkpoints: leave them when the trial has ended, one of its last step among them.
         trunk: directory of the trunk that the trial shares with others, where it does.
         trackers: told of the same numbers; whoever made them closes them. Only the first process
             of a trial uses its own.
@@ -75,7 +76,8 @@ def train(
     Raises:
         Interrupted: `should_stop` said so.
         PluginError: the model, data or loss breaks its contract.
-        ManifestError: the device or precision is not to be had.
+        ManifestError: the device or precision is not to be had, or a step does not divide among
+            the processes.
     """
     directory.mkdir(parents=True, exist_ok=True)
     session = open_session(recipe, device=device, threads=threads)
@@ -87,14 +89,26 @@ def train(
             replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
             directory=directory, session=session, threads=threads, should_stop=should_stop,
             progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked, tell=tell,
-            trunk=trunk,
+            trunk=trunk, save_last=keep_checkpoints,
         )  # fmt: skip
 
-    share = trial.batch_tokens // data.facts.units_per_example // session.world
+    share = _share(trial, data.facts.units_per_example, session.world)
     outcome = _until_kept(trial, recipe, attempt, directory, session, trunk, share)
     if not keep_checkpoints and session.rank == 0:
         drop_checkpoints(directory)
     return outcome
+
+
+def _share(trial: Trial, units_per_example: int, processes: int) -> int:
+    """How many examples of each step one process passes through the model."""
+    examples = trial.batch_tokens // units_per_example
+    if examples % processes:
+        raise ManifestError(
+            f"a step of {examples} examples has no equal share for each of {processes} processes",
+            hint=f"plan the sweep with `[execution] devices_per_trial = {processes}`, or start as "
+            "many processes as divide the step",
+        )
+    return examples // processes
 
 
 def _until_kept(
@@ -140,6 +154,7 @@ def _attempt(
     trackers: Trackers | None,
     tell: Callable[[int], None],
     trunk: Path | None,
+    save_last: bool,
 ) -> Outcome:
     """Train a trial once, from its newest checkpoint, its trunk or its beginning."""
     training = Training(
@@ -152,6 +167,8 @@ def _attempt(
         training, should_stop=should_stop, progress=progress,
         checkpoint_seconds=checkpoint_seconds, trackers=trackers,
     )  # fmt: skip
+    if save_last and reason is None:
+        training.save()
     outcome = training.outcome(reason)
     if trackers is not None:
         outcome = _track_end(trackers, outcome, step=training.step)
