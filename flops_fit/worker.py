@@ -233,6 +233,8 @@ def train_listed(run: RunDir, trial_ids: list[str]) -> None:
 def train_claimed(run: RunDir) -> int | None:
     """Claim and train pending trials until none is left; how many, where this is the first rank."""
     bench = Bench(run)
+    if this_rank() is not None:
+        end_with_launcher()
     trained = 0
     with _stopping(bench), contextlib.closing(bench.claimed()) as trial_ids:
         for trial_id in trial_ids:

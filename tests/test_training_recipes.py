@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from training_toys import Mlp, mse, toy_data, toy_trial
 from flops_fit.points import Size, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.loop import train
-from flops_fit.training.optimizers import make_optimizer
+from flops_fit.training.optimizers import make_optimizer, split_parameters
 from flops_fit.training.recipes import batch_tokens, settings
 from flops_fit.zoo.vit import ViT
 
@@ -168,6 +169,88 @@ def test_mup_divides_by_the_fan_in_of_each_matrix_that_grows():
     for block in model.blocks:  # four of them; the reference has one
         assert rate_of[block.query_key_value.weight] == rate_of[block.mlp_out.weight] == 0.01 / 4
         assert rate_of[block.mlp_norm.weight] == 0.01
+
+
+class Mixed(nn.Module):
+    """A parameter of each kind that a rule of decay must tell from the others."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.embedding = nn.Embedding(16, width)
+        self.head = nn.Linear(width, 16, bias=False)
+        self.head.weight = self.embedding.weight
+        self.pos_embed = nn.Parameter(torch.zeros(1, 4, width))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.layer_scale = nn.Parameter(torch.ones(width, 1, 1))
+        self.expert_bias = nn.Parameter(torch.zeros(3, width))
+        self.norm = nn.LayerNorm((4, width))
+        self.narrow = nn.Linear(width, 1)
+        self.conv = nn.Conv1d(width, width, 1)
+        self.lstm = nn.LSTM(1, width)
+        self.experts = nn.Parameter(torch.zeros(3, width, width))
+        self.token_mix = nn.Parameter(torch.zeros(4, 4))
+
+
+def test_only_weight_matrices_decay():
+    model = Mixed()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices, others = split_parameters(model)
+    assert {names[id(p)] for p in matrices} == {
+        "experts", "token_mix", "narrow.weight", "conv.weight", "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+    }  # fmt: skip
+    assert len(matrices) + len(others) == len(names)
+
+
+@pytest.mark.parametrize("rule", ["timescale", "powerlines"])
+def test_decay_follows_the_rate_that_each_matrix_gets(rule):
+    """B / (rate * decay * D) is one number, whatever rates `mup` and a study of rates give."""
+    recipe = Recipe(
+        learning_rate=0.01, learning_rate_rule="mup", reference_size=16.0,
+        weight_decay_rule=rule, batch_tokens=512, batch_reference_tokens=1e6,
+    )  # fmt: skip
+    size = Size(64, 1000, None, 1.0)
+
+    def timescales(factor):
+        trial = Trial.of(
+            budget_flops=1e3, size=size, tokens=20_000, batch_tokens=10, seed=0,
+            learning_rate_factor=factor,
+        )  # fmt: skip
+        made = make_optimizer(
+            build_vit(64), recipe=recipe, trial=trial, device=torch.device("cpu"), build=build_vit
+        )
+        groups = [group for group in made.param_groups if group["weight_decay"]]
+        assert [group["lr"] / factor for group in groups] == pytest.approx([0.01, 0.01 / 4])
+        return [10 / (g["lr"] * g["weight_decay"] * 20_000) for g in groups]
+
+    # The reference of `timescale` has the rate of the study.
+    wanted = {"timescale": 512 / (0.01 * 0.1 * 1e6), "powerlines": 1.084 * 20**-0.527}[rule]
+    assert timescales(1.0) == pytest.approx([wanted] * 2)
+    assert timescales(2.0) == pytest.approx([wanted / (2 if rule == "timescale" else 1)] * 2)
+
+
+def test_the_optimizer_that_really_trained_is_recorded(tmp_path):
+    class Own(Mlp):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.5)
+
+    def details(build):
+        outcome = train(
+            toy_trial(steps=60), build=build, data=toy_data(), loss=mse, recipe=RECIPE,
+            directory=tmp_path / build.__name__, device="cpu",
+        )  # fmt: skip
+        return json.loads(json.dumps(outcome.details))
+
+    own, usual = details(Own), details(Mlp)
+    assert own["optimizer"]["name"] == "SGD"
+    assert own["optimizer"]["is_own"]
+    assert own["optimizer"]["settings"]["momentum"] == 0.5
+    assert own["recipe"]["optimizer"] == "own"
+    assert own["learning_rates"] == [0.05]
+    assert usual["optimizer"]["name"] == "AdamW"
+    assert not usual["optimizer"]["is_own"]
+    assert usual["optimizer"]["settings"]["betas"] == [0.9, 0.98]
+    assert usual["recipe"] == RECIPE.to_dict()
 
 
 def test_what_the_rules_gave_is_recorded_with_the_trial(tmp_path):

@@ -33,7 +33,7 @@ from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
 from flops_fit.training.loading import open_with_workers
 from flops_fit.training.memory import remember
-from flops_fit.training.optimizers import make_optimizer, set_learning_rates
+from flops_fit.training.optimizers import make_optimizer, recorded, set_learning_rates
 from flops_fit.training.session import Session, seed_everything
 from flops_fit.training.steps import curve_steps, learning_rate_factor
 from flops_fit.training.streams import (
@@ -306,7 +306,7 @@ class Training:
                          "heldout_examples": self.heldout.examples}  # fmt: skip
                 self.curve.end(point, part_loss=part)
         details: dict[str, Any] = {
-            "recipe": self.recipe.to_dict(),
+            **recorded(self.recipe, self.bare_model, self.optimizer),
             "learning_rates": self.peaks,
             "weight_decays": self.decays,
             "steps": self.step,

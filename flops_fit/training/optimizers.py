@@ -16,6 +16,14 @@ from flops_fit.recipe import Recipe
 from flops_fit.training.counting import build_on
 from flops_fit.training.recipes import Settings, settings
 
+_NORM = re.compile(r"Norm(\dd)?$")
+"""Ends the name of a class that normalises: torch's own, and those of most who write their own."""
+
+_TABLE = re.compile(
+    r"(^|_)(pos|positions?|positional|cls)(_|$)|(^|_)(emb|embeds?|embeddings?|tokens?)$"
+)
+"""In the name of a bare parameter that is looked up or added, and multiplies nothing."""
+
 
 def make_optimizer(
     model: nn.Module,
@@ -56,7 +64,7 @@ def make_optimizer(
         {
             "params": [p for p in matrices if rates[p] == rate],
             "lr": rate * factor,
-            "weight_decay": given.weight_decay,
+            "weight_decay": _decay(recipe, given, rate=rate, factor=factor),
         }
         for rate in dict.fromkeys(rates.values())
     ]
@@ -73,26 +81,53 @@ def make_optimizer(
     )
 
 
+def _decay(recipe: Recipe, given: Settings, *, rate: float, factor: float) -> float:
+    """The decay of matrices whose peak rate is `rate * factor`.
+
+    A rule gives the product of rate and decay, which `given` divides by the rate of most matrices.
+    `timescale` holds the product at the reference, whose rate is multiplied by `factor` as well.
+    """
+    if recipe.weight_decay_rule == "constant":
+        return given.weight_decay
+    decay = given.weight_decay * (given.matrix_rate / rate)
+    return decay / factor if recipe.weight_decay_rule == "powerlines" else decay
+
+
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters as (weight matrices, all others), each once.
 
-    Weight matrices are those with two dimensions or more that no embedding owns: decay and the
-    width rule belong to them. A head that shares its weight with an embedding counts as one.
+    Decay and the width rule belong to weight matrices: parameters of two dimensions or more that
+    are none of these:
+
+    - an embedding's, also where a head shares it;
+    - a normalisation's: of a module whose class is named so (`LayerNorm`, `RMSNorm`, ...);
+    - a bias: a name with `bias` in its last part;
+    - a bare parameter (not a module's `weight`) that is a position, token or embedding by its name
+      (`pos_embed`, `cls_token`), or that has but one dimension of more than one entry.
     """
-    embedded = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        for parameter in module.parameters(recurse=False)
-    }
+    spared: set[int] = set()
+    for module in model.modules():
+        is_whole = isinstance(module, nn.Embedding | nn.EmbeddingBag) or bool(
+            _NORM.search(type(module).__name__)
+        )
+        for name, parameter in module.named_parameters(recurse=False):
+            if is_whole or "bias" in name or _is_no_matrix(name, parameter):
+                spared.add(id(parameter))
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
-        is_matrix = parameter.ndim >= 2 and id(parameter) not in embedded
+        is_matrix = parameter.ndim >= 2 and id(parameter) not in spared
         (matrices if is_matrix else others).append(parameter)
     return matrices, others
+
+
+def _is_no_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a bare one, and a table or a vector whatever its dimensions."""
+    if name.startswith("weight"):
+        return False
+    return bool(_TABLE.search(name)) or sum(length > 1 for length in parameter.shape) < 2
 
 
 def _fan_in_ratios(model: nn.Module, reference: nn.Module) -> dict[nn.Parameter, float]:
@@ -131,7 +166,7 @@ def _own_optimizer(
     offered = {
         "learning_rate": rate,
         "lr": rate,
-        "weight_decay": given.weight_decay,
+        "weight_decay": _decay(recipe, given, rate=given.matrix_rate, factor=factor),
         "betas": recipe.betas,
         "eps": recipe.eps,
         "device_type": device.type,
@@ -166,6 +201,43 @@ def _own_optimizer(
         for group in made.param_groups:
             group["lr"] *= factor
     return made
+
+
+def recorded(
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, Any]]:
+    """The recipe and the optimizer that really trained, as a trial's record holds them.
+
+    Of the optimizer: its class, whether it is the model's own, and its settings but for rates and
+    decays; one that differs from group to group as a list.
+    """
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper holds it.
+    is_own = hasattr(model, "configure_optimizers")
+    groups = optimizer.param_groups
+    settings_of = {}
+    for name in groups[0]:
+        if name in ("params", "lr", "initial_lr", "weight_decay"):
+            continue
+        values = [_plain(group.get(name)) for group in groups]
+        settings_of[name] = values[0] if all(each == values[0] for each in values) else values
+    written = recipe.to_dict()
+    return {
+        "recipe": {**written, "optimizer": "own"} if is_own else written,
+        "optimizer": {
+            "name": type(optimizer).__name__,
+            "is_own": is_own,
+            "settings": settings_of,
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a record can hold it."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__name__
 
 
 def set_learning_rates(

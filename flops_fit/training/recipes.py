@@ -30,7 +30,7 @@ Batch
     porian      160 * 2048 (N / 108e6)^(2/3)
     steplaw     0.58 D^0.571
     deepseek    0.2920 C^0.3271
-Weight decay, of matrices
+Weight decay, of matrices; `rate` is that of each matrix itself, under `mup` too
     constant    weight_decay
     timescale   B / (rate * decay * D) as at the reference: Wang and Aitchison 2024
                 (arXiv:2405.13698)
@@ -71,7 +71,7 @@ class Settings:
     Attributes:
         matrix_rate: peak learning rate of weight matrices (at the reference's fan-in, under `mup`).
         other_rate: peak learning rate of every other parameter.
-        weight_decay: decoupled decay of weight matrices.
+        weight_decay: decoupled decay of weight matrices whose rate is `matrix_rate`.
     """
 
     matrix_rate: float
