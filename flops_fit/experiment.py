@@ -172,6 +172,7 @@ def describe(experiment: Experiment) -> Description:
     """
     from flops_fit.training.norms import batch_norm_notes
     from flops_fit.training.probe import check_contract, describe_sizes, find_device
+    from flops_fit.training.scrutiny import overlap_notes
 
     manifest = experiment.manifest
     values = size_values(manifest) or buildable_sizes(manifest, experiment.build)
@@ -192,6 +193,7 @@ def describe(experiment: Experiment) -> Description:
         )
         sizes = tuple(counted)
         notes += left_out
+    notes += overlap_notes(experiment.data, is_lent=manifest.data.plugin.startswith(LIVE))
     device, num_devices = find_device(manifest.execution.device)
     notes += batch_norm_notes(
         experiment.build,

@@ -1,19 +1,24 @@
 """`check` passes what keeps its contract, and names the fault in what does not."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import architectures
 import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
 
 from flops_fit.examination import examine
 from flops_fit.experiment import describe, load_experiment
 from flops_fit.manifest import parse_manifest
 from flops_fit.training import conformance
+from flops_fit.training.batches import load_data
 from flops_fit.training.optimizers import make_optimizer
 from flops_fit.training.recipes import settings
+from flops_fit.training.scrutiny import check_apart, overlap_notes
 
 HERE = Path(__file__).parent
 GOOD = {"model": "architectures:Lstm", "data": "Text", "loss": "cross_entropy"}
@@ -241,3 +246,47 @@ def test_learning_is_tried_at_the_flops_that_a_plan_counts(learnt, flops):
     assert rate == pytest.approx(expected, rel=0.02)
     if flops == "":
         assert planned.flops_per_token > 4 * 6 * planned.params
+
+
+def described(data):
+    text = manifest_of(**GOOD | {"data": data})
+    return describe(load_experiment(parse_manifest(text, where="m.toml"), search_path=[HERE]))
+
+
+def test_held_out_examples_among_those_of_training_are_a_warning_of_plan_and_run():
+    (note,) = [n for n in described("broken_plugins:Shared").notes if n.code == "overlap"]
+    assert "60 of 60 held-out" in note.message
+    assert "split before" in note.message
+    assert not described("Text").notes
+
+
+def test_a_lent_set_is_not_read_unless_it_lies_in_memory():
+    draws = []
+
+    class Watched(Dataset):
+        def __init__(self, count):
+            self.inputs = torch.arange(count).float()
+
+        def __len__(self):
+            return len(self.inputs)
+
+        def __getitem__(self, index):
+            draws.append(index)
+            return self.inputs[index], self.inputs[index]
+
+    own = load_data((Watched(100), Watched(50)), seed=0)
+    assert not overlap_notes(own, is_lent=True)
+    assert not draws
+    assert "50 of 50" in overlap_notes(own, is_lent=False)[0].message
+    tensors = [TensorDataset(torch.arange(count).float()[:, None]) for count in (100, 50)]
+    assert overlap_notes(load_data(tuple(tensors), seed=0), is_lent=True)
+
+
+def test_it_is_said_what_share_of_a_set_was_compared():
+    rows = torch.arange(200_000).float()[:, None]
+    few = load_data((TensorDataset(rows), TensorDataset(-rows[1:129])), seed=0)
+    assert re.search(r"0 of 128 .* among 62,\d+ of training, 31.\d+% of it", check_apart(few))
+    one = torch.cat((rows[:1], -rows[1:128]))
+    whole = load_data((TensorDataset(rows[:20_000]), TensorDataset(one)), seed=0)
+    assert "1 of 128" in check_apart(whole)
+    assert "20,000 of training, all of it" in check_apart(whole)

@@ -12,11 +12,13 @@ import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from flops_fit.errors import PluginError
+from flops_fit.points import Note
 from flops_fit.training.batches import LoadedData, first_examples, heldout_batches
 from flops_fit.training.streams import (
     Batch,
     count_examples,
     fetcher,
+    is_in_memory,
     is_iterable_only,
     is_plain_loader,
     map_tensors,
@@ -29,6 +31,9 @@ MOST_EXAMPLES = 8192
 
 MOST_SECONDS = 10.0
 """How long one set is read at most."""
+
+QUICK_SECONDS = 0.5
+"""How long one set is read where nobody asked for a check."""
 
 ALLOWED_SHARE = 0.01
 """Share of held-out examples that may also occur in training: short texts repeat by chance."""
@@ -128,22 +133,48 @@ def check_apart(data: LoadedData) -> str:
     Raises:
         PluginError: they share more than chance would.
     """
+    return _compare(data, seconds=MOST_SECONDS)
+
+
+def overlap_notes(data: LoadedData, *, is_lent: bool) -> tuple[Note, ...]:
+    """A warning where held-out examples are found among those that are read in a second.
+
+    Args:
+        data: both sets.
+        is_lent: whether the sets are the caller's own objects, which reading may change; only
+            numbers of a common data set, and sets in memory, are then compared.
+    """
+    sets = [s.dataset if isinstance(s, DataLoader) else s for s in (data.train, data.heldout)]
+    try:
+        _check_indices_apart(data.train, data.heldout)
+        if not is_lent or all(is_in_memory(each) for each in sets):
+            _compare(data, seconds=QUICK_SECONDS)
+    except PluginError as error:
+        return (Note("overlap", f"{error.message}: {error.hint}"),)
+    except Exception:  # A set that cannot be read: `check`, or the first trial, says why.
+        return ()
+    return ()
+
+
+def _compare(data: LoadedData, *, seconds: float) -> str:
+    """Look for held-out examples among those of training, each set for so long at most."""
     _check_indices_apart(data.train, data.heldout)
-    heldout = set(_digests_of(data.heldout, most=4096))
-    seen, share = _training_digests(data.train)
+    heldout = set(_digests_of(data.heldout, most=4096, seconds=seconds))
+    seen, share = _training_digests(data.train, seconds=seconds)
     shared = heldout & seen
     # What a part of the training set holds of them, the whole holds so many times more.
-    estimate = min(1.0, len(shared) / len(heldout) / share)
-    if estimate > ALLOWED_SHARE and (len(shared) > 1 or share == 1.0):
+    estimate = min(1.0, len(shared) / len(heldout) / (share or 1.0))
+    read = "a part of no known share" if share is None else f"{share:.2%} of it"
+    if estimate > ALLOWED_SHARE and (len(shared) > 1 or share in (1.0, None)):
         raise PluginError(
             f"training and held-out set share examples: {len(shared):,} of {len(heldout):,} "
             f"held-out ones were found among {len(seen):,} of training"
-            + ("" if share == 1.0 else f", {share:.0%} of it, so about {estimate:.1%} are in all"),
+            + (f", {read}, so about {estimate:.1%} are in all" if share and share < 1 else ""),
             hint="split before windows are cut or examples are drawn, and drop duplicates: a loss "
             "on examples that were trained on says nothing of new ones",
         )
     found = f"{len(shared):,} of {len(heldout):,} held-out examples were found"
-    return f"{found} among {len(seen):,} of training"
+    return f"{found} among {len(seen):,} of training, {'all of it' if share == 1.0 else read}"
 
 
 def digests(batch: Batch) -> list[bytes]:
@@ -236,9 +267,9 @@ def _check_indices_apart(train: Any, heldout: Any) -> None:
         )
 
 
-def _digests_of(source: Any, *, most: int) -> Iterator[bytes]:
+def _digests_of(source: Any, *, most: int, seconds: float) -> Iterator[bytes]:
     """Hashes of the first examples of a set."""
-    deadline = time.monotonic() + MOST_SECONDS
+    deadline = time.monotonic() + seconds
     given = 0
     for batch in _batches(source) if _cannot_index(source) else _indexed(source, None):
         for digest in digests(batch):
@@ -250,31 +281,38 @@ def _digests_of(source: Any, *, most: int) -> Iterator[bytes]:
             return
 
 
-def _training_digests(train: Any) -> tuple[set[bytes], float]:
-    """Hashes of training examples, and which share of the set they are.
+def _training_digests(train: Any, *, seconds: float) -> tuple[set[bytes], float | None]:
+    """Hashes of training examples, and which share of the set they are; None if not known.
 
-    A large set is read at its beginning, at its end and in between, at random.
+    A large set is read at its beginning, at its end and in between, at random; one for which time
+    is short, at random.
     """
+    deadline = time.monotonic() + seconds
     if _cannot_index(train):
-        return set(_digests_of(train, most=MOST_EXAMPLES)), 1.0
+        read = list(_digests_of(train, most=MOST_EXAMPLES, seconds=seconds))
+        if len(read) < MOST_EXAMPLES and time.monotonic() < deadline:
+            return set(read), 1.0
+        length = _said_length(train)
+        return set(read), min(1.0, len(read) / length) if length else None
     dataset: Any = train.dataset if isinstance(train, DataLoader) else train
     count = len(dataset)
-    order = None
-    if count > _ALL_READ:
-        part = _ALL_READ // 4
-        middle = torch.randint(part, count - part, (2 * part,), generator=_generator())
-        ends = torch.cat((torch.arange(part), torch.arange(count - part, count)))
-        order = torch.cat((ends, middle))
-        order = order[torch.randperm(len(order), generator=_generator())]
-    deadline = time.monotonic() + MOST_SECONDS
+    order = torch.arange(count) if count <= _ALL_READ else _three_parts(count)
+    order = order[torch.randperm(len(order), generator=_generator())]
     seen: set[bytes] = set()
-    read = 0
+    number = 0
     for batch in _indexed(train, order):
         seen.update(digests(batch))
-        read += count_examples(batch)
+        number += count_examples(batch)
         if time.monotonic() > deadline:
             break
-    return seen, read / count
+    return seen, number / count
+
+
+def _three_parts(count: int) -> torch.Tensor:
+    """Numbers at the beginning and at the end of so many, and drawn in between, each once."""
+    part = _ALL_READ // 4
+    middle = torch.randint(part, count - part, (2 * part,), generator=_generator())
+    return torch.cat((torch.arange(part), torch.arange(count - part, count), middle)).unique()
 
 
 def _indexed(source: Any, order: torch.Tensor | None) -> Iterator[Batch]:
@@ -284,8 +322,8 @@ def _indexed(source: Any, order: torch.Tensor | None) -> Iterator[Batch]:
         dataset, collate = source.dataset, source.collate_fn
     fetch = fetcher(dataset, collate)
     order = torch.arange(len(dataset)) if order is None else order
-    for start in range(0, len(order), 256):
-        yield fetch(order[start : start + 256])
+    for start in range(0, len(order), 64):
+        yield fetch(order[start : start + 64])
 
 
 def _cannot_index(source: Any) -> bool:
