@@ -86,7 +86,7 @@ def test_two_processes_give_the_loss_of_one_where_the_loss_counts(tmp_path):
 def test_a_loss_that_says_nothing_of_what_it_ignores_is_noticed(tmp_path):
     whole = outcome_of(tmp_path, bare_cross_entropy)
     assert "inexact_parts" not in whole.details  # nothing was passed in parts
-    for changes in ({"micro_batch_examples": 4}, {"heldout_batch": 7}):
+    for changes in ({"micro_batch_examples": 4}, {"heldout_batch": 7}, {"heldout_batch": 1}):
         told = outcome_of(tmp_path, bare_cross_entropy, **changes)
         first, second = told.details["inexact_parts"]
         assert abs(first - second) > 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,8 +12,14 @@ from torch import nn
 from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import heldout_batches
-from flops_fit.training.streams import Batch, count_examples, map_tensors, split_batch
-from flops_fit.training.weights import batch_weight, compare_parts, differ, mean_of
+from flops_fit.training.streams import (
+    Batch,
+    concatenate,
+    count_examples,
+    map_tensors,
+    split_batch,
+)
+from flops_fit.training.weights import PARTS, batch_weight, compare_parts, differ, mean_of
 
 Loss = Callable[[Any, Any], torch.Tensor]
 
@@ -82,7 +89,12 @@ class HeldOut:
         """
         if len(self.counts) == 1 and not is_split:
             return {}
-        compared = compare_parts(model, loss, _to(self._batches[0], self.device))
+        batch = self._batches[0]
+        if self.counts[0] < PARTS:
+            # Batches that are padded to a length of their own cannot be joined.
+            with contextlib.suppress(RuntimeError):
+                batch = concatenate(self._batches[:PARTS])
+        compared = compare_parts(model, loss, _to(batch, self.device))
         is_exact = precision == "fp32" and self.device.type == "cpu"
         if compared is None or not differ(*compared, is_exact=is_exact):
             return {}

@@ -26,7 +26,8 @@ TOLERANCE = 1e-4
 """Share of a loss by which float32 sums in another order may differ, with room to spare."""
 
 _ROUGH_TOLERANCE = 1e-2  # of bf16, fp16 and TF32
-_PARTS = 8
+PARTS = 8
+"""Into how many parts a batch is cut to see whether they add up."""
 
 MEND = (
     "give the loss a `count(targets)`, the number of units that it is the mean of: `my_loss.count "
@@ -119,7 +120,7 @@ def compare_parts(model: nn.Module, loss: Any, batch: Batch) -> tuple[float, flo
     The model is asked in evaluation mode.
     """
     count = count_examples(batch)
-    edges = [count * at // _PARTS for at in range(_PARTS + 1)]
+    edges = [count * at // PARTS for at in range(PARTS + 1)]
     ends = [(start, end) for start, end in pairwise(edges) if end > start]
     parts = [map_tensors(lambda t, at=slice(*each): t[at], batch) for each in ends]  # type: ignore[misc]
     if len(parts) < 2:
