@@ -79,6 +79,14 @@ def test_an_optimum_has_its_nearest_size_its_time_and_its_price(swept):
         )
 
 
+def test_trials_that_the_estimate_did_not_know_are_expected_at_the_rates_that_it_timed(swept):
+    timing = {"flops_per_token": 1.0, "seconds_per_token": 2 / RATE, "flops_per_second": RATE / 2}
+    told = {"basis": "sizes timed", "trials": [], "timings": [timing]}
+    write_json(RunDir(swept.run_dir).estimate, told)
+    *_, last = swept.to_dict()["costs"]
+    assert last["expected_seconds"] == pytest.approx(2 * last["real_seconds"])
+
+
 def test_the_sizes_around_an_optimum_cost_what_the_law_says(swept):
     rows = swept.to_dict()["buildable"]
     inside = [row for row in rows if row["is_counted"] and row["budget_flops"] == 1e15]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from flops_fit.estimate import Timing, estimate_plan
+from flops_fit.plan import Plan
 from flops_fit.reporting.record import Record
 
 _KILOWATT_HOUR = 3.6e6  # joules
@@ -41,9 +43,7 @@ def trial_costs(record: Record) -> list[TrialCost]:
     ledger = record.ledger
     if ledger.is_simulated:
         return []
-    estimated = {
-        row["trial_id"]: row.get("wall_seconds") for row in record.estimate.get("trials", ())
-    }
+    estimated = _expected(record)
     ended = {**ledger.diverged, **ledger.finished}
     return [
         TrialCost(
@@ -58,6 +58,32 @@ def trial_costs(record: Record) -> list[TrialCost]:
         for trial in record.plan.trials
         if ledger.wall_seconds.get(trial.trial_id)
     ]
+
+
+def _expected(record: Record) -> dict[str, float | None]:
+    """Seconds that each trial was expected to take, by id; none without an estimate.
+
+    An adaptive sweep's trials were not known to its estimate: theirs are by the sizes that were
+    timed for it.
+    """
+    known = {row["trial_id"]: row.get("wall_seconds") for row in record.estimate.get("trials", ())}
+    names = {field.name for field in fields(Timing)}
+    timings = [
+        Timing(**{name: value for name, value in told.items() if name in names})
+        for told in record.estimate.get("timings", ())
+    ]
+    chosen = tuple(trial for trial in record.plan.trials if trial.trial_id not in known)
+    if not timings or not chosen:
+        return known
+    recipe = record.manifest.training
+    costed = estimate_plan(
+        Plan(chosen),
+        timings=timings,
+        curve_points=recipe.curve_points,
+        curve_share=recipe.curve_share,
+        basis="",
+    )
+    return known | {row.trial.trial_id: row.wall_seconds for row in costed.trials}
 
 
 def cost_rows(
