@@ -157,19 +157,16 @@ def carry_out(
             partial(_make_executor, prepared, run, workers, is_simulated=is_simulated)
         )
 
-        def carry(planned: Plan, *, is_last: bool = True) -> SweepSummary:
-            return conduct(
-                planned,
-                run,
-                ledger,
-                lambda: executor,
-                max_running=workers,
-                resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
-                watcher=watcher,
-                caps=caps,
-                is_last=is_last,
-            )
-
+        carry = partial(
+            conduct,
+            run=run,
+            ledger=ledger,
+            make_executor=lambda: executor,
+            max_running=workers,
+            resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
+            watcher=watcher,
+            caps=caps,
+        )
         try:
             _open_sweep(prepared, ledger, plan, is_simulated=is_simulated)
             if not (is_adaptive or was_adaptive or ledger.state.decisions):

@@ -44,6 +44,7 @@ FLOORS = [
     {"stages", "reports", "sealing", "printing", "transfers"},
     {"answering"},
     {"report_command", "plan_command", "transfer_command", "plugin_commands"},
+    {"run_command"},
     {"api"},
     {"cli"},
 ]
