@@ -24,6 +24,7 @@ from flops_fit.options import (
     PriceOption,
     TotalOption,
     WorkersOption,
+    started_once,
 )
 from flops_fit.plan_command import plan, planned
 from flops_fit.plugin_commands import check, plugins
@@ -80,12 +81,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _start(context: typer.Context) -> None:
-    from flops_fit.ranks import refuse_launcher
-
-    if context.invoked_subcommand != "worker":
-        refuse_launcher(f"`flops-fit {context.invoked_subcommand}`")
+app.callback()(started_once)
 
 
 def main() -> None:

@@ -138,3 +138,11 @@ OutputOption = Annotated[
     ),
 ]
 FiguresOption = Annotated[bool, typer.Option(help="write page and figures at all")]
+
+
+def started_once(context: typer.Context) -> None:
+    """Let a launcher of several processes start workers alone."""
+    from flops_fit.ranks import refuse_launcher
+
+    if context.invoked_subcommand != "worker":
+        refuse_launcher(f"`flops-fit {context.invoked_subcommand}`")

@@ -1,10 +1,13 @@
 import json
 import os
+import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from training_toys import (
     Endless,
     Idle,
@@ -19,7 +22,11 @@ from training_toys import (
 )
 
 from flops_fit.recipe import Recipe
+from flops_fit.training.batches import load_data
+from flops_fit.training.idle import may_be_idle
 from flops_fit.training.loop import train
+from flops_fit.zoo.gpt import GPT
+from flops_fit.zoo.losses import cross_entropy
 
 SCRIPT = """
 import json, os, sys
@@ -186,6 +193,23 @@ def test_two_processes_train_the_trial_that_one_does(parallel, kind, tmp_path):
     assert processes == 2
     assert tokens == one.tokens == 240
     assert loss == pytest.approx(one.loss, abs=1e-5)
+
+
+class Dropping(Mlp):
+    """A layer is left out now and then."""
+
+    def forward(self, inputs):
+        if random.random() < 0.001:
+            return inputs.sum(1, keepdim=True)
+        return super().forward(inputs)
+
+
+def test_only_a_model_whose_gradients_may_be_missing_is_looked_through_each_step():
+    found = [may_be_idle(build, 8, toy_data(), mse) for build in (Mlp, Idle, Routed, Dropping)]
+    assert found == [False, True, True, True]
+    pair = [{"inputs": torch.arange(8), "targets": torch.arange(1, 9)}] * 20
+    text = load_data((pair, pair), seed=0)
+    assert not may_be_idle(partial(GPT, num_layers=1, context=8), 8, text, cross_entropy)
 
 
 def test_only_the_first_process_of_a_trial_tracks(parallel):

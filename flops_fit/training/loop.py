@@ -24,6 +24,7 @@ from flops_fit.training.counting import Build
 from flops_fit.training.divergence import judge_start
 from flops_fit.training.engine import Training
 from flops_fit.training.heldout import Loss
+from flops_fit.training.idle import may_be_idle
 from flops_fit.training.memory import with_smaller_passes
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
 from flops_fit.training.session import Session, open_session
@@ -157,6 +158,8 @@ def _attempt(
     save_last: bool,
 ) -> Outcome:
     """Train a trial once, from its newest checkpoint, its trunk or its beginning."""
+    if session.world > 1:
+        session.look_for_idle(may_be_idle(build, trial.size.size_value, data, loss))
     training = Training(
         trial, build=build, data=data, loss=loss, recipe=recipe, directory=directory,
         session=session, threads=threads, trunk=trunk,

@@ -52,6 +52,15 @@ class Session:
         mine = torch.tensor([number], device=self.device)
         return [int(each) for each in self.accelerator.gather(mine).tolist()]
 
+    def look_for_idle(self, wish: bool) -> None:
+        """Whether processes look each step for parameters without a gradient, if one wishes so.
+
+        Else each would wait for ever for what another does not send. Holds for the next model.
+        """
+        handler = self.accelerator.ddp_handler
+        assert handler is not None, "given by `open_session`"
+        handler.find_unused_parameters = any(self.gather(int(wish)))
+
 
 def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session:
     """Decide device and precision, and set what torch keeps for the whole process.
@@ -77,8 +86,6 @@ def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session
     if shared and (shared["_mixed_precision"] != mixed or is_other_device):
         # Accelerate keeps the first precision of a process for good; trials may differ in theirs.
         AcceleratorState._reset_state(reset_partial_state=bool(is_other_device))
-    # A layer that is never used, or an expert that no token of a batch went to, gets no gradient.
-    # Looking for such parameters costs a tenth of a millisecond a step.
     sharing = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[sharing])
     return Session(accelerator, precision)
