@@ -1,15 +1,13 @@
-import random
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     Subset,
-    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -30,6 +28,10 @@ from flops_fit.training.streams import (
 
 def numbers(count):
     return TensorDataset(torch.arange(count))
+
+
+def loader_of(sampler):
+    return DataLoader(numbers(10), batch_size=3, sampler=sampler)
 
 
 def drawn(stream, *counts):
@@ -142,6 +144,23 @@ def test_a_loader_with_a_sampler_of_its_own_is_taken_as_it_is_and_rebatched():
     batches = drawn(stream, 8, 8, 8)
     assert [len(batch) for batch in batches] == [8, 8, 8]
     assert min(min(batch) for batch in batches) >= 5
+
+
+@pytest.mark.parametrize(
+    ("sampler", "in_epoch"),
+    [
+        (RandomSampler(range(10), replacement=True, num_samples=4), 4),
+        (RandomSampler(range(10), replacement=True), 10),
+        (RandomSampler(range(10), num_samples=25), 25),
+        (SequentialSampler(range(6)), 6),
+    ],
+    ids=["few with replacement", "with replacement", "more than all", "a part"],
+)
+def test_a_sampler_that_does_not_draw_each_example_once_is_kept(sampler, in_epoch):
+    stream = open_stream(loader_of(sampler), seed=0)
+    epochs = [tuple(drawn(stream, in_epoch)[0]) for _ in range(3)]
+    assert set(range(10)) != set(epochs[0]) or in_epoch > 10
+    assert stream.state()["epoch"] == 2
 
 
 def test_a_loaders_collate_function_is_kept():
@@ -266,82 +285,3 @@ def test_a_part_of_a_held_out_set_is_evenly_spaced_over_it():
     whole = TensorDataset(torch.arange(1000), torch.arange(1000))
     chosen = torch.cat([x for x, _ in heldout_batches(whole, batch=4, examples=10)])
     assert chosen.tolist() == list(range(50, 1000, 100))
-
-
-class Shuffled(IterableDataset):
-    """An iterable set in an order, and with noise, of the generators of the whole process."""
-
-    def __init__(self, by):
-        self.by = by
-
-    def __iter__(self):
-        order, noise = {
-            "torch": lambda: (torch.randperm(10).tolist(), torch.randn),
-            "python": lambda: (random.sample(range(10), 10), lambda _: random.gauss(0, 1)),
-            "numpy": lambda: (np.random.permutation(10).tolist(), np.random.randn),
-        }[self.by]()
-        for number in order:
-            yield torch.tensor(number), torch.as_tensor(noise(1)).flatten()[0]
-
-
-def loader_of(sampler):
-    return DataLoader(numbers(10), batch_size=3, sampler=sampler)
-
-
-DRAWING = {
-    "torch": lambda: Shuffled("torch"),
-    "python": lambda: Shuffled("python"),
-    "numpy": lambda: Shuffled("numpy"),
-    "a loader of it": lambda: DataLoader(Shuffled("torch"), batch_size=3),
-    "a subset": lambda: loader_of(SubsetRandomSampler(range(10))),
-    "weights": lambda: loader_of(WeightedRandomSampler(torch.ones(10), 10, replacement=False)),
-}
-
-
-def as_the_model_draws(seed):
-    """A stand-in for dropout, which on each process and in each attempt draws other numbers."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-@pytest.mark.parametrize("kind", DRAWING)
-def test_every_process_and_a_resumed_trial_read_the_same_order(kind):
-    def read(stream, steps, model_seed):
-        taken = []
-        for step in range(steps):
-            as_the_model_draws(model_seed + step)
-            taken.append(torch.stack([part.double() for part in stream.take(7)]))
-        return taken
-
-    first, second = (open_stream(DRAWING[kind](), seed=3) for _ in range(2))
-    batches, others = read(first, 6, model_seed=1), read(second, 6, model_seed=100)
-    assert all(map(torch.equal, batches, others))
-    order = torch.cat([batch[0] for batch in batches]).tolist()
-    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
-    assert order[:10] != order[10:20]
-
-    resumed = open_stream(DRAWING[kind](), seed=3)
-    as_the_model_draws(1000)
-    resumed.restore(first.state())  # In its fifth epoch.
-    assert all(map(torch.equal, read(first, 3, 200), read(resumed, 3, 300)))
-    other_seed = open_stream(DRAWING[kind](), seed=4)
-    assert not all(map(torch.equal, batches, read(other_seed, 6, 1)))
-
-
-def test_what_the_model_draws_does_not_depend_on_what_the_set_draws():
-    def draws(by, examples):
-        as_the_model_draws(5)
-        open_stream(Shuffled(by), seed=3).take(examples)
-        return torch.rand(3).tolist(), random.random(), np.random.rand()
-
-    assert draws("torch", 4) == draws("python", 15) == draws("numpy", 3)
-
-
-def test_a_held_out_set_is_the_same_in_every_trial_whatever_it_draws():
-    def read(model_seed):
-        as_the_model_draws(model_seed)
-        loader = DRAWING["a subset"]()
-        return torch.cat([batch[0] for batch in heldout_batches(loader, batch=4, examples=6)])
-
-    assert torch.equal(read(1), read(2))

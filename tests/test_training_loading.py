@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 import torch
 from test_training_resume import run
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from training_toys import pairs
 
 from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
+from flops_fit.training.batches import heldout_batches
 from flops_fit.training.loading import open_stream, open_with_workers
 from flops_fit.training.loop import Interrupted
 
@@ -154,3 +163,82 @@ def test_an_error_in_a_worker_is_the_trials_error():
 
     with pytest.raises(KeyError, match="no such picture"):
         open_with_workers(Broken(), seed=0, workers=1, device=CPU).take(4)
+
+
+class Shuffled(IterableDataset):
+    """An iterable set in an order, and with noise, of the generators of the whole process."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def __iter__(self):
+        order, noise = {
+            "torch": lambda: (torch.randperm(10).tolist(), torch.randn),
+            "python": lambda: (random.sample(range(10), 10), lambda _: random.gauss(0, 1)),
+            "numpy": lambda: (np.random.permutation(10).tolist(), np.random.randn),
+        }[self.by]()
+        for number in order:
+            yield torch.tensor(number), torch.as_tensor(noise(1)).flatten()[0]
+
+
+def loader_of(sampler):
+    return DataLoader(TensorDataset(torch.arange(10)), batch_size=3, sampler=sampler)
+
+
+DRAWING = {
+    "torch": lambda: Shuffled("torch"),
+    "python": lambda: Shuffled("python"),
+    "numpy": lambda: Shuffled("numpy"),
+    "a loader of it": lambda: DataLoader(Shuffled("torch"), batch_size=3),
+    "a subset": lambda: loader_of(SubsetRandomSampler(range(10))),
+    "weights": lambda: loader_of(WeightedRandomSampler(torch.ones(10), 10, replacement=False)),
+}
+
+
+def as_the_model_draws(seed):
+    """A stand-in for dropout, which on each process and in each attempt draws other numbers."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_every_process_and_a_resumed_trial_read_the_same_order(kind):
+    def read(stream, steps, model_seed):
+        taken = []
+        for step in range(steps):
+            as_the_model_draws(model_seed + step)
+            taken.append(torch.stack([part.double() for part in stream.take(7)]))
+        return taken
+
+    first, second = (open_stream(DRAWING[kind](), seed=3) for _ in range(2))
+    batches, others = read(first, 6, model_seed=1), read(second, 6, model_seed=100)
+    assert all(map(torch.equal, batches, others))
+    order = torch.cat([batch[0] for batch in batches]).tolist()
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+    assert order[:10] != order[10:20]
+
+    resumed = open_stream(DRAWING[kind](), seed=3)
+    as_the_model_draws(1000)
+    resumed.restore(first.state())  # In its fifth epoch.
+    assert all(map(torch.equal, read(first, 3, 200), read(resumed, 3, 300)))
+    other_seed = open_stream(DRAWING[kind](), seed=4)
+    assert not all(map(torch.equal, batches, read(other_seed, 6, 1)))
+
+
+def test_what_the_model_draws_does_not_depend_on_what_the_set_draws():
+    def draws(by, examples):
+        as_the_model_draws(5)
+        open_stream(Shuffled(by), seed=3).take(examples)
+        return torch.rand(3).tolist(), random.random(), np.random.rand()
+
+    assert draws("torch", 4) == draws("python", 15) == draws("numpy", 3)
+
+
+def test_a_held_out_set_is_the_same_in_every_trial_whatever_it_draws():
+    def read(model_seed):
+        as_the_model_draws(model_seed)
+        loader = DRAWING["a subset"]()
+        return torch.cat([batch[0] for batch in heldout_batches(loader, batch=4, examples=6)])
+
+    assert torch.equal(read(1), read(2))

@@ -1,11 +1,14 @@
 import random
+from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import IterableDataset
 from training_toys import Endless, Mlp, mse, pairs, sampled_loader, toy_data, toy_trial
 
 import flops_fit
+from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint, save_checkpoint
 from flops_fit.training.loop import Interrupted, train
@@ -104,6 +107,67 @@ def test_a_resumed_trial_draws_only_what_is_left(tmp_path):
     again = Stateful(10_000)
     outcome = run(tmp_path, again)
     assert (again.at, outcome.tokens) == (320, 320)
+
+
+class WithEpoch(Stateful):
+    """Its `set_epoch` sends it to the beginning of the epoch."""
+
+    def set_epoch(self, epoch):
+        self.at = 0
+
+
+def test_a_set_that_goes_on_by_its_own_state_is_not_sent_back_by_its_epoch(tmp_path):
+    whole = run(tmp_path / "whole", WithEpoch(100))
+    for stop_after in (5, 15):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "broken", WithEpoch(100), stop_after=stop_after)
+    assert run(tmp_path / "broken", WithEpoch(100)).loss == whole.loss
+
+
+class WithNumpy(Stateful):
+    """Keeps its state in numpy's types."""
+
+    def state_dict(self):
+        drawing = np.random.default_rng(self.at).bit_generator.state
+        return {"at": np.int64(self.at), "seen": np.arange(self.at), "drawing": drawing,
+                "of": {np.int32(1): [np.float32(0.1), np.array(["a", "b"])]}}  # fmt: skip
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.loaded = True
+        kept = self.state_dict()
+        assert state["drawing"] == kept["drawing"]
+        assert [type(each) for each in state["of"][1]] == [np.float32, np.ndarray]
+        assert np.array_equal(state["seen"], kept["seen"])
+        assert type(state["at"]) is np.int64
+
+
+def test_a_state_in_numpys_types_is_kept(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, WithNumpy(10_000), stop_after=10)
+    again = WithNumpy(10_000)
+    run(tmp_path, again)
+    assert again.loaded
+    assert again.at == 320
+
+
+@pytest.mark.parametrize("foreign", [PurePosixPath("a"), np.array([object()]), iter([])])
+def test_a_state_that_could_not_be_read_back_is_refused_at_once(tmp_path, foreign):
+    class Foreign(Stateful):
+        def state_dict(self):
+            return {"at": self.at, "more": [foreign]}
+
+    source = Foreign(1000)
+    with pytest.raises(PluginError, match=r"`state_dict\(\)` holds what a checkpoint cannot"):
+        run(tmp_path, source)
+    assert source.at == 8
+
+
+def test_a_checkpoint_that_could_not_be_read_back_is_refused_when_written(tmp_path):
+    save_checkpoint(tmp_path, {"value": torch.tensor(1)}, step=10)
+    with pytest.raises(PluginError, match="PurePosixPath"):
+        save_checkpoint(tmp_path, {"value": PurePosixPath("a")}, step=20)
+    assert [path.name[:17] for path in (tmp_path / "checkpoint").iterdir()] == ["step-000000000010"]
 
 
 def test_checkpoints_are_gone_when_the_trial_ends_unless_they_are_to_be_kept(tmp_path):

@@ -1,9 +1,9 @@
 """Save and restore one trial, atomically.
 
 A checkpoint is one file, `checkpoint/step-<steps done>.pt`, readable by `torch.load` with
-`weights_only=True` (tensors and plain data, no code). It is written beside its place, flushed to
-the disk, and then renamed, so a crash leaves either the whole file or none under its name. Of a
-trial the newest two are kept: if the newest cannot be read, the one before is taken.
+`weights_only=True` (tensors and plain data, no code; `plain.py`). It is written beside its place,
+flushed to the disk, and then renamed, so a crash leaves either the whole file or none under its
+name. Of a trial the newest two are kept: if the newest cannot be read, the one before is taken.
 
 Each process of a trial keeps files of its own. A crash may leave the processes one checkpoint
 apart; they all go on from the newest step that every one of them has.
@@ -22,10 +22,14 @@ from typing import Any
 
 import torch
 
+from flops_fit.errors import PluginError
+from flops_fit.training.plain import from_plain, write_plain
 from flops_fit.training.session import Session
 
 FORMAT = 1
-_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+_UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def save_checkpoint(
@@ -45,15 +49,22 @@ def save_checkpoint(
         rank: each process of a trial keeps a file of its own.
         most_kept: how many checkpoints there are afterwards; None: as many as were written, maybe
             by several trials at once.
+
+    Raises:
+        PluginError: the state holds what could not be read back; what was kept before is left.
     """
     folder = directory / "checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:012d}{_suffix(rank)}"
     partial = path.with_suffix(f".{os.getpid()}.partial" if most_kept is None else ".partial")
-    with partial.open("wb") as file:
-        torch.save({"format": FORMAT, "step": step, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    whole = {"format": FORMAT, "step": step, **state}
+    try:
+        with partial.open("wb") as file:
+            write_plain(whole, file, path=partial, owner="the state of data, model or optimizer")
+            os.fsync(file.fileno())
+    except PluginError:
+        partial.unlink()
+        raise
     partial.replace(path)
     _sync_folder(folder)
     if most_kept is not None:
@@ -74,7 +85,7 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
         if most_steps is not None and _step_of(path) > most_steps:
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = from_plain(torch.load(path, map_location="cpu", weights_only=True))
         except _UNREADABLE:
             continue
         if isinstance(state, dict) and state.get("format") == FORMAT:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from flops_fit.training.draws import Draws, restore_draws, seed_draws
+from flops_fit.training.plain import check_plain
 from flops_fit.training.streams import (
     Batch,
     concatenate,
@@ -38,6 +39,7 @@ class IterableStream:
         self._held: list[Batch] = []
         self._iterator: Iterator[Batch] | None = None
         self._draws = Draws()
+        self._is_checked = self._is_placed = False
         self._resumed: Mapping[str, Any] | None = None
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
@@ -49,6 +51,11 @@ class IterableStream:
                     batch = self._next()
                     self._held.append(batch)
                     held += count_examples(batch)
+        if not self._is_checked:
+            # At once, not in five minutes or when the trial is asked to stop.
+            self._is_checked = True
+            if self._has_state:
+                check_plain(self.source.state_dict(), owner="the training set's `state_dict()`")
         whole = self._held[0] if len(self._held) == 1 else concatenate(self._held)
         self._held = [] if held == count else [map_tensors(lambda t: t[count:], whole)]
         self.drawn += count
@@ -70,7 +77,9 @@ class IterableStream:
     def _open(self) -> Iterator[Batch]:
         """Open the epoch, which a set that was told its place goes on with."""
         resumed, self._resumed = self._resumed, None
-        self._set_epoch()
+        if not self._is_placed:
+            self._set_epoch()
+        self._is_placed = False
         seed_draws(self.draws_seed())
         generator = getattr(self.source, "generator", None)
         if isinstance(generator, torch.Generator):
@@ -95,10 +104,14 @@ class IterableStream:
         """One epoch of a source that is no DataLoader, in batches of any size."""
         return (default_collate([example]) for example in self.source)
 
+    @property
+    def _has_state(self) -> bool:
+        return hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict")
+
     def state(self) -> dict[str, Any]:
         """Where the stream stands, with the source's own word for it where it has one."""
         state: dict[str, Any] = {"drawn": self.drawn, "count": self._count, "epoch": self._epoch}
-        if hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict"):
+        if self._has_state:
             state["source"] = self.source.state_dict()
             state["held"] = self._held
             is_open = self._iterator is not None
@@ -108,9 +121,12 @@ class IterableStream:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where a stream stood: by the source's own state, or by reading up to there."""
         if "source" in state:
-            self.source.load_state_dict(state["source"])
             self._epoch, self._held = int(state["epoch"]), list(state["held"])
             self.drawn = int(state["drawn"])
+            # The epoch first and once: it may send the set to the epoch's beginning.
+            self._set_epoch()
+            self.source.load_state_dict(state["source"])
+            self._is_placed = True
             self._resumed = state["draws"]
             return
         # Batch by batch as before: the generators are swapped between batches (`Draws.apart`).

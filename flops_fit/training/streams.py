@@ -219,9 +219,14 @@ def on_device(dataset: Any, device: torch.device) -> Any:
 
 
 def is_plain_loader(loader: DataLoader[Any]) -> bool:
-    """Whether a loader does nothing but batch and shuffle a map-style set."""
-    plain = isinstance(loader.sampler, RandomSampler | SequentialSampler)
-    return plain and loader.batch_size is not None and not is_iterable_only(loader.dataset)
+    """Whether a loader does nothing but batch and shuffle a map-style set, each example once."""
+    sampler = loader.sampler
+    if loader.batch_size is None or is_iterable_only(loader.dataset):
+        return False
+    if not isinstance(sampler, RandomSampler | SequentialSampler):
+        return False
+    is_each_once = len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    return is_each_once and not getattr(sampler, "replacement", False)
 
 
 def is_iterable_only(dataset: Any) -> bool:
