@@ -8,7 +8,8 @@ Format. UTF-8, one JSON object a line, each line ended by a newline. Every entry
     trial_started      attempt
     trial_finished     loss, params, tokens, flops, wall_seconds, the outcome's details, and
                        attempt_seconds: of this attempt, by the conductor's clock
-    trial_diverged     error, tokens, flops, wall_seconds; final: it is no observation
+    trial_diverged     error, tokens, flops, wall_seconds, heldout_loss where it came to its end;
+                       final: it is no observation
     trial_failed       error; tried again on resume
     trial_stopped      wall_seconds of this attempt; it goes on from its checkpoint on resume
     decision_made      number, action, reason, trials, reasons, figures, left_out,

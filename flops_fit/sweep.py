@@ -266,6 +266,8 @@ class _Sweep:
         if seconds is not None:
             spent["attempt_seconds"] = round(seconds, 3)
         said: dict[str, Any] = {"error": outcome.error}
+        if outcome.loss is not None:
+            said["heldout_loss"] = outcome.loss
         if outcome.status == "finished":
             said = {"loss": outcome.loss, "params": trial.size.params}
         details = _without(outcome.details, spent)

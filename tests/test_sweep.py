@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from flops_fit.executors.inline import InlineExecutor
-from flops_fit.ledger import Ledger, read_ledger
+from flops_fit.ledger import Ledger, read_ledger, replay
 from flops_fit.plan import Plan
 from flops_fit.points import Outcome, Size, Trial
 from flops_fit.rundir import RunDir, write_outcome
@@ -75,6 +75,17 @@ def test_resume_runs_only_what_the_ledger_lacks(tmp_path):
         e.fields["attempt"] for e in read_ledger(lab.run.ledger) if e.event == "trial_started"
     ]
     assert starts == [1, 1, 1, 1, 2]
+
+
+def test_a_trial_that_ended_no_better_than_untrained_has_its_loss_in_the_ledger(tmp_path):
+    lab = Lab(tmp_path / "r")
+    lab.work = lambda task: write_outcome(
+        lab.run, Outcome(task[0], "diverged", 3.47, 6400, 1e9, 0.1, error="no better")
+    )
+    assert lab.go().diverged == 4
+    ended = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_diverged"]
+    assert [entry.fields["heldout_loss"] for entry in ended] == [3.47] * 4
+    assert replay(read_ledger(lab.run.ledger)).finished == {}
 
 
 def test_an_outcome_that_the_ledger_lacks_is_harvested_not_trained(tmp_path):
