@@ -165,7 +165,7 @@ def test_the_command_prints_every_check_and_leaves_with_the_exit_code(tmp_path):
     assert told["passed"] is False
     (failed,) = [finding for finding in told["findings"] if finding["status"] == "failed"]
     assert set(failed) == {"check", "status", "detail", "mend"}
-    assert "1 of 15 checks failed: no output sees its own target" in ended.stderr
+    assert "1 of 16 checks failed: no output sees its own target" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"experiment.toml"}
 
