@@ -76,6 +76,8 @@ class Training:
         share = self.examples // session.world
         assert share * session.world * self.units == trial.batch_tokens, "checked by the plan"
         self.part = slice(session.rank * share, (session.rank + 1) * share)
+        limit = recipe.micro_batch_examples or share
+        self.bounds = [(start, min(start + limit, share)) for start in range(0, share, limit)]
         device = session.device
         model = initial_model(trial, build, session)
         remember(model)
@@ -136,7 +138,6 @@ class Training:
         """One optimiser step on the next full batch."""
         with self.meter.waiting_for_data():
             batch = self.stream.take(self.examples, part=self.part)
-        count = self.part.stop - self.part.start
         factor = learning_rate_factor(
             self.step,
             steps=self.trial.steps,
@@ -146,12 +147,10 @@ class Training:
             final_fraction=self.recipe.final_learning_rate_fraction,
         )
         set_learning_rates(self.optimizer.param_groups, self.peaks, factor)
-        limit = self.recipe.micro_batch_examples or count
-        bounds = [(start, min(start + limit, count)) for start in range(0, count, limit)]
-        weights = part_weights(self.loss, batch, bounds, session=self.session)
-        for (start, end), weight in zip(bounds, weights, strict=True):
+        weights = part_weights(self.loss, batch, self.bounds, session=self.session)
+        for (start, end), weight in zip(self.bounds, weights, strict=True):
             if isinstance(weight, torch.Tensor) or weight:
-                self._pass(batch, start, end, count, weight)
+                self._pass(batch, start, end, weight)
         if self.recipe.clip_norm > 0:
             if self.scaler is not None:
                 self.session.accelerator.unscale_gradients(self.optimizer)
@@ -159,12 +158,12 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=not self.recipe.cuda_graphs)
         self.step += 1
-        self.tokens += count * self.session.world * self.units
+        self.tokens += self.trial.batch_tokens
 
-    def _pass(self, batch: Batch, start: int, end: int, count: int, weight: Weight) -> None:
-        """Forward and backward of examples `start` to `end` of this process's `count`."""
+    def _pass(self, batch: Batch, start: int, end: int, weight: Weight) -> None:
+        """Forward and backward of examples `start` to `end` of this process's share."""
         accelerator = self.session.accelerator
-        is_whole, is_last = end - start == count, end == count
+        is_whole, is_last = len(self.bounds) == 1, end == self.bounds[-1][1]
         device = self.session.device
         part = batch
         if not (is_whole and device.type == "cpu"):
