@@ -1,29 +1,42 @@
-"""Signals that stop a sweep as Ctrl-C does: what batch systems and containers send beforehand."""
+"""Signals: those that stop a sweep as Ctrl-C does, and what one says that ended a process."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+"""What batch systems and containers send before they end a process."""
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Let a handler have the stopping signals meanwhile; only the main thread can."""
+    previous = {number: signal.signal(number, handler) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """Turn SIGTERM and SIGUSR1 into KeyboardInterrupt meanwhile; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Turn the stopping signals into KeyboardInterrupt meanwhile; not in other threads."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in STOPPING}
-    try:
+    is_main = threading.current_thread() is threading.main_thread()
+    with handling(interrupt) if is_main else contextlib.nullcontext():
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+
+
+def killed_by(number: int) -> str:
+    """What ended a process, where a signal did."""
+    name = signal.Signals(number).name
+    return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

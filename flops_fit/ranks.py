@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from flops_fit.errors import ManifestError
+from flops_fit.interrupts import killed_by
 from flops_fit.rundir import RunDir, read_json, write_json
 
 _GRACE_SECONDS = 10.0
@@ -119,10 +120,8 @@ def killed_rank(said: str) -> str | None:
     Not by SIGTERM: with that the launcher itself ends the ranks that lost their peer.
     """
     for rank, number in re.findall(r"rank\s*: (\d+) .*?\n\s*exitcode\s*: -(\d+)", said):
-        name = signal.Signals(int(number)).name
-        if name != "SIGTERM":
-            cause = " (out of memory?)" if name == "SIGKILL" else ""
-            return f"rank {rank} was killed by {name}{cause}"
+        if int(number) != signal.SIGTERM:
+            return f"rank {rank} was {killed_by(int(number))}"
     return None
 
 

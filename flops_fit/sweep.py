@@ -175,13 +175,9 @@ class _Sweep:
 
     def record_stopped(self) -> None:
         """Say of each trial that was stopped how long it ran, so that its time counts."""
-        for trial_id in list(self.allowance.began):
-            seconds = self.allowance.end(trial_id) or 0.0
-            self.append("trial_stopped", self._by_id(trial_id), wall_seconds=round(seconds, 3))
-
-    def _by_id(self, trial_id: str) -> Trial:
-        """A trial of the plan."""
-        return next(trial for trial in self.plan.trials if trial.trial_id == trial_id)
+        for trial in self.plan.trials:
+            if (seconds := self.allowance.end(trial.trial_id)) is not None:
+                self.append("trial_stopped", trial, wall_seconds=round(seconds, 3))
 
     def harvest(self) -> None:
         """Record the outcomes that the ledger lacks."""

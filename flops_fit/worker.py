@@ -19,7 +19,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.claims import claimed
 from flops_fit.errors import FlopsFitError, RunDirError
 from flops_fit.experiment import Experiment, load_experiment
-from flops_fit.interrupts import STOPPING
+from flops_fit.interrupts import handling
 from flops_fit.law import Surface
 from flops_fit.manifest import read_manifest
 from flops_fit.points import Outcome, Trial
@@ -292,12 +291,8 @@ def _stopping(bench: Bench, is_idle: threading.Event | None = None) -> Iterator[
         if is_idle is not None and is_idle.is_set():
             os._exit(0)
 
-    previous = {number: signal.signal(number, ask) for number in STOPPING}
-    try:
+    with handling(ask):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from flops_fit.contracts import Resources
 from flops_fit.errors import FlopsFitError
+from flops_fit.interrupts import killed_by
 
 _STOP_SECONDS = 120.0  # for a worker to end its step and keep a checkpoint
 _SILENT_SECONDS = 2.0  # of that, before the user is told what is waited for
@@ -188,7 +189,5 @@ def _death_of(child: subprocess.Popen[str]) -> str:
         child.kill()
         return "the worker stopped answering and was ended"
     if code < 0:
-        name = signal.Signals(-code).name
-        cause = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"the worker was killed by {name}{cause}"
+        return f"the worker was {killed_by(-code)}"
     return f"the worker ended with exit code {code}"
