@@ -29,7 +29,8 @@ TRUNK_SPAN = 16.0
 
 One rate held for all of a size's horizons costs up to 0.3 % of the loss down to a tenth of the
 longest, and up to 1.2 % at a fiftieth (OpenEuroLLM's published dense scaling runs); small GPTs at
-five horizons, each twice the one before, lay at most 0.9 % apart (tests/benchmarks/training_trunks.py).
+five horizons, each twice the one before, lay at most 0.9 % apart
+(tests/benchmarks/training_trunks.py).
 """
 
 
