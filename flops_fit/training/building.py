@@ -43,3 +43,15 @@ def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+
+
+def clear_gradients(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], *, as_zeros: bool
+) -> None:
+    """Begin the next step without gradients; `as_zeros` keeps the memory that they lie in."""
+    if as_zeros:
+        optimizer.zero_grad(set_to_none=False)
+        return
+    # The optimizer's own way takes some 50 microseconds, 1 % of a small model's step.
+    for parameter in parameters:
+        parameter.grad = None

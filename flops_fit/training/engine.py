@@ -19,7 +19,7 @@ from torch import nn
 from flops_fit.points import Outcome, Trial
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import LoadedData
-from flops_fit.training.building import compiled, initial_model, own_gradients
+from flops_fit.training.building import clear_gradients, compiled, initial_model, own_gradients
 from flops_fit.training.checkpoint import (
     drop_newer,
     load_common,
@@ -136,8 +136,7 @@ class Training:
 
     def take_step(self) -> None:
         """One optimiser step on the next full batch."""
-        with self.meter.waiting_for_data():
-            batch = self.stream.take(self.examples, part=self.part)
+        batch = self.meter.waiting_for(self.stream.take, self.examples, part=self.part)
         factor = learning_rate_factor(
             self.step,
             steps=self.trial.steps,
@@ -156,7 +155,7 @@ class Training:
                 self.session.accelerator.unscale_gradients(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm, foreach=self._foreach)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not self.recipe.cuda_graphs)
+        clear_gradients(self.optimizer, self.parameters, as_zeros=self.recipe.cuda_graphs)
         self.step += 1
         self.tokens += self.trial.batch_tokens
 
@@ -214,8 +213,7 @@ class Training:
 
     def recent_loss(self) -> float | None:
         """Mean training loss of the last window, for the eye."""
-        loss = float(self.losses[max(0, self.step - self.window) : self.step].mean())
-        return _finite(loss)
+        return _finite(float(self.losses[max(0, self.step - self.window) : self.step].mean()))
 
     def add_curve_point(self) -> float:
         """Evaluate a point of the training curve; gives its loss."""

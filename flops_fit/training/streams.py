@@ -155,28 +155,28 @@ class MapStream:
         self.drawn = 0
         self.fetch = fetcher(dataset, collate)
         self._block = self.size if self.size <= 16 * _BLOCK else _BLOCK
-        self._at = (-1, -1)
+        self._epoch = -1
+        self._begin = self._end = 0  # which examples of the stream `_order` holds
         self._order = self._blocks = torch.empty(0, dtype=torch.int64)
 
     def indices(self, count: int) -> torch.Tensor:
         """The numbers of the next `count` examples: int64, shape (count,)."""
         parts = []
         while count:
-            epoch, in_epoch = divmod(self.drawn, self.size)
-            turn, offset = divmod(in_epoch, self._block)
-            self._permute(epoch, turn)
-            part = self._order[offset : offset + count]
-            parts.append(part)
-            self.drawn += len(part)
-            count -= len(part)
+            if not self._begin <= self.drawn < self._end:
+                self._permute()
+            end = min(self.drawn + count, self._end)
+            parts.append(self._order[self.drawn - self._begin : end - self._begin])
+            count -= end - self.drawn
+            self.drawn = end
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _permute(self, epoch: int, turn: int) -> None:
+    def _permute(self) -> None:
         """Draw the order of the block whose turn it is; a block that is not full comes last."""
-        if (epoch, turn) == self._at:
-            return
+        epoch, in_epoch = divmod(self.drawn, self.size)
+        turn = in_epoch // self._block
         full, rest = divmod(self.size, self._block)
-        if self._at[0] != epoch:
+        if self._epoch != epoch:
             self._blocks = torch.randperm(full, generator=self._seeded("epoch", epoch, "blocks"))
         is_whole = self._block == self.size
         purpose = ("epoch", epoch) if is_whole else ("epoch", epoch, "block", turn)
@@ -184,7 +184,9 @@ class MapStream:
         length = self._block if turn < full else rest
         order = torch.randperm(length, generator=self._seeded(*purpose))
         self._order = start * self._block + order
-        self._at = (epoch, turn)
+        self._epoch = epoch
+        self._begin = epoch * self.size + turn * self._block
+        self._end = self._begin + length
 
     def _seeded(self, *purpose: object) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, *purpose))

@@ -8,10 +8,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -19,6 +19,9 @@ from flops_fit.points import Trial
 from flops_fit.training.energy import open_energy_meter
 from flops_fit.training.peaks import nominal_peak
 from flops_fit.training.session import Session
+
+P = ParamSpec("P")
+Taken = TypeVar("Taken")
 
 
 class Meter:
@@ -63,13 +66,13 @@ class Meter:
             self._synchronize()
             self._evaluating += time.monotonic() - began
 
-    @contextlib.contextmanager
-    def waiting_for_data(self) -> Iterator[None]:
-        """The time that a step waits for its examples."""
+    def waiting_for(self, take: Callable[P, Taken], *args: P.args, **kwargs: P.kwargs) -> Taken:
+        """What `take` gives; the step's time until then is a wait for its examples."""
         self._energy.poll()
         began = time.perf_counter()
-        yield
+        batch = take(*args, **kwargs)
         self._data += time.perf_counter() - began
+        return batch
 
     @property
     def wall_seconds(self) -> float:
