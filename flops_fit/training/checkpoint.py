@@ -3,7 +3,8 @@
 A checkpoint is one file, `checkpoint/step-<steps done>.pt`, readable by `torch.load` with
 `weights_only=True` (tensors and plain data, no code; `plain.py`). It is written beside its place,
 flushed to the disk, and then renamed, so a crash leaves either the whole file or none under its
-name. Of a trial the newest two are kept: if the newest cannot be read, the one before is taken.
+name. Of a trial the newest two are kept: if the newest cannot be read, or a byte of it is not what
+was written, the one before is taken.
 
 Each process of a trial keeps files of its own. A crash may leave the processes one checkpoint
 apart; they all go on from the newest step that every one of them has.
@@ -85,6 +86,10 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
         if most_steps is not None and _step_of(path) > most_steps:
             continue
         try:
+            # `torch.load` does not look at the sums of the file's entries.
+            with zipfile.ZipFile(path) as entries:
+                if entries.testzip() is not None:
+                    continue
             state = from_plain(torch.load(path, map_location="cpu", weights_only=True))
         except _UNREADABLE:
             continue

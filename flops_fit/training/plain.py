@@ -6,16 +6,21 @@ and come back as what they were.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch.serialization import (
+    get_crc32_options,
+    get_unsafe_globals_in_checkpoint,
+    set_crc32_options,
+)
 
 from flops_fit.errors import PluginError
 
@@ -35,7 +40,8 @@ def write_plain(state: object, file: BinaryIO, *, path: Path | None = None, owne
         PluginError: the state holds something else, which could not be read back.
     """
     try:
-        torch.save(to_plain(state), file)
+        with _sums():
+            torch.save(to_plain(state), file)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise _refused(owner, str(error)) from error
     file.flush()
@@ -43,6 +49,17 @@ def write_plain(state: object, file: BinaryIO, *, path: Path | None = None, owne
         file.seek(0)
     if foreign := get_unsafe_globals_in_checkpoint(file if path is None else str(path)):
         raise _refused(owner, ", ".join(f"`{name}`" for name in sorted(foreign)))
+
+
+@contextlib.contextmanager
+def _sums() -> Iterator[None]:
+    """Files of torch have sums by which damage shows, also where a plugin wants its own without."""
+    wanted = get_crc32_options()
+    set_crc32_options(True)
+    try:
+        yield
+    finally:
+        set_crc32_options(wanted)
 
 
 def check_plain(state: object, *, owner: str) -> None:
