@@ -11,7 +11,7 @@ lifted as if there had been none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flops_fit.designs import Ground
@@ -21,7 +21,7 @@ from flops_fit.manifest import Manifest
 from flops_fit.plan import MIN_STEPS, Plan
 from flops_fit.planning.decide import decide
 from flops_fit.planning.terms import Decision, History, Run, Terms
-from flops_fit.points import Note, Trial
+from flops_fit.points import Note, Size, Trial
 from flops_fit.rundir import RunDir, read_json, write_json
 from flops_fit.sweep import SweepSummary, Watcher
 from flops_fit.units import format_flops
@@ -46,24 +46,25 @@ def make_terms(
     Args:
         manifest: says the goal, or at least a target in [report].
         ground: sizes, batches and seeds.
-        plan: the static plan of the manifest, whose top and total the sweep has too; or the one
-            that was carried out, to be gone on with.
+        plan: the static plan of the manifest, whose top and total the sweep has too; or what was
+            planned before the first decision, to be gone on with.
         total_flops: what the sweep may cost in place of the manifest's total; without either, as
             much as the static plan.
         is_new: whether levels are laid out anew below the plan's top, or are the plan's own.
 
     Raises:
-        PlanError: the design has no levels of compute, or too few that train enough sizes.
+        PlanError: a new sweep's design has no levels of compute, or too few train enough sizes.
     """
-    if not plan.has_curves or len(plan.budgets) < 2:
+    if is_new and (not plan.has_curves or len(plan.budgets) < 2):
         raise PlanError(
             f"the next runs are chosen among levels of compute, and the design "
             f"`{manifest.sweep.design}` has none",
-            hint='use `design = "ladder"` or `"isoflop"` in [sweep]',
+            hint='use `design = "ladder"` or `"isoflop"` in [sweep]; or `flops-fit run` it first, '
+            "and go on from its runs with --adaptive",
         )
-    budgets = tuple(sorted(plan.budgets, reverse=True))
+    budgets = _levels_of(plan, ground.sizes, tokens_per_param=manifest.sweep.expected_ratio)
     if is_new and manifest.sweep.design != "ladder":
-        budgets = tuple(float(f"{budgets[0] / SPACING**k:.2e}") for k in range(NUM_LEVELS))
+        budgets = _below(budgets[0], NUM_LEVELS)
     goal = manifest.sweep.goal
     target = goal.at if goal else manifest.largest_target or _FURTHER * budgets[0]
     terms = Terms(
@@ -77,7 +78,29 @@ def make_terms(
         seed=manifest.seed,
         share_trunks=ground.share_trunks,
     )
-    return _with_usable_levels(terms) if is_new else terms
+    return _with_usable_levels(terms) if is_new or not plan.has_curves else terms
+
+
+def _below(top_flops: float, count: int) -> tuple[float, ...]:
+    """Levels from a top down, in three significant digits."""
+    return tuple(float(f"{top_flops / SPACING**k:.2e}") for k in range(count))
+
+
+def _levels_of(plan: Plan, sizes: Sequence[Size], *, tokens_per_param: float) -> tuple[float, ...]:
+    """A plan's own budgets, from the top down, and lower ones where they are fewer than three.
+
+    Of a plan without curves: levels over the compute of its trials, up to where the largest size is
+    the optimum.
+    """
+    own = tuple(sorted(plan.budgets, reverse=True))
+    if not plan.has_curves:
+        spent = [trial.budget_flops for trial in plan.trials]
+        largest = max(sizes, key=lambda size: size.params)
+        within = tokens_per_param * largest.params * largest.flops_per_token
+        top = max(spent) if max(spent) <= within else _below(within, 1)[0]
+        steps = math.log(top / min(spent)) / math.log(SPACING)
+        return (top, *_below(top, max(_MIN_LEVELS, 1 + math.floor(steps)))[1:])
+    return (*own, *_below(own[-1], 1 + max(0, _MIN_LEVELS - len(own)))[1:])
 
 
 def _with_usable_levels(terms: Terms) -> Terms:
@@ -169,14 +192,23 @@ def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
     return plan
 
 
+def given_part(plan: Plan, state: LedgerState) -> Plan:
+    """The plan without the trials that decisions asked for."""
+    asked = {trial.trial_id for decision in _decisions(state) for trial in decision.trials}
+    return replace(plan, trials=tuple(t for t in plan.trials if t.trial_id not in asked))
+
+
 def history_of(plan: Plan, state: LedgerState) -> History:
     """What has happened so far: given runs first, then those of each decision."""
-    decisions = tuple(Decision.from_dict(entry.fields) for entry in state.decisions)
+    decisions = _decisions(state)
     asked = [trial for decision in decisions for trial in decision.trials]
-    ids = {trial.trial_id for trial in asked}
-    given = [trial for trial in plan.trials if trial.trial_id not in ids]
+    given = given_part(plan, state).trials
     ended = [trial for trial in (*given, *asked) if _has_ended(trial, state)]
     return History(tuple(_run_of(trial, state) for trial in ended), decisions)
+
+
+def _decisions(state: LedgerState) -> tuple[Decision, ...]:
+    return tuple(Decision.from_dict(entry.fields) for entry in state.decisions)
 
 
 def extended(plan: Plan, decision: Decision) -> Plan:

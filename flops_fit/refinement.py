@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flops_fit.adaptive import history_of, make_terms, planned_so_far, stated_total
+from flops_fit.adaptive import given_part, history_of, make_terms, planned_so_far, stated_total
 from flops_fit.errors import FitError
 from flops_fit.ledger import LedgerState, read_ledger, replay
 from flops_fit.plan import Plan
@@ -67,7 +67,7 @@ def refine_run(directory: Path) -> Refinement:
 
     Raises:
         RunDirError: it is no run directory.
-        PlanError: its design has no levels of compute.
+        PlanError: it is adaptive and too few levels of compute train enough sizes.
         FitError: too few trials are finished.
     """
     run = RunDir(directory)
@@ -78,7 +78,7 @@ def refine_run(directory: Path) -> Refinement:
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
-        make_plan(prepared, is_adaptive=True) if is_new else plan,
+        make_plan(prepared, is_adaptive=True) if is_new else given_part(plan, state),
         total_flops=stated_total(state),
         is_new=is_new,
     )

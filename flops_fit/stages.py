@@ -195,13 +195,13 @@ def _go_on_adaptively(
 
     `is_new`: the sweep was started so, and its plan is empty; else it goes on from a plan.
     """
-    from flops_fit.adaptive import conduct_adaptively, make_terms, stated_total
+    from flops_fit.adaptive import conduct_adaptively, given_part, make_terms, stated_total
 
     stated = None if caps is None else caps.total_flops
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
-        make_plan(prepared, is_adaptive=True) if is_new else plan,
+        make_plan(prepared, is_adaptive=True) if is_new else given_part(plan, ledger.state),
         total_flops=stated or stated_total(ledger.state),
         is_new=is_new,
     )

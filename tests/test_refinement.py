@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from flops_fit.caps import Caps
-from flops_fit.errors import PlanError, RunDirError
+from flops_fit.errors import FitError, PlanError, RunDirError
 from flops_fit.ledger import Ledger, read_ledger
 from flops_fit.plan_command import planned
 from flops_fit.prepared import prepare, resume
@@ -215,14 +215,14 @@ def test_small_scale_drift_is_said_and_the_lowest_level_left_out(tmp_path, write
     assert f"{lowest:.0e}"[0] in excluded[0].reason
 
 
-def test_a_sweep_without_levels_or_runs_is_one_clear_error(tmp_path, write_manifest):
+def test_a_sweep_without_runs_is_one_clear_error(tmp_path, write_manifest):
     manifest = write_manifest(sweep='design = "grid"\ntokens_per_param = [5, 20, 80]\n')
     ended = command(tmp_path, "plan", "--refine", manifest)
     assert ended.returncode == 2
     assert "no run directory" in ended.stderr
     assert "Traceback" not in ended.stderr
-    rehearse(tmp_path)
-    with pytest.raises(PlanError, match="has none"):
+    rehearse(tmp_path, max_flops=1e9)
+    with pytest.raises(FitError, match="finished trials, and 5 are the least"):
         refined(tmp_path)
 
 

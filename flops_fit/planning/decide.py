@@ -289,7 +289,10 @@ def _top_triple(terms: Terms, history: History, belief: Belief) -> list[Trial]:
 def _dropped_level(terms: Terms, history: History, runs: Sequence[Run]) -> Decision | None:
     """The lowest level left out for good, if it tells another law than the rest."""
     check = check_ladder(
-        [run.observation for run in runs],
+        [
+            replace(run.observation, budget_flops=terms.budgets[terms.level_of(run.trial)])
+            for run in runs
+        ],
         target_flops=terms.target_flops,
         tokens_per_param=terms.tokens_per_param,
         flops_per_token=flops_per_token_of(terms.sizes),

@@ -60,11 +60,12 @@ def weaknesses(
     """What is weak at these levels, the surest remedies first.
 
     Whether a level's own parabola is flat is asked only of runs that were planned as isoFLOP curves
-    (the given ones); an adaptive sweep's levels may be thin where the law needs no more.
+    (given ones that lie at the levels); an adaptive sweep's levels may be thin where the law needs
+    no more.
     """
     found = [*_far_above(terms, history, belief), *_without_loss(terms, history, levels)]
     found += _unbracketed(terms, history, belief, levels)
-    if history.given:
+    if history.given and all(terms.at_level(run.trial) for run in history.given):
         found += _flat(terms, history, belief, levels)
     remedies: set[str] = set()
     kept = []
@@ -131,7 +132,7 @@ def _far_above(terms: Terms, history: History, belief: Belief) -> list[Weakness]
             f"the loss of {format_count(trial.size.params)} params is "
             f"{math.expm1(float(residuals[k])):.1%} above the law: once more with another seed"
         )
-        remedy = terms.again(history, trial.size, terms.level_of(trial))
+        remedy = terms.repeated(history, trial)
         found.append(Weakness("far_above_law", trial.budget_flops, message, remedy))
     return found
 
@@ -155,11 +156,11 @@ def _without_loss(terms: Terms, history: History, levels: Sequence[int]) -> list
         message = f"the run of {format_count(at)} params gave no loss"
         sizes = [s for s in terms.trainable(level) if not history.times(s, budget)]
         near = [s for s in sizes if abs(math.log(s.params / at)) < _BESIDE]
-        if near:
+        if near and terms.at_level(run.trial):
             remedy = terms.trial(nearest_size(near, at), level)
             message += ": a size beside it stands in"
         else:
-            remedy = terms.again(history, run.trial.size, level)
+            remedy = terms.repeated(history, run.trial)
             message += ": once more with another seed"
         found.append(Weakness("no_loss", budget, message, remedy))
     return found

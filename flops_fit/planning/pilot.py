@@ -26,10 +26,11 @@ def pilot(terms: Terms, history: History) -> Decision | None:
     sizes = terms.trainable(level)
     if not history.decisions:
         return ask(terms, history, "pilot", [(level, _about_guess(terms))], _ABOUT_GUESS)
-    ended = sorted(history.counting, key=lambda run: run.trial.size.params)
+    ended = _ended(terms, history.counting)
     if len(ended) < 3 and history.done("pilot") < MAX_PILOT_STEPS:
         # Sizes that diverged or failed say nothing; their neighbours may.
-        tried = [run.trial.size.params for run in history.runs if run.loss is None]
+        here = [run for run in history.runs if run.trial.budget_flops == terms.budgets[level]]
+        tried = [run.trial.size.params for run in here if run.loss is None]
         wanted = [n * 0.6 for n in tried] + [n * 1.7 for n in tried]
         reason = "in place of runs without a loss"
         if not tried:  # the total did not pay for all of them when they were asked for
@@ -58,6 +59,13 @@ def _about_guess(terms: Terms) -> list[float]:
     """Params of the pilot's first sizes."""
     centre = math.sqrt(terms.budgets[terms.lowest] / 6.0 / terms.tokens_per_param)
     return [centre / _STEP, centre, centre * _STEP]
+
+
+def _ended(terms: Terms, runs: Sequence[Run]) -> list[Run]:
+    """The runs of the lowest level by rising params, one of each size."""
+    budget = terms.budgets[terms.lowest]
+    there = {run.trial.size.params: run for run in runs if run.trial.budget_flops == budget}
+    return [there[params] for params in sorted(there)]
 
 
 def _not_run(terms: Terms, history: History) -> list[float]:

@@ -64,6 +64,10 @@ class Terms:
         away = [abs(math.log(trial.budget_flops / budget)) for budget in self.budgets]
         return away.index(min(away))
 
+    def at_level(self, trial: Trial) -> bool:
+        """Whether a trial spends just what its level does; those of a grid need not."""
+        return trial.budget_flops == self.budgets[self.level_of(trial)]
+
     def trainable(self, level: int) -> list[Size]:
         """The sizes that a level's budget trains for enough steps."""
         return [size for size in self.sizes if self._trains(size, level)]
@@ -91,9 +95,20 @@ class Terms:
 
     def again(self, history: History, size: Size, level: int) -> Trial:
         """The run of a cell with the first seed that it has not had."""
-        seeds = history.seeds(size, self.budgets[level])
-        repeat = next(k for k in range(len(seeds) + 1) if self.seed + k not in seeds)
-        return self.trial(size, level, repeat=repeat)
+        return self.trial(size, level, repeat=self._repeat(history, size, self.budgets[level]))
+
+    def repeated(self, history: History, trial: Trial) -> Trial:
+        """A trial's cell with the first seed that it has not had; it may lie off every level."""
+        if self.at_level(trial):
+            return self.again(history, trial.size, self.level_of(trial))
+        seeds = [self.seed + self._repeat(history, trial.size, trial.budget_flops)]
+        laid = lay_trials(trial.size, trial.budget_flops, self.batch_tokens, seeds)
+        return (laid if self.share_trunks is None else self.share_trunks(laid))[0]
+
+    def _repeat(self, history: History, size: Size, budget_flops: float) -> int:
+        """How far the first seed that a cell has not had lies beyond the sweep's own."""
+        seeds = history.seeds(size, budget_flops)
+        return next(k for k in range(len(seeds) + 1) if self.seed + k not in seeds)
 
     def _on_one_trunk(self, level: int) -> list[int]:
         """The levels whose runs of one size share a trunk with those of this level."""
