@@ -132,9 +132,10 @@ def _chosen(
         how = "the present goal is reached"
         beyond = sum(weakness.kind == "unbracketed" for weakness in found)
         if beyond:
+            lie = "lies" if beyond == 1 else "lie"
             how = (
                 "by the runs' noise alone the present goal is reached, but "
-                f"{beyond} of the optima that it rests on lie outside the runs"
+                f"{beyond} of the optima that it rests on {lie} outside the runs"
             )
         wanted = (
             f"goal = {{ at = {terms.target_flops:g}, params_within = {terms.params_within:g} }}"
