@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from flops_fit.fitting.surface import solve_surface
 from flops_fit.layout import SweepSection
 from flops_fit.planning.power import power_of, prior_law, read_prior
 from flops_fit.points import Observation, Size
+from flops_fit.recipe import Recipe
+from flops_fit.training.trunks import share_trunks
 
 SIZES = [Size(k, n, None, 6.0 * n) for k, n in enumerate(round(1000 * 1.1**k) for k in range(150))]
 TARGET = 1e18
@@ -47,6 +50,34 @@ def test_the_half_widths_are_those_of_full_fits(trials):
     assert power.exponent_half_width == pytest.approx(1.96 * np.std(exponents), rel=0.25)
     assert math.log(power.params_factor) == pytest.approx(1.96 * np.std(params), rel=0.25)
     assert power.exponent == pytest.approx(np.mean(exponents), abs=0.01)
+
+
+def test_trials_that_share_a_trunk_tell_what_their_common_noise_lets_them_tell():
+    spread = {"design": "grid", "tokens_per_param": [5, 10, 20, 40, 80], "num_sizes": 6}
+    alone = trials_of(**spread, largest_params=1e8)
+    recipe = Recipe(schedule="wsd")
+    shared = share_trunks(alone, recipe, units_per_example=64, multiple_of_examples=1)
+    assert len({trial.trunk_id for trial in shared}) == 6
+    power = power_of(shared, target_flops=TARGET)
+    rng = np.random.default_rng(1)
+    params = []
+    for _ in range(120):
+        common = {trial.trunk_id: rng.standard_normal() for trial in shared}
+        seen = [
+            Observation(
+                t.size.params, t.tokens, t.flops,
+                power.law.loss(t.size.params, t.tokens)
+                * math.exp(
+                    power.noise
+                    * (0.9**0.5 * common[t.trunk_id] + 0.1**0.5 * rng.standard_normal())
+                ),
+            )
+            for t in shared
+        ]  # fmt: skip
+        params.append(solve_surface(seen).law.log_params(TARGET))
+    assert math.log(power.params_factor) == pytest.approx(1.96 * np.std(params), rel=0.25)
+    apart = power_of([replace(trial, trunk=None) for trial in shared], target_flops=TARGET)
+    assert power.exponent_half_width > 1.3 * apart.exponent_half_width
 
 
 def test_half_widths_follow_the_noise_and_the_size_of_the_sweep():

@@ -1,10 +1,11 @@
 """What a plan buys: how well its runs would tell the exponent, and N at the target.
 
 Losses of the plan's trials are drawn from a prior law with noise, some hundred times, and the
-surface is fitted to each draw, all as one batched problem that starts at the truth. Half-widths are
-of the central 95 % of the estimates. Noise is one part of the error: published sweeps depart from
-the surface by more than it, and the error of N from that grows with the distance to the target by
-about 0.25 in ln N for each power of ten, which is stated beside it.
+surface is fitted to each draw, all as one batched problem that starts at the truth. Trials that
+share a trunk share most of their noise. Half-widths are of the central 95 % of the estimates. Noise
+is one part of the error: published sweeps depart from the surface by more than it, and the error of
+N from that grows with the distance to the target by about 0.25 in ln N for each power of ten, which
+is stated beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flops_fit.fitting.search import Coordinates
 from flops_fit.fitting.surface import ADAPTIVE
 from flops_fit.fitting.targets import optima
 from flops_fit.law import FlopsPerToken, Surface
-from flops_fit.points import Observation, Trial
+from flops_fit.points import TRUNK_CORRELATION, Observation, Trial
 from flops_fit.units import parse_number
 
 NOISE = 0.003  # of log loss between seeds; 0.001 to 0.005 is usual
@@ -144,7 +145,9 @@ def power_of(
     """
     law = prior_law(max(t.budget_flops for t in trials), tokens_per_param, stated)
     seen = [
-        Observation(t.size.params, t.tokens, t.flops, law.loss(t.size.params, t.tokens))
+        Observation(
+            t.size.params, t.tokens, t.flops, law.loss(t.size.params, t.tokens), run=t.trunk_id
+        )
         for t in trials
     ]
     check_enough(seen)
@@ -187,7 +190,7 @@ def _simulate(
     )
     where = Coordinates.of(params, tokens, loss)
     problem = where.problem(ADAPTIVE * noise)
-    draws = np.random.RandomState(seed).standard_normal((simulations, len(seen)))
+    draws = _draws(seen, simulations=simulations, seed=seed)
     # The bounds leave room for the noise: E may come out above the lowest planted loss.
     upper = problem.upper.copy()
     upper[:3] += 4 * noise
@@ -196,6 +199,18 @@ def _simulate(
     found = minimise(noisy, start, np.ones(len(seen)), max_iterations=60, tolerance=1e-8)
     inside = (found.theta > noisy.lower) & (found.theta < noisy.upper)
     return where, where.to_law(found.theta), int((~inside[:, [1, 2]].all(axis=1)).sum())
+
+
+def _draws(seen: Sequence[Observation], *, simulations: int, seed: int) -> np.ndarray[Any, Any]:
+    """Noise of unit variance, shape (simulations, runs); runs of one trunk share most of it."""
+    random = np.random.RandomState(seed)
+    draws = random.standard_normal((simulations, len(seen)))
+    for trunk in dict.fromkeys(o.run for o in seen if o.run is not None):
+        mates = [k for k, o in enumerate(seen) if o.run == trunk]
+        common = random.standard_normal((simulations, 1))
+        own = math.sqrt(1 - TRUNK_CORRELATION) * draws[:, mates]
+        draws[:, mates] = math.sqrt(TRUNK_CORRELATION) * common + own
+    return draws
 
 
 def _half_width(values: np.ndarray[Any, Any]) -> float:
