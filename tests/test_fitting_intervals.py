@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "oracle"))
 
-from planted import CHINCHILLA, COVERAGE, TARGET, Scenario, draw, gauss
+from planted import CHINCHILLA, COVERAGE, TARGET, TRUNKS, Branches, Scenario, draw, gauss
 
 from flops_fit.fitting import backtest
 from flops_fit.fitting.backtest import back_test, levels_of, loss_error, reach
@@ -241,25 +241,37 @@ def test_intervals_cover_as_often_as_they_say(name: str) -> None:
     assert shares.max() <= 0.99
 
 
-def test_runs_that_share_a_trunk_do_not_count_as_independent() -> None:
-    hits = {True: 0, False: 0}
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(TRUNKS))
+def test_intervals_of_shared_trunks_cover_as_often_as_they_say(name: str) -> None:
+    sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+    from fitting_coverage import covered
+
+    shares = np.mean([covered(TRUNKS[name], seed, 400) for seed in range(300)], axis=0)
+    assert shares.min() >= 0.92
+
+
+@pytest.mark.parametrize(("sizes", "widest"), [(4, 2.6), (6, 1.6)])
+def test_runs_that_share_a_trunk_do_not_count_as_independent(sizes: int, widest: float) -> None:
+    """Their intervals cover, and are not far wider than the estimates' own spread."""
+    hits, found = {True: 0, False: 0}, []
     truth = CHINCHILLA.beta / (CHINCHILLA.alpha + CHINCHILLA.beta)
     for seed in range(60):
-        rng = np.random.default_rng(seed)
-        rows = []
-        for k, n in enumerate(np.geomspace(1e8, 3e9, 5)):
-            effect = 0.003 * math.sqrt(0.9) * rng.standard_normal()
-            for d in 20 * n * np.geomspace(0.25, 4, 5):
-                noise = effect + 0.003 * math.sqrt(0.1) * rng.standard_normal()
-                rows.append((n, d, CHINCHILLA.loss(n, d) * math.exp(noise), f"trunk {k}"))
+        told = Branches(sizes, 5).draw(seed)
         for is_told in hits:
-            runs = [
-                Observation(
-                    n, d, 6 * n * d, loss, None, f"{n:g} {d:g}", run=run if is_told else None
-                )
-                for n, d, loss, run in rows
-            ]
-            low, high = fit(runs, bootstrap=200, seed=seed).intervals["a"]
+            runs = told if is_told else [replace(o, run=None) for o in told]
+            low, high = (fitted := fit(runs, bootstrap=200, seed=seed)).intervals["a"]
             hits[is_told] += low <= truth <= high
+            if is_told:
+                found.append((fitted.exponents["params"], (high - low) / 2))
     assert hits[True] >= 55
     assert hits[False] <= 50
+    estimates, half_widths = np.array(found).T
+    assert np.median(half_widths) < widest * 1.96 * estimates.std()
+
+
+def test_intervals_of_shared_trunks_do_not_hang_on_the_order_of_runs() -> None:
+    runs = Branches(6, 5).draw(0)
+    one, other = (fit(seen, bootstrap=200, seed=3) for seen in (runs, runs[::-1]))
+    assert one.intervals["a"] == pytest.approx(other.intervals["a"], rel=1e-6)
+    assert one.details["resampled"] == "noise"

@@ -2,8 +2,8 @@
 
 Intervals of a, ln N_opt and ln L_opt are the estimate and t quantile times the standard error;
 E, A, B, alpha and beta, whose draws are skewed by orders of magnitude, get percentiles. Where model
-sizes recur, whole sizes are drawn, since runs of one size share what is special about it; else
-single runs.
+sizes recur, whole sizes are drawn, since runs of one size share what is special about it; where
+runs share trunks and there are fewer sizes, their noise is (`trunks.py`); else single runs.
 
 Source: percentile and t intervals: Efron & Tibshirani 1993, chapters 12 and 13; the sandwich:
 Huber 1981, section 6.3.
@@ -18,16 +18,16 @@ import numpy as np
 from scipy.special import stdtrit
 
 from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.objective import Array, Workspace, components
+from flops_fit.fitting.objective import Array
 from flops_fit.fitting.robust import mad_sigma, resample_weights
 from flops_fit.fitting.surface import NAMES, SolvedSurface
 from flops_fit.fitting.targets import optima
+from flops_fit.fitting.trunks import TrunkNoise, simulated, trunk_noise
 from flops_fit.law import Fit, FlopsPerToken
 from flops_fit.points import Interval
 
 LEVEL = 0.95
 MIN_CLUSTERS = 10  # recurring model sizes from which they are resampled whole
-MIN_TRUNKS = 4  # the same where runs of a size share their training, so cannot stand alone
 _FEW_FOR_PAIRS = 25  # observations below which resampled pairs spread too widely
 _FEW = 50  # observations below which resamples have local optima worth a second search
 _CONTINUED = (1e-2, 3e-3)
@@ -43,40 +43,44 @@ class Draws:
         laws: float64, shape (draws, 5): E, A, B, alpha, beta.
         estimate: float64, shape (1, 5): the fitted law.
         degrees_of_freedom: of the t distribution that goes with their spread.
-        resampled: `runs` or `sizes`; `none` for normal draws from Wald's covariance.
+        resampled: `runs` or `sizes`; `noise` where that of shared trunks was drawn; `none` for
+            normal draws from Wald's covariance.
         shrinkage: what the spread of the draws is multiplied with for a standard error.
     """
 
     laws: Array
     estimate: Array
-    degrees_of_freedom: int
+    degrees_of_freedom: float
     resampled: str
     shrinkage: float = 1.0
 
 
-def t_interval(estimate: float, error: float, degrees_of_freedom: int) -> Interval:
+def t_interval(estimate: float, error: float, degrees_of_freedom: float) -> Interval:
     """The 95 % interval estimate +- t error."""
     half = float(stdtrit(max(degrees_of_freedom, 1), 0.5 + LEVEL / 2)) * error
     return estimate - half, estimate + half
 
 
 def clusters_of(solved: SolvedSurface) -> list[float] | None:
-    """The model size of each run, where at least 10 sizes recur at least twice; else None.
-
-    Runs that branch off one trunk are one training up to there, so that 4 sizes are enough.
-    """
+    """The model size of each run, where at least 10 sizes recur at least twice; else None."""
     sizes = [o.params for o in solved.observations]
     different = len(set(sizes))
-    trunks = [o.run for o in solved.observations if o.run is not None and o.step is None]
-    least = MIN_TRUNKS if len(set(trunks)) < len(trunks) else MIN_CLUSTERS
-    return sizes if different >= least and 2 * different <= len(sizes) else None
+    return sizes if different >= MIN_CLUSTERS and 2 * different <= len(sizes) else None
 
 
-def degrees_of_freedom(solved: SolvedSurface, *, by_size: bool = True) -> int:
+def noise_of(solved: SolvedSurface, *, by_size: bool = True) -> TrunkNoise | None:
+    """What the runs' noise has in common; None where it is theirs alone, or sizes are resampled."""
+    return trunk_noise(solved) if by_size and clusters_of(solved) is None else None
+
+
+def degrees_of_freedom(solved: SolvedSurface, *, by_size: bool = True) -> float:
     """Of the t distribution: effective runs, (sum w)^2 / sum w^2, less 5; clusters less 1.
 
-    At least 3, or 1 where there are fewer than 8 runs.
+    At least 3, or 1 where there are fewer than 8 runs. Of runs on shared trunks: their noise's.
     """
+    noise = noise_of(solved, by_size=by_size)
+    if noise is not None:
+        return noise.degrees_of_freedom
     weights = solved.weights
     effective = round(float(weights.sum() ** 2 / (weights**2).sum())) - 5
     sizes = clusters_of(solved) if by_size else None
@@ -92,8 +96,13 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = Tr
         solved: the fit.
         rows: how many resamples.
         seed: of the draws, which do not depend on the order of the observations.
-        by_size: resample whole model sizes where they recur.
+        by_size: resample whole model sizes where they recur, and know of shared trunks.
     """
+    noise = noise_of(solved, by_size=by_size)
+    if noise is not None:
+        theta = simulated(solved, noise, rows, seed=seed)
+        laws, estimate = map(solved.coordinates.to_law, (theta, solved.theta))
+        return Draws(laws, estimate, noise.degrees_of_freedom, "noise")
     seen = solved.observations
     order = np.lexsort(([o.loss for o in seen], [o.params for o in seen], [o.tokens for o in seen]))
     sizes = clusters_of(solved) if by_size else None
@@ -151,16 +160,17 @@ def wald_covariance(solved: SolvedSurface, *, by_size: bool = True) -> Array:
     """The sandwich covariance of theta, shape (5, 5), with HC3's correction for leverage.
 
     An observation's score is divided by 1 - its leverage, since a fit is drawn to its own runs.
-    Where model sizes recur the scores of a size are added up first, unless `by_size` is False.
+    Unless `by_size` is False, the scores of a size are added up first where model sizes recur, and
+    the noise of shared trunks gives it where runs share them.
     Source: Huber 1981, section 7.6; MacKinnon & White 1985 (HC3).
     """
-    n = len(solved.observations)
-    problem, theta, w = solved.problem, solved.theta, solved.weights
-    f, pa, pb = (part[0] for part in components(problem, theta, Workspace(1, n)))
-    x, y = problem.x, problem.y
-    j = np.stack([1 - pa - pb, pa, pb, -x * pa, -y * pb], axis=1)
-    r = problem.log_loss - f
+    noise = noise_of(solved, by_size=by_size)
+    if noise is not None:
+        return noise.covariance
+    problem, w = solved.problem, solved.weights
+    j, r = solved.gradient, solved.residuals
     if problem.is_linear:
+        f = problem.log_loss - r
         j, r = j * np.exp(f)[:, None], np.exp(problem.log_loss) - np.exp(f)
     psi = np.clip(r, -problem.delta, problem.delta)
     inverse = np.linalg.pinv((j * w[:, None]).T @ j, rcond=1e-15)
@@ -190,9 +200,9 @@ def preview(solved: SolvedSurface, *, by_size: bool = True) -> Draws:
     theta = solved.theta + np.concatenate([step, -step])
     theta = np.clip(theta, solved.problem.lower, solved.problem.upper)
     laws = solved.coordinates.to_law(theta)
-    return Draws(
-        laws, solved.coordinates.to_law(solved.theta), len(solved.observations) - 5, "none"
-    )
+    noise = noise_of(solved, by_size=by_size)
+    freedom = len(solved.observations) - 5 if noise is None else noise.degrees_of_freedom
+    return Draws(laws, solved.coordinates.to_law(solved.theta), freedom, "none")
 
 
 def wald_errors(

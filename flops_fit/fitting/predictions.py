@@ -91,7 +91,7 @@ def _assemble(
     fit: Fit,
     optimum: Optimum,
     parts: dict[str, float],
-    freedom: int | None,
+    freedom: float | None,
     count: FlopsPerToken,
     distance: float,
     folds: Sequence[Fold],

@@ -20,7 +20,7 @@ import numpy as np
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.objective import Array, Problem
+from flops_fit.fitting.objective import Array, Problem, Workspace, components
 from flops_fit.fitting.robust import find_outliers, mad, mad_sigma
 from flops_fit.fitting.search import Coordinates, log_residuals, search
 from flops_fit.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
@@ -67,6 +67,15 @@ class SolvedSurface:
     def residuals(self) -> Array:
         """Residuals log L - log fit, shape (n,)."""
         return log_residuals(self.coordinates, self.theta)
+
+    @property
+    def gradient(self) -> Array:
+        """The gradient of the fitted ln L by theta, shape (n, 5)."""
+        problem = self.problem
+        _, pa, pb = (
+            part[0] for part in components(problem, self.theta, Workspace(1, len(problem.x)))
+        )
+        return np.stack([1 - pa - pb, pa, pb, -problem.x * pa, -problem.y * pb], axis=1)
 
     def bounds_hit(self) -> list[str]:
         """The parameters that ended at a bound of the search."""

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flops_fit.fitting.trunks import correlation_of
 from flops_fit.law import FlopsPerToken
-from flops_fit.points import TRUNK_CORRELATION, Observation
+from flops_fit.points import Observation
 
 Array = NDArray[np.float64]
 
@@ -154,7 +155,7 @@ def believe(
     theta = _starts(mean)
     free = 8 if drift > 0 else 5
     precision = np.where(np.arange(8) < free, spread**-2.0, np.inf)
-    correlation = _correlation([o.run for o in observations])
+    correlation = correlation_of([o.run for o in observations])
     for _ in range(4):
         theta = _minimise(theta, x, v, y, weights / sigma**2, mean, spread, free)
         fitted, rows = _evaluate(theta, x, v)
@@ -175,14 +176,6 @@ def believe(
             break
     covariance = covariance_of(squares, scatter, precision, sigma)
     return Belief(theta[0], covariance, squares, scatter, precision, sigma, x0, y0, count)
-
-
-def _correlation(runs: Sequence[str | None]) -> Array:
-    """Of the noise of runs, shape (runs, runs)."""
-    same = np.array([[a is not None and a == b for b in runs] for a in runs])
-    correlation: Array = np.where(same, TRUNK_CORRELATION, 0.0)
-    np.fill_diagonal(correlation, 1.0)
-    return correlation
 
 
 def covariance_of(squares: Array, scatter: Array, precision: Array, sigma: float) -> Array:

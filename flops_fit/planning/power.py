@@ -23,8 +23,9 @@ from flops_fit.fitting.newton import minimise
 from flops_fit.fitting.search import Coordinates
 from flops_fit.fitting.surface import ADAPTIVE
 from flops_fit.fitting.targets import optima
+from flops_fit.fitting.trunks import correlation_of
 from flops_fit.law import FlopsPerToken, Surface
-from flops_fit.points import TRUNK_CORRELATION, Observation, Trial
+from flops_fit.points import Observation, Trial
 from flops_fit.units import parse_number
 
 NOISE = 0.003  # of log loss between seeds; 0.001 to 0.005 is usual
@@ -190,7 +191,8 @@ def _simulate(
     )
     where = Coordinates.of(params, tokens, loss)
     problem = where.problem(ADAPTIVE * noise)
-    draws = _draws(seen, simulations=simulations, seed=seed)
+    draws = np.random.RandomState(seed).standard_normal((simulations, len(seen)))
+    draws = draws @ np.linalg.cholesky(correlation_of([o.run for o in seen])).T
     # The bounds leave room for the noise: E may come out above the lowest planted loss.
     upper = problem.upper.copy()
     upper[:3] += 4 * noise
@@ -199,18 +201,6 @@ def _simulate(
     found = minimise(noisy, start, np.ones(len(seen)), max_iterations=60, tolerance=1e-8)
     inside = (found.theta > noisy.lower) & (found.theta < noisy.upper)
     return where, where.to_law(found.theta), int((~inside[:, [1, 2]].all(axis=1)).sum())
-
-
-def _draws(seen: Sequence[Observation], *, simulations: int, seed: int) -> np.ndarray[Any, Any]:
-    """Noise of unit variance, shape (simulations, runs); runs of one trunk share most of it."""
-    random = np.random.RandomState(seed)
-    draws = random.standard_normal((simulations, len(seen)))
-    for trunk in dict.fromkeys(o.run for o in seen if o.run is not None):
-        mates = [k for k, o in enumerate(seen) if o.run == trunk]
-        common = random.standard_normal((simulations, 1))
-        own = math.sqrt(1 - TRUNK_CORRELATION) * draws[:, mates]
-        draws[:, mates] = math.sqrt(TRUNK_CORRELATION) * common + own
-    return draws
 
 
 def _half_width(values: np.ndarray[Any, Any]) -> float:

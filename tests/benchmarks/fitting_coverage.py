@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
 
-from planted import COVERAGE, TARGET, Scenario, draw
+from planted import COVERAGE, TARGET, TRUNKS, Branches, Scenario, draw
 
 from flops_fit.fitting.intervals import (
     bootstrap,
@@ -34,9 +34,9 @@ from flops_fit.law import FlopsPerToken
 CHINCHILLA_COUNT = FlopsPerToken()
 
 
-def covered(scenario: Scenario, seed: int, resamples: int) -> np.ndarray:
+def covered(scenario: Scenario | Branches, seed: int, resamples: int) -> np.ndarray:
     """Six booleans: bootstrap's and Wald's intervals of a, ln N_opt, ln L_opt hold the truth."""
-    runs, _ = draw(scenario, seed)
+    runs = scenario.draw(seed) if isinstance(scenario, Branches) else draw(scenario, seed)[0]
     solved = solve_surface(runs)
     fit = describe(solved, loss="adaptive")
     draws = bootstrap(solved, resamples, seed=seed)
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     chosen = parser.parse_args()
     print(f"{'scenario':28s}  bootstrap: a   lnN   lnL   Wald: a   lnN   lnL   seconds")
-    for name, scenario in COVERAGE.items():
+    for name, scenario in {**COVERAGE, **TRUNKS}.items():
         if chosen.only not in name:
             continue
         start = time.perf_counter()

@@ -73,6 +73,47 @@ def by_size(shared: float, own: float) -> Noise:
     return noise
 
 
+@dataclass(frozen=True)
+class Branches:
+    """Sizes on a trunk each, with branches at several horizons about 20 tokens per parameter."""
+
+    num_sizes: int
+    num_horizons: int
+    law: Surface = CHINCHILLA
+    correlation: float = 0.9
+    sd: float = 0.003
+    seeds: int = 1
+
+    def draw(self, seed: int) -> list[Observation]:
+        """One data set, whose largest run spends the largest budget."""
+        rng = np.random.default_rng(seed)
+        largest = math.sqrt(BUDGETS[1] / 6 / 80)
+        runs = []
+        for n in np.geomspace(largest / 30, largest, self.num_sizes):
+            for trunk in range(self.seeds):
+                common = math.sqrt(self.correlation) * rng.standard_normal()
+                for d in 20 * n * np.geomspace(0.25, 4, self.num_horizons):
+                    own = math.sqrt(1 - self.correlation) * rng.standard_normal()
+                    loss = self.law.loss(n, d) * math.exp(self.sd * (common + own))
+                    runs.append(
+                        Observation(
+                            n, d, 6 * n * d, loss, name=f"run {len(runs)}", run=f"{n:g}, {trunk}"
+                        )
+                    )
+        return runs
+
+
+TRUNKS = {
+    "trunks: 4 sizes x 4": Branches(4, 4),
+    "trunks: 5 sizes x 3": Branches(5, 3),
+    "trunks: 6 sizes x 5": Branches(6, 5),
+    "trunks: 8 sizes x 5": Branches(8, 5),
+    "trunks: 6 x 5, two seeds": Branches(6, 5, seeds=2),
+    "trunks: 6 x 5, correlation .5": Branches(6, 5, correlation=0.5),
+    "trunks: 6 x 5, correlation 0": Branches(6, 5, correlation=0.0),
+    "trunks: 6 x 5, lopsided truth": Branches(6, 5, law=LOPSIDED),
+}
+
 COVERAGE = {
     "Gauss .003": Scenario(),
     "Gauss .01": Scenario(noise=gauss(0.01)),
