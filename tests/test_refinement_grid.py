@@ -26,8 +26,8 @@ REPORT = "bootstrap = 0\nbudgets = [1e14]"
 
 @pytest.fixture
 def run_dir(tmp_path, write_manifest):
-    def make(sweep):
-        write_manifest(model=MODEL, sweep=f"{SWEEPS[sweep]}\n{GOAL}", report=REPORT)
+    def make(sweep, **sections):
+        write_manifest(model=MODEL, sweep=f"{SWEEPS[sweep]}\n{GOAL}", report=REPORT, **sections)
         rehearse(tmp_path)
         return RunDir(tmp_path / "runs/planted")
 
@@ -69,9 +69,12 @@ def test_levels_stay_where_they_were_laid(tmp_path, run_dir, sweep):
     assert min(spent) <= first[-1] < 3 * min(spent)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "wsd"])
 @pytest.mark.parametrize(("broken", "kind"), [("loss", "far_above_law"), ("diverged", "no_loss")])
-def test_a_weak_cell_of_a_grid_is_run_once_more_with_another_seed(tmp_path, run_dir, broken, kind):
-    run_dir("grid")
+def test_a_weak_cell_of_a_grid_is_run_once_more_with_another_seed(
+    tmp_path, run_dir, broken, kind, schedule
+):
+    run_dir("grid", training=f'schedule = "{schedule}"')
     lines = ledger(tmp_path).read_text().splitlines(True)
     ended = [k for k, line in enumerate(lines) if '"trial_finished"' in line]
     entry = json.loads(lines[ended[7]])
@@ -87,7 +90,8 @@ def test_a_weak_cell_of_a_grid_is_run_once_more_with_another_seed(tmp_path, run_
     (weak,) = [w for w in found["weaknesses"] if w["kind"] == kind]
     rehearse(tmp_path, is_adaptive=True, total_flops=1e15)
     (again,) = [t for t in trials(tmp_path) if t["trial_id"] == weak["remedy"]]
-    same = ("size_value", "tokens", "budget_flops")
+    assert ("trunk" in again) == ("trunk" in cell) == (schedule == "wsd")
+    same = ("size_value", "tokens", "budget_flops", "batch_tokens")
     assert [again[name] for name in same] == [cell[name] for name in same]
     assert again["seed"] != cell["seed"]
     assert again["trial_id"] in finished(tmp_path)

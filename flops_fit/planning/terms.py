@@ -78,13 +78,17 @@ class Terms:
 
     def trial(self, size: Size, level: int, *, repeat: int = 0) -> Trial:
         """The run of a size at a level; `repeat` counts the earlier runs of the cell."""
-        seeds = [self.seed + repeat]
-        if self.share_trunks is None:
-            return lay_trials(size, self.budgets[level], self.batch_tokens, seeds)[0]
         levels = [k for k in self._on_one_trunk(level) if k == level or self._trains(size, k)]
-        laid = [lay_trials(size, self.budgets[k], self.batch_tokens, seeds)[0] for k in levels]
+        mates = [self.budgets[k] for k in levels]
+        return self._laid(size, self.budgets[level], mates, seed=self.seed + repeat)
+
+    def _laid(self, size: Size, budget: float, mates: Sequence[float], *, seed: int) -> Trial:
+        """The run of a size at a budget, on the trunk that runs at all of `mates` would share."""
+        if self.share_trunks is None:
+            return lay_trials(size, budget, self.batch_tokens, [seed])[0]
+        laid = [lay_trials(size, each, self.batch_tokens, [seed])[0] for each in mates]
         placed = self.share_trunks(laid)
-        trial = placed[levels.index(level)]
+        trial = placed[mates.index(budget)]
         if trial.trunk is None:
             return trial
         shorter = [t.trunk for t in placed if t.trunk is not None and t.tokens <= trial.tokens]
@@ -101,9 +105,15 @@ class Terms:
         """A trial's cell with the first seed that it has not had; it may lie off every level."""
         if self.at_level(trial):
             return self.again(history, trial.size, self.level_of(trial))
-        seeds = [self.seed + self._repeat(history, trial.size, trial.budget_flops)]
-        laid = lay_trials(trial.size, trial.budget_flops, self.batch_tokens, seeds)
-        return (laid if self.share_trunks is None else self.share_trunks(laid))[0]
+        repeat = self._repeat(history, trial.size, trial.budget_flops)
+        # On a trunk like its own, so that it has the same batch and warm-up.
+        mates = {trial.budget_flops} | {
+            run.trial.budget_flops for run in history.runs
+            if trial.trunk is not None and run.trial.trunk_id == trial.trunk_id
+        }  # fmt: skip
+        return self._laid(
+            trial.size, trial.budget_flops, sorted(mates, reverse=True), seed=self.seed + repeat
+        )
 
     def _repeat(self, history: History, size: Size, budget_flops: float) -> int:
         """How far the first seed that a cell has not had lies beyond the sweep's own."""
