@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from flops_fit import errors
@@ -60,9 +61,9 @@ def ask_timings(
 ) -> list[Timing]:
     """Time some trials' sizes, in as many processes side by side as the sweep will use.
 
-    Each has the device that the sweep will give it, and its share of the batch. The slowest answer
-    counts for each size: trials that run side by side share the machine. Of the peaks that they
-    measured the highest counts for all.
+    Each has the device that the sweep will give it, and its share of the batch. Of the processes of
+    one trial the slowest counts, of trials side by side their mean. Of the peaks that they measured
+    the highest counts for all.
 
     Args:
         manifest: the experiment.
@@ -86,12 +87,25 @@ def ask_timings(
     ]
     peaks = [timing.matmul_flops_per_second or 0.0 for answer in answers for timing in answer]
     return [
-        replace(
-            max(measured, key=lambda timing: timing.seconds_per_token),
-            matmul_flops_per_second=max(peaks) or None,
-        )
+        replace(_usual(measured, devices_per_trial), matmul_flops_per_second=max(peaks) or None)
         for measured in zip(*answers, strict=True)
     ]
+
+
+def _usual(measured: Sequence[Timing], devices_per_trial: int) -> Timing:
+    """One size's timing from those of every process of the trials side by side."""
+    trials = [
+        max(measured[at : at + devices_per_trial], key=lambda timing: timing.seconds_per_token)
+        for at in range(0, len(measured), devices_per_trial)
+    ]
+    return replace(
+        trials[0],
+        seconds_per_token=fmean(timing.seconds_per_token for timing in trials),
+        evaluation_seconds=fmean(timing.evaluation_seconds for timing in trials),
+        setup_seconds=fmean(timing.setup_seconds for timing in trials),
+        startup_seconds=fmean(timing.startup_seconds for timing in trials),
+        memory_bytes=max(t.memory_bytes or 0 for t in measured) or None,
+    )
 
 
 def ask_findings(manifest: Path, *, search_path: Sequence[Path]) -> list[Finding]:

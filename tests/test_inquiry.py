@@ -81,3 +81,30 @@ def test_memory_is_shared_by_as_many_as_are_given_one_device(workers, each, num_
     assert estimate.available_bytes == 16 // sharing
     assert bool(estimate.does_not_fit) is (sharing > 3)
     assert math.isclose(estimate.wall_seconds, 0.01)
+
+
+@pytest.mark.parametrize(("per_trial", "workers", "seconds"), [(1, 2, 0.08), (2, 1, 0.12)])
+def test_trials_side_by_side_count_by_their_mean_processes_of_one_by_the_slowest(
+    tmp_path, write_manifest, per_trial, workers, seconds
+):
+    (tmp_path / "slow_mine.py").write_text(
+        MINE.replace("self.seen = 0", "self.pause = first()").replace(
+            "    def forward(self, x):\n",
+            "    def forward(self, x):\n        time.sleep(self.pause * self.training)\n"
+            "        return self.layers(x)\n    def unused(self, x):\n",
+        )
+        + "import time\n\ndef first():\n    try:\n        (HERE / 'taken').touch(exist_ok=False)\n"
+        "        return 0.12\n    except FileExistsError:\n        return 0.04\n"
+    )
+    manifest = write_manifest(
+        model='plugin = "slow_mine:Net"\nsize_param = "width"\nsizes = [4]',
+        data='plugin = "slow_mine:data"', loss='plugin = "torch.nn.functional:mse_loss"',
+        sweep="budgets = [1e6]", training='batch_tokens = 16\nbatch_rule = "fixed"',
+        execution=f'devices_per_trial = {per_trial}\nworkers = {workers}\ndevice = "cpu"',
+    )  # fmt: skip
+    prepared = prepare(manifest)
+    plan = make_plan(prepared)
+    (tmp_path / "taken").unlink(missing_ok=True)
+    (timing,) = make_estimate(prepared, plan).timings
+    found = timing.seconds_per_token * plan.trials[0].batch_tokens
+    assert found == pytest.approx(seconds, rel=0.2)
