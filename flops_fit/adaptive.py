@@ -78,7 +78,9 @@ def make_terms(
         seed=manifest.seed,
         share_trunks=ground.share_trunks,
     )
-    return _with_usable_levels(terms) if is_new or not plan.has_curves else terms
+    if is_new:
+        return _with_usable_levels(terms, min_sizes=_MIN_SIZES)
+    return terms if plan.has_curves else _with_usable_levels(terms, min_sizes=1)
 
 
 def _below(top_flops: float, count: int) -> tuple[float, ...]:
@@ -103,17 +105,17 @@ def _levels_of(plan: Plan, sizes: Sequence[Size], *, tokens_per_param: float) ->
     return (*own, *_below(own[-1], 1 + max(0, _MIN_LEVELS - len(own)))[1:])
 
 
-def _with_usable_levels(terms: Terms) -> Terms:
+def _with_usable_levels(terms: Terms, *, min_sizes: int) -> Terms:
     """The terms without the lowest levels that train too few sizes for enough steps.
 
     Raises:
         PlanError: fewer than three levels are left.
     """
-    usable = [k for k in range(len(terms.budgets)) if len(terms.trainable(k)) >= _MIN_SIZES]
+    usable = [k for k in range(len(terms.budgets)) if len(terms.trainable(k)) >= min_sizes]
     kept = tuple(terms.budgets[k] for k in usable)
     if len(kept) < _MIN_LEVELS:
         raise PlanError(
-            f"{len(kept)} of {len(terms.budgets)} levels of compute train {_MIN_SIZES} sizes or "
+            f"{len(kept)} of {len(terms.budgets)} levels of compute train {min_sizes} sizes or "
             f"more for {MIN_STEPS} optimiser steps, and an adaptive sweep needs {_MIN_LEVELS}",
             hint="add smaller sizes, raise `sweep.total_flops`, or make the batch smaller",
         )

@@ -31,6 +31,7 @@ from flops_fit.units import format_count, format_flops
 _MIN_RUNS = 5
 _MUCH_NOISE = 0.05  # scatter of log loss that more runs of the same kind do not mend
 _FINER = 0.6  # the goal that takes a sweep up again, over the standard error that it has reached
+_FINEST = 1e-3  # of such goals: a manifest's is above 0
 _MOST_TOTALS = 40  # tried, each a half more than the one before
 
 
@@ -67,7 +68,7 @@ def refine_run(directory: Path) -> Refinement:
 
     Raises:
         RunDirError: it is no run directory.
-        PlanError: it is adaptive and too few levels of compute train enough sizes.
+        PlanError: too few levels of compute train enough sizes.
         FitError: too few trials are finished.
     """
     run = RunDir(directory)
@@ -101,7 +102,7 @@ def refine_run(directory: Path) -> Refinement:
     else:
         decision, how = _chosen(terms, history, belief, found, directory)
     told, flops = _costs(prepared, plan, state, decision)
-    how += f" --max-flops {_rounded_up(flops, 6):g}"
+    how += f" --max-flops {_rounded_up(flops, 12):.12g}"
     notes = (known, told, *rest, *_gain(decision))
     return Refinement(found, decision, notes, how, prepared.description.facts.unit)
 
@@ -128,7 +129,7 @@ def _chosen(
     """
     how, error = "", belief.error(terms.target_flops)
     if error <= terms.params_within:
-        terms = replace(terms, params_within=float(f"{_FINER * error:.2g}"))
+        terms = replace(terms, params_within=max(_FINEST, float(f"{_FINER * error:.2g}")))
         how = "the present goal is reached"
         beyond = sum(weakness.kind == "unbracketed" for weakness in found)
         if beyond:

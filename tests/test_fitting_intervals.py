@@ -270,6 +270,14 @@ def test_runs_that_share_a_trunk_do_not_count_as_independent(sizes: int, widest:
     assert np.median(half_widths) < widest * 1.96 * estimates.std()
 
 
+@pytest.mark.parametrize("bootstrap", [0, 200])
+def test_what_is_held_stays_where_it_is_on_shared_trunks_too(bootstrap: int) -> None:
+    found = fit(Branches(6, 5).draw(0), bootstrap=bootstrap, irreducible_loss=CHINCHILLA.E)
+    assert found.intervals["E"] == (CHINCHILLA.E, CHINCHILLA.E)
+    free = fit(Branches(6, 5).draw(0), bootstrap=bootstrap)
+    assert found.standard_errors["a"] < free.standard_errors["a"]
+
+
 def test_intervals_of_shared_trunks_do_not_hang_on_the_order_of_runs() -> None:
     runs = Branches(6, 5).draw(0)
     one, other = (fit(seen, bootstrap=200, seed=3) for seen in (runs, runs[::-1]))

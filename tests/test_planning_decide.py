@@ -2,14 +2,16 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from flops_fit.law import Surface
+from flops_fit.planning.belief import believe
 from flops_fit.planning.decide import decide
 from flops_fit.planning.terms import Decision, History, Run, Terms
-from flops_fit.points import Size
+from flops_fit.points import Observation, Size
 
 LAW = Surface(1.8172, 482.01, 2085.43, 0.3478, 0.3658)
 TOP = 1e19
@@ -93,6 +95,31 @@ def test_the_total_is_never_passed(total):
     assert history.decisions[-1].action == "stop"
     if total > 3.2:
         assert history.done("top") == 1
+
+
+def test_what_mends_several_weak_runs_is_paid_for_together():
+    history = sweep(terms())
+    level = [r for r in history.runs if r.trial.budget_flops == BUDGETS[2]]
+    cost = level[0].cost_flops
+    off = {r.trial.trial_id for r in level[:3]}
+    spoiled = [replace(r, loss=r.loss * 1.1) if r.trial.trial_id in off else r
+               for r in history.runs]  # fmt: skip
+    history = History(tuple(spoiled), history.decisions[:-1])
+    tight = terms(total_flops=history.spent_flops + 2.5 * cost)
+    decision = decide(tight, history)
+    assert len(level) >= 3
+    assert "far" in str(decision.reasons) or "above the law" in str(decision.reasons)
+    assert 0 < math.fsum(t.cost_flops for t in decision.trials) <= 2.5 * cost
+
+
+def test_runs_that_show_no_optimum_are_not_taken_to_know_it():
+    """Where smaller is always better the law has no optimum, and no goal is reached by that."""
+    seen = [
+        Observation(size.params, tokens, 6.0 * size.params * tokens, 2 + 1e3 * tokens**-0.4)
+        for size in size_ladder(-40, 0)[::8]
+        for tokens in (1e10, 1e11, 1e12)
+    ]
+    assert believe(seen, top_flops=TOP, drift=0.0).error(30 * TOP) > 1.0
 
 
 def test_what_follows_depends_on_the_runs_and_the_decisions_alone():

@@ -42,7 +42,9 @@ def test_what_is_proposed_is_run_and_leads_to_the_planted_optimum(tmp_path, run_
     assert wanted
     cap = run_as_told(tmp_path, found["how"])
     assert finished(tmp_path).keys() - before.keys() == wanted
+    # A grid's cheapest trials cost a millionth of the whole: the cap leaves no room for one.
     assert math.fsum(finished(tmp_path).values()) <= cap
+    assert cap == pytest.approx(math.fsum(finished(tmp_path).values()), rel=2e-9)
     rehearse(tmp_path, is_adaptive=True, total_flops=1e15)
     last = replay(read_ledger(run.ledger)).decisions[-1].fields
     assert last["action"] == "stop"
@@ -50,6 +52,17 @@ def test_what_is_proposed_is_run_and_leads_to_the_planted_optimum(tmp_path, run_
     law = Surface(**json.loads(run.provenance.read_text())["planted"])
     answer = read_run(run.path).predict(1e14)
     assert abs(math.log(answer.params / law.optimum(1e14).params)) < 3 * 0.12
+
+
+def test_three_sizes_are_gone_on_with(tmp_path, write_manifest):
+    sizes = [(16, 10_240), (32, 32_768), (64, 114_688)]
+    listed = ", ".join(f"{{ size_value = {d}, params = {n} }}" for d, n in sizes)
+    write_manifest(
+        model=f'plugin = "gpt"\nsize_param = "d_model"\nsizes = [{listed}]',
+        sweep='design = "grid"\ntokens_per_param = [5, 20, 80]', report=REPORT,
+    )  # fmt: skip
+    rehearse(tmp_path)
+    assert refined(tmp_path)["decision"]["trials"]
 
 
 @pytest.mark.parametrize("sweep", ["grid", "one number of tokens"])

@@ -60,14 +60,16 @@ def trunk_noise(solved: SolvedSurface) -> TrunkNoise | None:
     if len(set(known)) == len(known) or len(runs) > _MOST:
         return None
     v = correlation_of(runs)
-    w, j = solved.weights, solved.gradient
+    w, problem = solved.weights, solved.problem
+    j = solved.gradient * (problem.lower < problem.upper)  # what is held takes nothing up
     solver = np.linalg.pinv((j * w[:, None]).T @ j, rcond=1e-15) @ (j * w[:, None]).T
-    m = np.eye(len(w)) - j @ solver
-    a = w[:, None] * (m @ v @ m.T)
-    trace = float(np.trace(a))
+    taken = j @ (solver @ v)
+    spread = solver @ v @ solver.T
+    left = v - taken - taken.T + j @ spread @ j.T  # M V M'
+    trace = float(w @ np.diag(left))
     sigma = math.sqrt(float(w @ solved.residuals**2) / trace)
-    freedom = trace**2 / float(np.einsum("ij,ji->", a, a))
-    return TrunkNoise(sigma, freedom, v, sigma**2 * solver @ v @ solver.T)
+    freedom = trace**2 / float(w @ left**2 @ w)
+    return TrunkNoise(sigma, freedom, v, sigma**2 * spread)
 
 
 def simulated(solved: SolvedSurface, noise: TrunkNoise, rows: int, *, seed: int) -> Array:
@@ -82,7 +84,7 @@ def simulated(solved: SolvedSurface, noise: TrunkNoise, rows: int, *, seed: int)
     drawn[:, order] = np.random.RandomState(seed).standard_normal((rows, len(seen))) @ factor.T
     problem = solved.problem
     upper = problem.upper.copy()
-    upper[:3] += _ROOM * noise.sigma
+    upper[:3] += np.where(problem.lower < upper, _ROOM * noise.sigma, 0.0)[:3]
     fitted = problem.log_loss - solved.residuals
     noisy = replace(problem, log_loss=fitted + noise.sigma * drawn, upper=upper)
     start = np.repeat(solved.theta, rows, axis=0)

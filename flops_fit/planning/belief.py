@@ -43,6 +43,7 @@ _MIN_EXPONENT, _MAX_EXPONENT = 0.02, 1.5
 _ITERATIONS = 60
 _REACH = 9.0  # in ln N: how far from the guess an optimum is looked for
 _POINTS = 361
+_EDGE = _REACH * (1 - 4 / _POINTS)  # beyond it the least loss lies at the end of the search
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Belief:
         return slope
 
     def error(self, flops: float) -> float:
-        """Standard error of ln N_opt at a budget."""
+        """Standard error of ln N_opt at a budget; as far as it was looked for if there is none."""
+        if abs(self.log_params(flops) - _guess(flops)) > _EDGE:
+            return _REACH
         slope = self.slope(flops)
         return math.sqrt(max(float(slope @ self.covariance @ slope), 0.0))
 
@@ -111,7 +114,7 @@ class Belief:
 
     def _optima(self, theta: Array, flops: float) -> Array:
         """Ln N_opt of each row of parameters: the least of a grid, refined by a parabola."""
-        guess = 0.5 * math.log(flops / 120.0)
+        guess = _guess(flops)
         lowest = guess - _REACH
         x = np.linspace(lowest, guess + _REACH, _POINTS)
         y = np.array([math.log(flops / self.flops_per_token(math.exp(n))) for n in x])
@@ -195,6 +198,11 @@ def _bread(squares: Array, precision: Array, sigma: float) -> Array:
     inverse = np.linalg.inv(squares / sigma**2 + np.diag(np.where(free, precision, 1.0)))
     held: Array = inverse * np.outer(free, free)
     return held
+
+
+def _guess(flops: float) -> float:
+    """Ln N_opt at 20 tokens per parameter and 6 N FLOPs a token."""
+    return 0.5 * math.log(flops / 120.0)
 
 
 def _priors(least: float, drift: float) -> tuple[Array, Array]:

@@ -28,7 +28,13 @@ from dataclasses import replace
 
 from flops_fit.planning.belief import DRIFT, Belief
 from flops_fit.planning.ladder import check_ladder
-from flops_fit.planning.mending import dropped_levels, nearest_size, outvoted, weaknesses
+from flops_fit.planning.mending import (
+    Weakness,
+    dropped_levels,
+    nearest_size,
+    outvoted,
+    weaknesses,
+)
 from flops_fit.planning.pilot import ask, pilot
 from flops_fit.planning.sharing import TrunkStates
 from flops_fit.planning.terms import Decision, History, Run, Terms
@@ -185,9 +191,7 @@ def _batch(
     dropped = dropped_levels(terms, history)
     kept = [k for k in range(open_level, len(terms.budgets)) if k not in dropped]
     states = history.trunk_states
-    found = weaknesses(terms, history, plain, kept)
-    mending = [(each.remedy, each.message) for each in found if each.remedy]
-    mending = [each for each in mending if states.cost_flops(each[0]) <= left_flops][:BATCH]
+    mending = _mending(weaknesses(terms, history, plain, kept), states, left_flops)
     reasons = {trial.trial_id: why for trial, why in mending}
     spare = left_flops - states.total_flops([trial for trial, _ in mending])
     count = 0 if is_there else BATCH - len(mending)
@@ -230,6 +234,19 @@ def _batch(
         return Decision(0, "batch", _why_none(there, states, spare, plain.sigma), figures=figures)
     reason = f"budgets up to {format_flops(terms.budgets[open_level])} FLOPs are open"
     return Decision(0, "batch", reason, trials, reasons, figures | _gain(picks))
+
+
+def _mending(
+    found: Sequence[Weakness], states: TrunkStates, left_flops: float
+) -> list[tuple[Trial, str]]:
+    """The first remedies that can be paid for together, and what each mends."""
+    mending: list[tuple[Trial, str]] = []
+    for each in found:
+        if each.remedy is not None and len(mending) < BATCH:
+            together = [*(trial for trial, _ in mending), each.remedy]
+            if states.total_flops(together) <= left_flops:
+                mending.append((each.remedy, each.message))
+    return mending
 
 
 def _worth_of(pick: Pick) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,22 +77,24 @@ def candidates(
 ) -> list[Trial]:
     """The runs to choose from: realisable sizes about each level's optimum, two a cell at most."""
     found = []
+    trunks = {run.trial.trunk_id for run in history.runs} - {None}
     for level in levels:
         centre = belief.log_params(terms.budgets[level])
         window = _WINDOWS[min(level, len(_WINDOWS) - 1)]
         for size in terms.trainable(level):
             times = history.times(size, terms.budgets[level])
             if times < MAX_PER_CELL and abs(math.log(size.params) - centre) <= window:
-                found += _seeds_of_cell(terms, history, size, level)
+                found += _seeds_of_cell(terms, history, size, level, trunks)
     return found
 
 
-def _seeds_of_cell(terms: Terms, history: History, size: Size, level: int) -> list[Trial]:
-    """The next run of a cell: on each trunk of its size that lacks it, and on a new one."""
+def _seeds_of_cell(
+    terms: Terms, history: History, size: Size, level: int, trunks: Collection[str | None]
+) -> list[Trial]:
+    """The next run of a cell: on each of the trunks that lacks it, and on a new one."""
     if terms.share_trunks is None:
         return [terms.again(history, size, level)]
     seeds = history.seeds(size, terms.budgets[level])
-    trunks = {run.trial.trunk_id for run in history.runs} - {None}
     found = []
     for repeat in range(len(history.runs) + 1):
         trial = terms.trial(size, level, repeat=repeat)
@@ -134,9 +136,9 @@ def choose(
     if not trials:
         return chosen
     rows, slope = _rows(belief, trials), belief.slope(target_flops)
-    mates = np.zeros_like(rows)
+    mates, trunks = np.zeros_like(rows), np.array([trial.trunk_id or "" for trial in trials])
     for trial, row in zip(done, _rows(belief, done) if done else (), strict=True):
-        _add_mate(mates, trials, trial, row)
+        _add_mate(mates, trunks, trial, row)
     squares, scatter = belief.squares, belief.scatter
     before = float(slope @ belief.covariance @ slope)
     cells = [_cell(trial) for trial in trials]
@@ -161,7 +163,7 @@ def choose(
         is_free[best] = False
         times[cells[best]] += 1
         states = states.after(trials[best])
-        _add_mate(mates, trials, trials[best], rows[best])
+        _add_mate(mates, trunks, trials[best], rows[best])
     return chosen
 
 
@@ -177,8 +179,7 @@ def _rows(belief: Belief, trials: Sequence[Trial]) -> Array:
     )
 
 
-def _add_mate(mates: Array, trials: Sequence[Trial], ran: Trial, row: Array) -> None:
+def _add_mate(mates: Array, trunks: NDArray[np.str_], ran: Trial, row: Array) -> None:
     """Add a run's gradient to those of the runs that each trial shares a trunk with."""
-    for k, trial in enumerate(trials):
-        if trial.trunk_id is not None and trial.trunk_id == ran.trunk_id:
-            mates[k] += row
+    if ran.trunk is not None:
+        mates[trunks == ran.trunk_id] += row

@@ -86,16 +86,26 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
         if most_steps is not None and _step_of(path) > most_steps:
             continue
         try:
-            # `torch.load` does not look at the sums of the file's entries.
-            with zipfile.ZipFile(path) as entries:
-                if entries.testzip() is not None:
-                    continue
+            if _is_damaged(path):
+                continue
             state = from_plain(torch.load(path, map_location="cpu", weights_only=True))
         except _UNREADABLE:
             continue
         if isinstance(state, dict) and state.get("format") == FORMAT:
             return state
     return None
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a byte of a checkpoint is not what was written; `torch.load` looks at no sums."""
+    with zipfile.ZipFile(path) as file:
+        # Entries are stored as they are; other ways or lengths are damage to the list of them.
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size
+            for entry in file.infolist()
+        ):
+            return True
+        return file.testzip() is not None
 
 
 def load_common(directory: Path, *, session: Session, most_steps: int | None = None) -> Any:
