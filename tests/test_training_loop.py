@@ -189,6 +189,34 @@ def test_a_models_own_optimizer_wins_and_what_learns_nothing_is_diverged(tmp_pat
         run(tmp_path / "b", build=Wrong)
 
 
+@pytest.mark.parametrize("kind", ["not the optimizer's", "frozen at first"])
+def test_no_parameter_keeps_its_gradient_into_the_next_step(tmp_path, kind):
+    norms = []
+
+    class Seeing(torch.optim.SGD):
+        def step(self, closure=None):
+            norms.append(float(self.first.grad.norm()) if self.first.grad is not None else 0.0)
+
+    class Own(Mlp):
+        def configure_optimizers(self):
+            owned = self.layers[3] if kind == "not the optimizer's" else self
+            optimizer = Seeing(owned.parameters(), lr=0.1)
+            optimizer.first = self.layers[0].weight
+            return optimizer
+
+        def __init__(self, width):
+            super().__init__(width)
+            self.layers[0].requires_grad_(kind != "frozen at first")
+
+        def forward(self, inputs):
+            self.layers[0].requires_grad_(True)
+            return super().forward(inputs)
+
+    run(tmp_path, toy_trial(steps=8, batch=8), build=Own, data=toy_data(pairs(8)))
+    assert norms[0] > 0
+    assert norms == pytest.approx([norms[0]] * 8, rel=1e-4)
+
+
 def test_decay_and_the_width_rule_touch_weight_matrices_alone(tmp_path):
     groups = []
 

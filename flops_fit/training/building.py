@@ -48,10 +48,14 @@ def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def clear_gradients(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], *, as_zeros: bool
 ) -> None:
-    """Begin the next step without gradients; `as_zeros` keeps the memory that they lie in."""
+    """Begin the next step without gradients; `as_zeros` keeps the memory that they lie in.
+
+    Those of parameters that the optimizer does not move count in the norm that is clipped, too.
+    """
     if as_zeros:
-        optimizer.zero_grad(set_to_none=False)
+        torch._foreach_zero_([p.grad for p in parameters if p.grad is not None])
         return
     # The optimizer's own way takes some 50 microseconds, 1 % of a small model's step.
-    for parameter in parameters:
-        parameter.grad = None
+    for group in ({"params": parameters}, *optimizer.param_groups):
+        for parameter in group["params"]:
+            parameter.grad = None
