@@ -103,8 +103,7 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = Tr
         theta = simulated(solved, noise, rows, seed=seed)
         laws, estimate = map(solved.coordinates.to_law, (theta, solved.theta))
         return Draws(laws, estimate, noise.degrees_of_freedom, "noise")
-    seen = solved.observations
-    order = np.lexsort(([o.loss for o in seen], [o.params for o in seen], [o.tokens for o in seen]))
+    seen, order = solved.observations, solved.order
     sizes = clusters_of(solved) if by_size else None
     labels = None if sizes is None else [sizes[k] for k in order]
     theta = np.empty((rows, 5))
@@ -193,14 +192,14 @@ def preview(solved: SolvedSurface, *, by_size: bool = True) -> Draws:
 
     Draws outside the bounds of the search are brought back to them.
     """
-    covariance = wald_covariance(solved, by_size=by_size)
+    noise = noise_of(solved, by_size=by_size)
+    covariance = wald_covariance(solved, by_size=by_size) if noise is None else noise.covariance
     normal = np.random.RandomState(0).standard_normal((_PREVIEW_DRAWS // 2, 5))
     values, vectors = np.linalg.eigh(covariance)
     step = (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     theta = solved.theta + np.concatenate([step, -step])
     theta = np.clip(theta, solved.problem.lower, solved.problem.upper)
     laws = solved.coordinates.to_law(theta)
-    noise = noise_of(solved, by_size=by_size)
     freedom = len(solved.observations) - 5 if noise is None else noise.degrees_of_freedom
     return Draws(laws, solved.coordinates.to_law(solved.theta), freedom, "none")
 

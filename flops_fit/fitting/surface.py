@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.newton import minimise
@@ -67,6 +68,13 @@ class SolvedSurface:
     def residuals(self) -> Array:
         """Residuals log L - log fit, shape (n,)."""
         return log_residuals(self.coordinates, self.theta)
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """The observations by tokens, params and loss: the same however their rows were sorted."""
+        seen = self.observations
+        keys = ([getattr(o, name) for o in seen] for name in ("loss", "params", "tokens"))
+        return np.lexsort(tuple(keys))
 
     @property
     def gradient(self) -> Array:

@@ -46,8 +46,8 @@ class TrunkNoise:
 
 def correlation_of(runs: Sequence[str | None]) -> Array:
     """Of the noise in log loss of runs, shape (runs, runs), by the trunk that each branches off."""
-    first = {run: k for k, run in enumerate(runs)}
-    trunks = np.array([k if run is None else first[run] for k, run in enumerate(runs)])
+    place = {run: k for k, run in enumerate(runs)}
+    trunks = np.array([k if run is None else place[run] for k, run in enumerate(runs)])
     correlation: Array = np.where(trunks[:, None] == trunks[None, :], TRUNK_CORRELATION, 0.0)
     np.fill_diagonal(correlation, 1.0)
     return correlation
@@ -77,11 +77,10 @@ def simulated(solved: SolvedSurface, noise: TrunkNoise, rows: int, *, seed: int)
 
     The draws do not depend on the order of the observations.
     """
-    seen = solved.observations
-    order = np.lexsort(([o.loss for o in seen], [o.params for o in seen], [o.tokens for o in seen]))
+    order = solved.order
     factor = np.linalg.cholesky(noise.correlation[np.ix_(order, order)])
-    drawn = np.empty((rows, len(seen)))
-    drawn[:, order] = np.random.RandomState(seed).standard_normal((rows, len(seen))) @ factor.T
+    drawn = np.empty((rows, len(order)))
+    drawn[:, order] = np.random.RandomState(seed).standard_normal(drawn.shape) @ factor.T
     problem = solved.problem
     upper = problem.upper.copy()
     upper[:3] += np.where(problem.lower < upper, _ROOM * noise.sigma, 0.0)[:3]
