@@ -97,11 +97,13 @@ def _evaluation_note(estimate: Estimate) -> Note | None:
     share = estimate.evaluation_share
     if share <= MOST_EVALUATION * (1 + _TIMING_ERROR):
         return None
+    most = max(row.evaluation_seconds / row.wall_seconds for row in estimate.trials)
     return Note(
         "evaluation_share",
-        f"held-out losses take {share:.1%} of the trials' time, where {MOST_EVALUATION:.0%} is "
-        "plenty: `heldout_examples` in [training] reads a part of the held-out set (its error must "
-        "stay well below the noise between seeds), `curve_share` limits the training curves",
+        f"held-out losses take {share:.1%} of the trials' time, up to {most:.1%} of one trial's, "
+        f"where {MOST_EVALUATION:.0%} is plenty: `heldout_examples` in [training] reads a part of "
+        "the held-out set (its error must stay well below the noise between seeds), `curve_share` "
+        "limits the training curves",
     )
 
 

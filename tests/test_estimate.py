@@ -87,4 +87,6 @@ def test_costly_evaluation_is_said_before_the_run() -> None:
     assert made.evaluation_share == pytest.approx(150 / (training + 150))
     (note,) = estimate_notes(made)
     assert note.code == "evaluation_share"
-    assert f"{150 / (training + 150):.1%}" in note.message
+    assert f"{150 / (training + 150):.1%} of the trials' time" in note.message
+    shortest = min(t.flops / 1e6 for t in TRIALS)
+    assert f"up to {50 / (shortest + 50):.1%} of one trial's" in note.message

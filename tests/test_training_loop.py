@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -329,6 +330,26 @@ def test_what_a_trial_measured_and_used_is_kept_as_plain_data(tmp_path):
     assert "mfu" not in details  # nobody lists this processor
     assert details["versions"]["torch"] == torch.__version__
     assert 0 < details["training_seconds"] < outcome.wall_seconds
+
+
+def test_all_evaluations_count_as_such_and_none_as_training(tmp_path):
+    seconds = 0.05
+
+    class Slow(Mlp):
+        def forward(self, inputs):
+            if not self.training:
+                time.sleep(seconds)
+            return super().forward(inputs)
+
+    recipe = replace(RECIPE, heldout_batch=16, curve_points=0)
+    outcome = run(tmp_path, build=Slow, recipe=recipe)
+    # Before training a part of one batch; at the end all 4, and one of them whole and in 8 parts.
+    evaluating, training = (
+        outcome.details[f"{what}_seconds"] for what in ("evaluation", "training")
+    )
+    assert evaluating >= (1 + 4 + 9) * seconds
+    assert training < (1 + 4 + 9) * seconds
+    assert training + evaluating <= outcome.wall_seconds
 
 
 def test_a_listed_device_has_its_model_flops_utilisation(tmp_path, monkeypatch):

@@ -292,9 +292,11 @@ class Training:
         self.meter.stop_training(tokens=self.tokens)
         flops = self.tokens * self.trial.size.flops_per_token
         loss: float | None = None
+        inexact: dict[str, Any] = {}
         if reason is None:
             with self.meter.evaluating():
                 losses = self.heldout.losses(self.model, self.loss)
+                inexact = self.heldout.parts(self.bare_model, self.loss, session=self.session)
             loss = self.heldout.mean(losses)
             reason = judge_end(loss=loss, untrained_loss=self.untrained_loss)
             if math.isfinite(loss) and self.session.rank == 0:
@@ -312,16 +314,12 @@ class Training:
             "precision": self.session.precision,
             "untrained_loss": _finite(self.untrained_loss),
             "heldout_examples": self.heldout.examples,
+            **inexact,
             **self.meter.details(),
         }
         details |= trunk_details(
             self.trial, tokens=self.tokens, began=self.meter.untimed_tokens, kept=self.kept_steps
         )
-        if loss is not None and self.session.rank == 0:
-            is_split = self.session.world > 1 or self.recipe.micro_batch_examples is not None
-            details |= self.heldout.parts(
-                self.bare_model, self.loss, is_split=is_split, precision=self.session.precision
-            )
         if reason is not None:
             details["stopped_at_step"] = self.step
             details["last_good"] = self.watch.last_good

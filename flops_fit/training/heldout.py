@@ -12,6 +12,7 @@ from torch import nn
 from flops_fit.errors import PluginError
 from flops_fit.recipe import Recipe
 from flops_fit.training.batches import heldout_batches
+from flops_fit.training.session import Session
 from flops_fit.training.streams import (
     Batch,
     concatenate,
@@ -42,7 +43,7 @@ class HeldOut:
         Raises:
             PluginError: it yields nothing, or nothing in it counts for the loss.
         """
-        self.device = device
+        self.device, self._recipe = device, recipe
         batches = heldout_batches(
             source, batch=recipe.heldout_batch, examples=recipe.heldout_examples
         )
@@ -80,14 +81,14 @@ class HeldOut:
         """The mean over examples, or over units that count, of what `losses` gave."""
         return mean_of([*losses.values()], [self.weights[number] for number in losses])
 
-    def parts(
-        self, model: nn.Module, loss: Loss, *, is_split: bool, precision: str
-    ) -> dict[str, Any]:
+    def parts(self, model: nn.Module, loss: Loss, *, session: Session) -> dict[str, Any]:
         """`inexact_parts` where a batch's loss is not the mean of its parts' (whole, parts).
 
-        Not looked at where nothing is passed in parts: one held-out batch, and `is_split` false.
+        The first process looks, unless nothing is passed in parts: no training step, and one
+        held-out batch.
         """
-        if len(self.counts) == 1 and not is_split:
+        is_split = session.world > 1 or self._recipe.micro_batch_examples is not None
+        if session.rank or (len(self.counts) == 1 and not is_split):
             return {}
         batch = self._batches[0]
         if self.counts[0] < PARTS:
@@ -95,7 +96,7 @@ class HeldOut:
             with contextlib.suppress(RuntimeError):
                 batch = concatenate(self._batches[:PARTS])
         compared = compare_parts(model, loss, _to(batch, self.device))
-        is_exact = precision == "fp32" and self.device.type == "cpu"
+        is_exact = session.precision == "fp32" and self.device.type == "cpu"
         if compared is None or not differ(*compared, is_exact=is_exact):
             return {}
         return {"inexact_parts": list(compared)}

@@ -32,7 +32,7 @@ class Meter:
         self.trial, self.session, self.threads = trial, session, threads
         self._began = time.monotonic()
         self._earlier = {"wall": 0.0, "training": 0.0, "evaluating": 0.0, "data": 0.0}
-        self._evaluating = self._data = self._training = 0.0
+        self._evaluating = self._before = self._data = self._training = 0.0
         self._training_began: float | None = None
         self._tokens = 0
         self._energy = open_energy_meter(session.device)
@@ -44,7 +44,7 @@ class Meter:
     def start(self, *, tokens: int) -> None:
         """Training begins (or goes on, with `tokens` seen before)."""
         self._synchronize()
-        self._evaluating = 0.0
+        self._before = self._evaluating  # of the untrained model: no part of training's time
         self._tokens = tokens
         self._training_began = time.monotonic()
 
@@ -164,7 +164,7 @@ class Meter:
     def _since_start(self) -> float:
         if self._training_began is None:
             return self._training
-        return time.monotonic() - self._training_began - self._evaluating
+        return time.monotonic() - self._training_began - (self._evaluating - self._before)
 
     def _synchronize(self) -> None:
         synchronize(self.session.device)
