@@ -274,11 +274,16 @@ def _fixed_tokens(sweep: SweepSection, ground: Ground, sizes: Sequence[Size]) ->
     """Every size at every number of tokens."""
     horizons = sorted(set(sweep.tokens or ()))
     plan = _cells(ground, [(size, tokens) for size in sizes for tokens in horizons])
-    if len(horizons) > 1:
+    if len(horizons) > 2:
         return plan
+    code, numbers = (
+        ("one_horizon", "one number of tokens shows")
+        if len(horizons) == 1
+        else ("two_horizons", "two numbers of tokens show")
+    )
     note = Note(
-        "one_horizon",
-        "one number of tokens shows how the loss falls with params (Kaplan's L(N)), not which size "
+        code,
+        f"{numbers} how the loss falls with params (Kaplan's L(N)), not which size "
         "is compute-optimal: give `tokens` three values or more for that",
     )
     return replace(plan, warnings=(note, *plan.warnings))

@@ -57,7 +57,9 @@ def test_a_diverged_run_is_named_left_out_and_does_not_move_the_law() -> None:
     ("change", "code"),
     [
         (lambda o: replace(o, params=1e8), "one_size"),
+        (lambda o: replace(o, params=1e8 if o.params < 1e8 else 4e8), "two_sizes"),
         (lambda o: replace(o, tokens=1e9), "one_horizon"),
+        (lambda o: replace(o, tokens=1e9 if o.tokens < 1e9 else 4e9), "two_horizons"),
         (lambda o: replace(o, loss=3.0), "constant_loss"),
         (lambda o: replace(o, loss=float("nan")), "too_few_observations"),
         (lambda o: replace(o, flops=1e18, budget_flops=None), "too_few_budgets"),

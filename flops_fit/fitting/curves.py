@@ -145,9 +145,12 @@ def finished(observations: Sequence[Observation]) -> tuple[list[Observation], li
 def check_enough(observations: Sequence[Observation]) -> None:
     """Refuse observations that no law with two exponents can be fitted to.
 
+    Of two sizes a surface takes only their difference, which any exponent gives with an
+    irreducible loss to match; of two numbers of tokens likewise. So each wants three values.
+
     Raises:
-        FitError: `too_few_observations`, `one_size`, `one_horizon`, `constant_loss` or
-            `too_few_budgets`.
+        FitError: `too_few_observations`, `one_size`, `two_sizes`, `one_horizon`, `two_horizons`,
+            `constant_loss` or `too_few_budgets`.
     """
     n = len(observations)
     if n < MIN_OBSERVATIONS:
@@ -156,16 +159,24 @@ def check_enough(observations: Sequence[Observation]) -> None:
             code="too_few_observations",
             hint="finish more trials, or add rows to the table",
         )
-    for code, what, values in (
-        ("one_size", "model size", {o.params for o in observations}),
-        ("one_horizon", "number of tokens", {o.tokens for o in observations}),
-        ("constant_loss", "loss", {o.loss for o in observations}),
+    for codes, what, values in (
+        (("one_size", "two_sizes"), "model size", {o.params for o in observations}),
+        (("one_horizon", "two_horizons"), "number of tokens", {o.tokens for o in observations}),
+        (("constant_loss",), "loss", {o.loss for o in observations}),
     ):
         if len(values) == 1:
             raise FitError(
                 f"all {n} observations have the same {what}, {values.pop():g}",
-                code=code,
+                code=codes[0],
                 hint="a law needs runs that differ in params, in tokens and in loss",
+            )
+        if len(values) == 2 and len(codes) == 2:
+            low, high = sorted(values)
+            raise FitError(
+                f"each of the {n} observations has one {what} of two, {low:g} and {high:g}: any "
+                "exponent fits two, with an irreducible loss to match",
+                code=codes[1],
+                hint=f"add runs with a third {what}",
             )
     logs = np.sort(np.log([o.budget_flops or o.flops for o in observations]))
     levels, start = 1, logs[0]
