@@ -27,7 +27,7 @@ class Timing:
         flops_per_token: of the size that was timed.
         seconds_per_token: of training, by all of a trial's devices together, data included,
             warm-up steps left out.
-        evaluation_seconds: one pass over the held-out set; the trial makes a few.
+        evaluation_seconds: the evaluation at a trial's end; those before it read less.
         memory_bytes: peak of one process (CPU) or one device of the trial; None where it cannot
             be told.
         setup_seconds: what each trial takes before its first usual step: building the model,

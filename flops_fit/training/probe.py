@@ -47,7 +47,7 @@ class StepTiming:
     Attributes:
         seconds_per_step: median wall time of an optimiser step.
         batch_tokens: units of data in that step.
-        evaluation_seconds: wall time of what a trial evaluates at its end: the held-out set.
+        evaluation_seconds: wall time of a trial's last evaluation, of the whole held-out set.
         memory_bytes: peak memory: of the device, or of this process on a CPU; None if not known.
         setup_seconds: wall time before the first usual step: building, first evaluation, compiling.
         available_bytes: memory of the device, or of the machine on a CPU; None if not known.
