@@ -22,6 +22,9 @@ from flops_fit.points import Excluded, Interval, Note, Observation, Optimum
 FADE = 2.0
 """In ln N: how far beyond the measured sizes the slope of k(N) / N falls to 1/e of itself."""
 
+_MOST_LOG = 300.0
+"""No number of params, tokens or FLOPs is beyond e^300: laws are not evaluated further out."""
+
 _ROUNDING = 1e-6  # FLOPs that differ from 6 N D by less are 6 N D
 
 
@@ -99,7 +102,21 @@ class FlopsPerToken:
             (rises[i] * widths[i + 1] + rises[i + 1] * widths[i]) / (widths[i] + widths[i + 1])
             for i in range(len(rises) - 1)
         ]
-        return x, ratio, (rises[0], *inner, rises[-1])
+        limited = [
+            _limited(slope, left, right)
+            for slope, (left, right) in zip(inner, pairwise(rises), strict=True)
+        ]
+        return x, ratio, (rises[0], *limited, rises[-1])
+
+
+def _limited(slope: float, left: float, right: float) -> float:
+    """A knot's slope, small enough that the cubics beside it do not overshoot their ends.
+
+    Source: Hyman 1983 (SIAM J. Sci. Stat. Comput. 4, 645), the filter for monotone interpolation.
+    """
+    if left * right <= 0:
+        return 0.0
+    return math.copysign(min(abs(slope), 3 * abs(left), 3 * abs(right)), left)
 
 
 _KNOWN: list[tuple[tuple[Observation, ...], FlopsPerToken]] = []
@@ -155,7 +172,7 @@ class Surface:
         Source: Hoffmann et al. 2022, eq. 4: N = G (C/6)^a, D = (C/6)^b / G,
         G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta), b = 1 - a.
         """
-        params = math.exp(self.log_params(flops))
+        params = math.exp(min(max(self.log_params(flops), -_MOST_LOG), _MOST_LOG))
         tokens = flops / 6 / params
         return Optimum(flops, params, tokens, self.loss(params, tokens))
 
@@ -192,6 +209,10 @@ class GeneralSurface:
         inside = Surface(0.0, self.A, self.B, self.alpha, self.beta).optimum(flops)
         return Optimum(flops, inside.params, inside.tokens, self.loss(inside.params, inside.tokens))
 
+    def log_params(self, flops: float) -> float:
+        """The logarithm of the optimum's params."""
+        return Surface(0.0, self.A, self.B, self.alpha, self.beta).log_params(flops)
+
 
 class Frontier(Protocol):
     """The compute-optimal curve that a law implies."""
@@ -208,7 +229,7 @@ class SurfaceFrontier:
     Attributes:
         loss: L(N, D), convex in log N along a budget.
         flops_per_token: k(N).
-        start: a guess of the optimum's params as a function of flops (closed form under 6 N).
+        start: a guess of the optimum's ln params as a function of flops (closed form under 6 N).
     """
 
     loss: Callable[[float, float], float]
@@ -222,7 +243,7 @@ class SurfaceFrontier:
             params = math.exp(log_params)
             return self.loss(params, flops / self.flops_per_token(params))
 
-        centre = math.log(self.start(flops))
+        centre = min(max(self.start(flops), -_MOST_LOG), _MOST_LOG)
         params = math.exp(least_argument(at, centre - 7.0, centre + 7.0))
         tokens = flops / self.flops_per_token(params)
         return Optimum(flops, params, tokens, self.loss(params, tokens))

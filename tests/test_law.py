@@ -53,7 +53,7 @@ def test_a_power_over_the_bracket_leaves_the_allocation(alpha, beta, gamma, expo
 
 
 def test_the_searched_frontier_agrees_with_the_closed_form_under_six_n() -> None:
-    searched = SurfaceFrontier(LAW.loss, FlopsPerToken(), lambda c: 3 * LAW.optimum(c).params)
+    searched = SurfaceFrontier(LAW.loss, FlopsPerToken(), lambda c: math.log(3) + LAW.log_params(c))
     assert searched.optimum(1e21).params == pytest.approx(LAW.optimum(1e21).params, rel=1e-4)
 
 
@@ -138,9 +138,24 @@ def test_the_arrays_of_a_frontier_agree_with_the_frontier() -> None:
     flops = np.array([1e17, 1e20])
     laws = np.array([[LAW.E, LAW.A, LAW.B, LAW.alpha, LAW.beta]])
     log_params, log_loss = optima(laws, flops, count)
-    searched = SurfaceFrontier(LAW.loss, count, lambda c: LAW.optimum(c).params)
+    searched = SurfaceFrontier(LAW.loss, count, LAW.log_params)
     for k, c in enumerate(flops):
         one = searched.optimum(float(c))
         assert log_params[0, k] == pytest.approx(math.log(one.params), abs=1e-5)
         assert one.loss is not None
         assert log_loss[0, k] == pytest.approx(math.log(one.loss), abs=1e-9)
+
+
+def test_sizes_read_twice_from_a_figure_do_not_bend_the_count_between_them() -> None:
+    sizes = [1e8, 1.000001e8, 1.5e8, 2e8, 3e8, 3.000001e8, 4e8]
+    ratios = [6.2, 5.6, 6.1, 6.3, 5.7, 6.4, 6.2]
+    count = FlopsPerToken(tuple(sizes), tuple(n * r for n, r in zip(sizes, ratios, strict=True)))
+    between = np.geomspace(1e8, 4e8, 200)
+    assert all(5.5 < count(float(n)) / n < 6.5 for n in between)
+
+
+def test_an_optimum_beyond_all_numbers_is_a_number_still() -> None:
+    steep = Surface(E=1.0, A=1e300, B=1.0, alpha=1e-3, beta=1.0)
+    found = SurfaceFrontier(steep.loss, FlopsPerToken(), steep.log_params).optimum(1e21)
+    assert math.isfinite(found.params)
+    assert math.isfinite(found.tokens)

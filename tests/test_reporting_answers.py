@@ -16,7 +16,7 @@ COUNT = FlopsPerToken((1e6, 1e8, 1e10), (9e6, 6.6e8, 6.1e10))
 
 def counted_result():
     """The planted law where a token costs more than 6 N at small sizes."""
-    frontier = SurfaceFrontier(PLANTED.loss, COUNT, lambda c: PLANTED.optimum(c).params)
+    frontier = SurfaceFrontier(PLANTED.loss, COUNT, PLANTED.log_params)
     return planted_result(fits={"surface": surface_fit(frontier=frontier)})
 
 

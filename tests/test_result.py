@@ -197,7 +197,7 @@ def test_a_result_that_was_saved_and_loaded_says_the_same(tmp_path):
     seen, excluded = with_outlier(observe(BUDGETS), 4)
     counted = FlopsPerToken((1e6, 1e8, 1e10), (8e6, 6.5e8, 6.1e10))
     surface = surface_fit(
-        frontier=SurfaceFrontier(PLANTED.loss, counted, lambda c: PLANTED.optimum(c).params),
+        frontier=SurfaceFrontier(PLANTED.loss, counted, PLANTED.log_params),
         used=seen,
         residuals=(0.001, -0.002),
         intervals={"alpha": (0.3, 0.4)},

@@ -107,6 +107,22 @@ def test_noise_of_single_batches_in_a_short_trial_is_no_spike():
 
 
 def test_a_trial_that_ends_no_better_than_untrained_is_no_observation():
-    assert judge_end(loss=2.0, untrained_loss=5.0) is None
-    assert "untrained" in judge_end(loss=5.0, untrained_loss=5.0)
-    assert "nan" in judge_end(loss=math.nan, untrained_loss=5.0)
+    assert judge_end({0: 2.0}, {0: 5.0}, [1.0]) is None
+    assert "untrained" in judge_end({0: 5.0}, {0: 5.0}, [1.0])
+    assert "nan" in judge_end({0: math.nan}, {0: 5.0}, [1.0])
+
+
+def test_losses_are_compared_on_the_same_heldout_examples_alone():
+    weights = [64.0] * 4
+    untrained = {1: 1.0}
+    learned = {0: 2.0, 1: 0.8, 2: 3.0, 3: 2.5}
+    assert judge_end(learned, untrained, weights) is None
+    worse = {0: 0.1, 1: 1.1, 2: 0.1, 3: 0.1}
+    assert "1.1 at the end" in judge_end(worse, untrained, weights)
+
+
+def test_a_difference_within_its_noise_does_not_discard_a_trial():
+    weights = [1.0] * 4
+    untrained = {0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}
+    assert judge_end({0: 1.2, 1: 0.9, 2: 1.1, 3: 0.9}, untrained, weights) is None
+    assert judge_end({0: 1.2, 1: 1.3, 2: 1.2, 3: 1.3}, untrained, weights) is not None

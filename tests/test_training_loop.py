@@ -190,6 +190,23 @@ def test_a_models_own_optimizer_wins_and_what_learns_nothing_is_diverged(tmp_pat
         run(tmp_path / "b", build=Wrong)
 
 
+def test_a_healthy_trial_is_kept_whatever_part_of_the_heldout_set_its_curve_uses(tmp_path):
+    easy, hard = pairs(64, seed=9), pairs(192, seed=10)
+    inputs = torch.cat([easy.tensors[0], hard.tensors[0]])
+    targets = torch.cat([easy.tensors[1] * 0.01, hard.tensors[1] * 10])
+    heldout = TensorDataset(inputs, targets)
+    training = TensorDataset(hard.tensors[0], hard.tensors[1] * 10)
+    for share in (0.001, 1.0):
+        recipe = Recipe(heldout_batch=32, curve_share=share, learning_rate=1e-3)
+        outcome = run(
+            tmp_path / str(share),
+            toy_trial(steps=60),
+            data=toy_data(training, heldout),
+            recipe=recipe,
+        )
+        assert outcome.status == "finished", outcome.error
+
+
 @pytest.mark.parametrize("kind", ["not the optimizer's", "frozen at first"])
 def test_no_parameter_keeps_its_gradient_into_the_next_step(tmp_path, kind):
     norms = []

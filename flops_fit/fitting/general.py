@@ -150,7 +150,7 @@ def general_frontier(law: GeneralSurface, flops_per_token: FlopsPerToken) -> Fro
     """The frontier under this FLOP count: closed form for 6 N, else by search."""
     if not flops_per_token.params:
         return law
-    return SurfaceFrontier(law.loss, flops_per_token, lambda flops: law.optimum(flops).params)
+    return SurfaceFrontier(law.loss, flops_per_token, law.log_params)
 
 
 def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -> Fit:

@@ -215,7 +215,7 @@ def surface_frontier(law: Surface, flops_per_token: FlopsPerToken) -> Frontier:
     """The frontier under this FLOP count: closed form for 6 N, else by search."""
     if not flops_per_token.params:
         return law
-    return SurfaceFrontier(law.loss, flops_per_token, lambda flops: law.optimum(flops).params)
+    return SurfaceFrontier(law.loss, flops_per_token, law.log_params)
 
 
 def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fit:

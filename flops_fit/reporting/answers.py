@@ -73,9 +73,7 @@ class Ground:
         """The compute-optimal curve of the law."""
         if not self.flops_per_token.params:
             return self.law
-        return SurfaceFrontier(
-            self.law.loss, self.flops_per_token, lambda c: self.law.optimum(c).params
-        )
+        return SurfaceFrontier(self.law.loss, self.flops_per_token, self.law.log_params)
 
     def answer(self, params: float, tokens: float, **figures: float) -> Answer:
         """The allocation (params, tokens) with its FLOPs and its loss."""

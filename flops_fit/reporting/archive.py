@@ -290,7 +290,7 @@ def _frontier_from_dict(data: Mapping[str, Any]) -> Frontier:
     surface = make(**data["surface"])
     if not count.params:
         return surface
-    return SurfaceFrontier(surface.loss, count, lambda flops: surface.optimum(flops).params)
+    return SurfaceFrontier(surface.loss, count, surface.log_params)
 
 
 def optimum_from_dict(data: Mapping[str, Any]) -> Optimum:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from flops_fit.training.weights import mean_of
+
 _SPIKE = 2.0
 """A window of steps is part of a spike if its mean loss is over this many times the median."""
 
@@ -23,6 +25,9 @@ _SPIKE_STEPS = 50
 
 _FAR_ABOVE = 1.5
 """A loss over this many times the untrained model's is no warm-up that rises a little."""
+
+_MARGIN = 2.0
+"""Standard errors by which a trained model must be worse than untrained to have learned nothing."""
 
 CHECKS = 200
 """How many windows a trial is cut into; the device is waited for once a window."""
@@ -144,13 +149,41 @@ def judge_start(untrained_loss: float) -> str | None:
     return f"the untrained model's held-out loss is {untrained_loss}"
 
 
-def judge_end(*, loss: float, untrained_loss: float) -> str | None:
-    """Why the held-out loss at the end of a whole trial is no observation, or None."""
+def judge_end(
+    losses: Mapping[int, float], untrained: Mapping[int, float], weights: Sequence[float]
+) -> str | None:
+    """Say why a whole trial's held-out loss is no observation, or None.
+
+    The two models are compared on the same held-out batches, pair by pair. The trained one has
+    learned nothing if it is worse, or not better by a difference beyond its own noise.
+
+    Args:
+        losses: of the trained model by held-out batch.
+        untrained: of the untrained model, for all or some of the same batches.
+        weights: of every batch in the mean.
+    """
+    loss = mean_of([*losses.values()], [weights[batch] for batch in losses])
     if not math.isfinite(loss):
         return f"the held-out loss was {loss} at the end"
-    if loss >= untrained_loss:
-        return (
-            f"the held-out loss was {loss:.4g} at the end, no better than the untrained model's "
-            f"{untrained_loss:.4g}"
-        )
-    return None
+    shared = [batch for batch in losses if batch in untrained]
+    if not shared:
+        return None
+    shares = [weights[batch] for batch in shared]
+    gaps = [losses[batch] - untrained[batch] for batch in shared]
+    gap = mean_of(gaps, shares)
+    if gap < _MARGIN * _standard_error(gaps, shares, gap) or gap < 0:
+        return None
+    before = mean_of([untrained[batch] for batch in shared], shares)
+    return (
+        f"the held-out loss was {before + gap:.4g} at the end, no better than the untrained "
+        f"model's {before:.4g} on the same examples"
+    )
+
+
+def _standard_error(gaps: Sequence[float], weights: Sequence[float], mean: float) -> float:
+    """Standard error of a weighted mean of differences; 0 for a single one."""
+    total = math.fsum(weights)
+    if len(gaps) < 2 or not total:
+        return 0.0
+    squares = math.fsum((w * (gap - mean)) ** 2 for gap, w in zip(gaps, weights, strict=True))
+    return math.sqrt(squares * len(gaps) / (len(gaps) - 1)) / total

@@ -69,6 +69,7 @@ class Training:
         `trunk` is the directory of the trunk that the trial shares with others, if it does.
         """
         self.trial, self.recipe, self.loss, self.session = trial, recipe, loss, session
+        self.build = build
         self.directory, self.trunk = directory, None if trial.trunk is None else trunk
         self.meter = Meter(trial, session=session, threads=threads)
         self.units = data.facts.units_per_example
@@ -110,7 +111,8 @@ class Training:
         self._plan_curve()
         self.losses = torch.zeros(trial.steps, device=device)
         self.step = self.tokens = 0
-        self.untrained_loss = self.window_loss = math.nan
+        self.untrained: dict[int, float] = {}  # by held-out batch
+        self.window_loss = math.nan
 
     def _plan_curve(self) -> None:
         """Choose the steps at which the curve is evaluated, and the part of the held-out set."""
@@ -131,7 +133,7 @@ class Training:
         if state is not None or (state := self._trunk_state()) is not None:
             self._restore(state)
         else:
-            self.untrained_loss = self._part_loss()
+            self.untrained = self._part_losses()
         self.meter.start(tokens=self.tokens)
 
     def take_step(self) -> None:
@@ -217,7 +219,7 @@ class Training:
 
     def add_curve_point(self) -> float:
         """Evaluate a point of the training curve; gives its loss."""
-        loss = self._part_loss()
+        loss = self.heldout.mean(self._part_losses())
         if math.isfinite(loss) and self.session.rank == 0:
             self.curve.add(
                 step=self.step,
@@ -228,11 +230,30 @@ class Training:
             )
         return loss
 
-    def _part_loss(self) -> float:
-        """Held-out loss on the part that curve points use."""
+    @property
+    def untrained_loss(self) -> float:
+        """The untrained model's loss on the held-out batches it was evaluated on."""
+        return self.heldout.mean(self.untrained) if self.untrained else math.nan
+
+    def _part_losses(self) -> dict[int, float]:
+        """Held-out losses by batch, on the part that curve points use."""
         with self.meter.evaluating():
-            losses = self.heldout.losses(self.model, self.loss, chosen=self.curve_part)
-        return self.heldout.mean(losses)
+            return self.heldout.losses(self.model, self.loss, chosen=self.curve_part)
+
+    def _judge_end(self, losses: dict[int, float]) -> str | None:
+        """The reason why the trial's end is no observation, from losses on the whole set.
+
+        Where the part that the untrained model was evaluated on gives such a reason, the untrained
+        model is built again and evaluated on the whole set: a few batches may be unlike the rest.
+        """
+        weights = self.heldout.weights
+        reason = judge_end(losses, self.untrained, weights)
+        if reason is None or len(self.untrained) == len(losses) or not self.untrained:
+            return reason
+        untrained = initial_model(self.trial, self.build, self.session)
+        with self.meter.evaluating():
+            whole = self.heldout.losses(untrained, self.loss)
+        return judge_end(losses, whole, weights)
 
     def _trunk_state(self) -> dict[str, Any] | None:
         """What an earlier branch of the same trunk left, less what it measured; None without."""
@@ -261,7 +282,7 @@ class Training:
             "random": random_state(),
             "losses": self.losses[: self.step].clone(),
             "tokens": self.tokens,
-            "untrained_loss": self.untrained_loss,
+            "untrained": self.untrained,
             "curve": self.curve.points,
             "watch": self.watch.state(),
             "meter": self.meter.state(tokens=self.tokens),
@@ -280,7 +301,7 @@ class Training:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.tokens = state["step"], state["tokens"]
         self.losses[: self.step] = state["losses"].to(self.losses.device)
-        self.untrained_loss = state["untrained_loss"]
+        self.untrained = state.get("untrained", {})
         self.curve.points = state["curve"]
         self.watch.restore(state["watch"])
         self.meter.restore(state["meter"])
@@ -298,7 +319,7 @@ class Training:
                 losses = self.heldout.losses(self.model, self.loss)
                 inexact = self.heldout.parts(self.bare_model, self.loss, session=self.session)
             loss = self.heldout.mean(losses)
-            reason = judge_end(loss=loss, untrained_loss=self.untrained_loss)
+            reason = self._judge_end(losses)
             if math.isfinite(loss) and self.session.rank == 0:
                 part = self.heldout.mean({number: losses[number] for number in self.curve_part})
                 point = {"step": self.step, "tokens": self.tokens, "flops": flops, "loss": loss,
