@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.api import estimate, find_optimal, fit, plan, report
 from flops_fit.errors import FlopsFitError
-from flops_fit.params import counted
+from flops_fit.training.counting.params import counted
 
 if TYPE_CHECKING:
-    from flops_fit.result import Result
+    from flops_fit.reporting.result import Result
 
 __all__ = [
     "FlopsFitError",
@@ -25,6 +25,6 @@ def __getattr__(name: str) -> Any:
     """`Result`, imported when it is first asked for."""
     if name != "Result":
         raise AttributeError(f"module `flops_fit` has no attribute `{name}`")
-    from flops_fit.result import Result
+    from flops_fit.reporting.result import Result
 
     return Result

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flops_fit.estimate import Estimate
-from flops_fit.plan import Plan
+from flops_fit.planning.estimate import Estimate
+from flops_fit.planning.plan import Plan
 
 if TYPE_CHECKING:
-    from flops_fit.law import Fit
-    from flops_fit.prepared import Prepared
-    from flops_fit.result import Result
-    from flops_fit.sweep import Watcher
+    from flops_fit.experiment.prepared import Prepared
+    from flops_fit.fitting.law import Fit
+    from flops_fit.reporting.result import Result
+    from flops_fit.sweep.conductor import Watcher
 
 # The rest is imported inside the functions: `import flops_fit` is part of every command, and the
 # manifest's validator alone takes longer to import than `--help` to print. `plan` and `estimate`
@@ -32,7 +32,7 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Lay out the sweep that `find_optimal` with the same arguments would run."""
-    from flops_fit.sweep_plan import make_plan
+    from flops_fit.planning.from_manifest import make_plan
 
     return make_plan(
         _prepared(
@@ -66,8 +66,8 @@ def estimate(
         price_per_hour: of one device.
         **options: see there.
     """
-    from flops_fit.stages import make_estimate
-    from flops_fit.sweep_plan import make_plan
+    from flops_fit.planning.costing import make_estimate
+    from flops_fit.planning.from_manifest import make_plan
 
     prepared = _prepared(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
@@ -153,12 +153,13 @@ def _sweep(
 
     `limits`: of `make_caps`.
     """
-    from flops_fit.experiment import fingerprint
-    from flops_fit.provenance import start_run
-    from flops_fit.reports import read_run, write_report
-    from flops_fit.spending import make_caps, stopped_at
-    from flops_fit.stages import carry_out, failure_of, publish_report
-    from flops_fit.sweep_plan import make_plan
+    from flops_fit.experiment.loading import fingerprint
+    from flops_fit.planning.from_manifest import make_plan
+    from flops_fit.reporting.reading import read_run, write_report
+    from flops_fit.sweep.caps import make_caps
+    from flops_fit.sweep.provenance import start_run
+    from flops_fit.sweep.publishing import publish_report
+    from flops_fit.sweep.running import carry_out, failure_of, stopped_at
 
     manifest = prepared.manifest
     name = f"{manifest.name}-{fingerprint(manifest)}"
@@ -214,7 +215,7 @@ def report(
         ManifestError: there is no such table; an option that the runs do not allow.
         ObservationsError: the table cannot be read or has no usable row.
     """
-    from flops_fit.reports import read_source
+    from flops_fit.reporting.reading import read_source
     from flops_fit.units import parse_number
 
     return read_source(
@@ -264,7 +265,7 @@ def fit(
         FitError: the runs do not support the fit; `.code` says why.
     """
     from flops_fit.fitting import fit as fitting
-    from flops_fit.observations import read_table
+    from flops_fit.fitting.observations import read_table
 
     read = read_table(table, columns=columns, strict=strict)
     found = fitting.fit(
@@ -294,8 +295,8 @@ def _prepared(
     options: Mapping[str, Any],
 ) -> Prepared:
     """A manifest's path, or live objects, prepared; unknown options are refused."""
-    from flops_fit.prepared import OPTIONS, prepare, prepare_live
-    from flops_fit.ranks import refuse_launcher
+    from flops_fit.experiment.prepared import OPTIONS, prepare, prepare_live
+    from flops_fit.sweep.ranks import refuse_launcher
 
     refuse_launcher("a script that calls flops_fit")
     for option in options:

@@ -9,6 +9,7 @@ disk; 5 some trials failed; 6 not enough observations to fit; 7 the sweep stoppe
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -113,3 +114,15 @@ class ObservationsError(FlopsFitError):
     """A table of finished runs cannot be read, or has no usable row."""
 
     exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a reader must know: a stable `code` for programs, a sentence for people."""
+
+    code: str
+    message: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The note as plain data."""
+        return {"code": self.code, "message": self.message}

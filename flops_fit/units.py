@@ -76,3 +76,10 @@ def _significant(value: float, digits: int) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def plural(unit: str) -> str:
+    """The plural of a unit's name: `token` -> `tokens`, `patch` -> `patches`."""
+    if unit.endswith("s"):
+        return unit
+    return f"{unit}es" if unit.endswith(("ch", "sh", "x", "z")) else f"{unit}s"

@@ -4,13 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flops_fit.units import (
-    format_bytes,
-    format_count,
-    format_duration,
-    format_flops,
-    parse_number,
-)
+from flops_fit.units import format_bytes, format_count, format_duration, format_flops, parse_number
 
 
 @pytest.mark.parametrize("value", [1e18, "1e18", " 1E18 ", 10**18])

@@ -1,1 +1,1 @@
-"""From finished trials to laws: one file an approach, and a chooser above them."""
+"""Scaling laws from finished runs: one file per approach."""

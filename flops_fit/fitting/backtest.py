@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fitting.curves import BUDGET_WIDTH, group_curves
-from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.objective import Array, ExponentPrior
+from flops_fit.fitting.law import FlopsPerToken
+from flops_fit.fitting.points import Observation
 from flops_fit.fitting.robust import mad_sigma
-from flops_fit.fitting.search import LARGE, log_residuals
+from flops_fit.fitting.solver.newton import minimise
+from flops_fit.fitting.solver.objective import Array, ExponentPrior
+from flops_fit.fitting.solver.search import LARGE, log_residuals
 from flops_fit.fitting.surface import SolvedSurface, summed_loss
 from flops_fit.fitting.targets import optima
-from flops_fit.law import FlopsPerToken
-from flops_fit.points import Observation
 
 Places = NDArray[np.int64]
 POWERS = (0, 1, 2)

@@ -16,9 +16,9 @@ from typing import Any
 from flops_fit.errors import FitError
 from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.isoflop import fit_isoflop
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Observation
 from flops_fit.fitting.surface import LITERATURE_DELTA, describe, solve_surface
-from flops_fit.law import Fit
-from flops_fit.points import Observation
 
 MOST_OBSERVATIONS = 2000
 """Beyond it the fits would take longer than the rest of a report."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import FitError
-from flops_fit.points import Excluded, Note, Observation
+from flops_fit.errors import FitError, Note
+from flops_fit.fitting.points import Excluded, Observation
 
 Array = NDArray[np.float64]
 BUDGET_WIDTH = 1.1  # largest ratio of FLOPs on one isoFLOP curve

@@ -18,11 +18,11 @@ from typing import Literal
 
 import numpy as np
 
-from flops_fit.errors import FitError
+from flops_fit.errors import FitError, Note
 from flops_fit.fitting.curves import MIN_OBSERVATIONS, Array
+from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
+from flops_fit.fitting.points import Observation
 from flops_fit.fitting.powers import fit_line, fit_loss_law, r_squared
-from flops_fit.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
-from flops_fit.points import Note, Observation
 
 Reading = Literal["hull", "bins"]
 MIN_CURVES = 3

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from flops_fit.errors import FitError
+from flops_fit.errors import FitError, Note
 from flops_fit.fitting.backtest import POWERS, BackTest, back_test, reach
-from flops_fit.fitting.compare import better_general, disagreements, wastes
 from flops_fit.fitting.curves import check_enough, finished, group_curves, usable
+from flops_fit.fitting.disagreement import better_general, disagreements, wastes
 from flops_fit.fitting.envelope import fit_envelope
 from flops_fit.fitting.gains import gains
 from flops_fit.fitting.general import fit_general
 from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
 from flops_fit.fitting.isoflop import Interpolation, fit_isoflop
 from flops_fit.fitting.kaplan import fit_kaplan, fixed_tokens_laws
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.surface import LOSSES, SolvedSurface, describe, solve_surface
-from flops_fit.law import Fit
-from flops_fit.points import Excluded, Note, Observation, Optimum
 
 METHODS = ("isoflop", "surface", "extrapolation", "kaplan", "general", "envelope")
 

@@ -17,11 +17,11 @@ from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import levels_of
 from flops_fit.fitting.curves import check_enough
 from flops_fit.fitting.intervals import bootstrap, preview, with_intervals
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Observation
 from flops_fit.fitting.predictions import predict
-from flops_fit.fitting.search import LARGE
+from flops_fit.fitting.solver.search import LARGE
 from flops_fit.fitting.surface import SolvedSurface, describe
-from flops_fit.law import Fit
-from flops_fit.points import Observation
 
 _MAX_RESAMPLES = 400  # enough for a width, which is all that is read off
 _MIN_LEVELS = 3

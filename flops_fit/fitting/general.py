@@ -18,18 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from flops_fit.errors import FitError
-from flops_fit.fitting.objective import Array
-from flops_fit.fitting.robust import mad_sigma
-from flops_fit.fitting.search import LARGE, Coordinates, sample_of
-from flops_fit.fitting.surface import (
-    ADAPTIVE,
-    MIN_DELTA,
-    SolvedSurface,
-    refuse_absent_optimum,
+from flops_fit.errors import FitError, Note
+from flops_fit.fitting.law import (
+    Fit,
+    FlopsPerToken,
+    Frontier,
+    GeneralSurface,
+    Surface,
+    SurfaceFrontier,
 )
-from flops_fit.law import Fit, FlopsPerToken, Frontier, GeneralSurface, Surface, SurfaceFrontier
-from flops_fit.points import Note
+from flops_fit.fitting.robust import mad_sigma
+from flops_fit.fitting.solver.objective import Array
+from flops_fit.fitting.solver.search import LARGE, Coordinates, sample_of
+from flops_fit.fitting.surface import ADAPTIVE, MIN_DELTA, SolvedSurface, refuse_absent_optimum
 
 Part = slice | NDArray[np.int64]
 MIN_RUNS = 8

@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
-from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.objective import Array
+from flops_fit.fitting.law import Fit, FlopsPerToken
+from flops_fit.fitting.points import Interval
 from flops_fit.fitting.robust import mad_sigma, resample_weights
+from flops_fit.fitting.shared_noise import TrunkNoise, simulated, trunk_noise
+from flops_fit.fitting.solver.newton import minimise
+from flops_fit.fitting.solver.objective import Array
 from flops_fit.fitting.surface import NAMES, SolvedSurface
 from flops_fit.fitting.targets import optima
-from flops_fit.fitting.trunks import TrunkNoise, simulated, trunk_noise
-from flops_fit.law import Fit, FlopsPerToken
-from flops_fit.points import Interval
 
 LEVEL = 0.95
 MIN_CLUSTERS = 10  # recurring model sizes from which they are resampled whole

@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from flops_fit.errors import FitError
+from flops_fit.errors import FitError, Note
 from flops_fit.fitting.curves import Curve
+from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
 from flops_fit.fitting.noise import Noise, moderate
+from flops_fit.fitting.points import Interval, Observation
 from flops_fit.fitting.powers import (
     LogLogLine,
     fit_line,
@@ -33,8 +35,6 @@ from flops_fit.fitting.powers import (
     loss_law_covariance,
     r_squared,
 )
-from flops_fit.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
-from flops_fit.points import Interval, Note, Observation
 
 Array = NDArray[np.float64]
 Interpolation = Literal["parabola", "akima"]

@@ -16,10 +16,10 @@ import numpy as np
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.general import describe_general, solve_general
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Observation
 from flops_fit.fitting.powers import fit_line
 from flops_fit.fitting.surface import SolvedSurface
-from flops_fit.law import Fit
-from flops_fit.points import Observation
 
 MIN_SIZES = 3
 _MOST = 700.0  # the largest logarithm that is worth a number

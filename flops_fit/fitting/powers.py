@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from flops_fit.law import PowerLaw
+from flops_fit.fitting.law import PowerLaw
 
 Array = NDArray[np.float64]
 

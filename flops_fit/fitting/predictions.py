@@ -16,9 +16,9 @@ import numpy as np
 
 from flops_fit.fitting.backtest import Fold, loss_error, params_error, reach
 from flops_fit.fitting.intervals import draws_of, t_interval, target_errors
+from flops_fit.fitting.law import Fit, FlopsPerToken
+from flops_fit.fitting.points import Interval, Observation, Optimum
 from flops_fit.fitting.robust import mad_sigma
-from flops_fit.law import Fit, FlopsPerToken
-from flops_fit.points import Interval, Observation, Optimum
 
 
 def largest_flops(observations: Sequence[Observation]) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from flops_fit.points import Interval
+from flops_fit.fitting.points import Interval
 
 _NEAR = 0.10
 """Points whose log loss lies within this of the best are part of the parabola."""

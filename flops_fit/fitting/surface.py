@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.errors import FitError
-from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.objective import Array, Problem, Workspace, components
+from flops_fit.errors import FitError, Note
+from flops_fit.fitting.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
+from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.fitting.robust import find_outliers, mad, mad_sigma
-from flops_fit.fitting.search import Coordinates, log_residuals, search
-from flops_fit.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
-from flops_fit.points import Excluded, Note, Observation
+from flops_fit.fitting.solver.newton import minimise
+from flops_fit.fitting.solver.objective import Array, Problem, Workspace, components
+from flops_fit.fitting.solver.search import Coordinates, log_residuals, search
 
 LOSSES = ("adaptive", "huber", "log-ls", "ls")
 ADAPTIVE = 1.345

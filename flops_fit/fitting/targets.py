@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from flops_fit.law import FADE, FlopsPerToken
+from flops_fit.fitting.law import FADE, FlopsPerToken
 
 Array = NDArray[np.float64]
 _GOLDEN = (math.sqrt(5) - 1) / 2

@@ -1,1 +1,1 @@
-"""What to run next: beliefs about the law, the worth of a run, an adaptive sweep's decisions."""
+"""Which trials to run, and what they will cost."""

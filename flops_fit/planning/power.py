@@ -19,13 +19,14 @@ import numpy as np
 
 from flops_fit.errors import ManifestError
 from flops_fit.fitting.curves import check_enough
-from flops_fit.fitting.newton import minimise
-from flops_fit.fitting.search import Coordinates
+from flops_fit.fitting.law import FlopsPerToken, Surface
+from flops_fit.fitting.points import Observation
+from flops_fit.fitting.shared_noise import correlation_of
+from flops_fit.fitting.solver.newton import minimise
+from flops_fit.fitting.solver.search import Coordinates
 from flops_fit.fitting.surface import ADAPTIVE
 from flops_fit.fitting.targets import optima
-from flops_fit.fitting.trunks import correlation_of
-from flops_fit.law import FlopsPerToken, Surface
-from flops_fit.points import Observation, Trial
+from flops_fit.manifest.trials import Trial
 from flops_fit.units import parse_number
 
 NOISE = 0.003  # of log loss between seeds; 0.001 to 0.005 is usual

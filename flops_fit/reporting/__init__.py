@@ -1,1 +1,1 @@
-"""How results are shown: tables and figures."""
+"""From a run directory or a table to a verdict, tables, figures and a page."""

@@ -13,8 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flops_fit.errors import FitError
-from flops_fit.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier, least_argument
-from flops_fit.points import Interval
+from flops_fit.fitting.law import (
+    Fit,
+    FlopsPerToken,
+    Frontier,
+    Surface,
+    SurfaceFrontier,
+    least_argument,
+)
+from flops_fit.fitting.points import Interval
 
 # Decay of repeated data and of excess params, fitted to 182 runs of language models.
 # Source: Muennighoff et al. 2023 (arXiv:2305.16264), appendix A.

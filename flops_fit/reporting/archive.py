@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from flops_fit.errors import FitError, RunDirError
-from flops_fit.law import (
+from flops_fit.errors import FitError, Note, RunDirError
+from flops_fit.fitting.law import (
     Fit,
     FlopsPerToken,
     Frontier,
@@ -26,9 +26,9 @@ from flops_fit.law import (
     PowerLawFrontier,
     Surface,
     SurfaceFrontier,
-)  # fmt: skip
-from flops_fit.points import Excluded, Note, Observation, Optimum
-from flops_fit.rundir import read_json, write_atomic
+)
+from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.manifest.files import read_json, write_atomic
 
 _FILE = "result.json"
 _FORMAT = 1
@@ -298,3 +298,35 @@ def optimum_from_dict(data: Mapping[str, Any]) -> Optimum:
     intervals: Sequence[str] = ("params_interval", "tokens_interval", "loss_interval")
     pairs = {key: None if data[key] is None else tuple(data[key]) for key in intervals}
     return Optimum(**{**data, **pairs})
+
+
+def describe_fit(fit: Fit) -> dict[str, Any]:
+    """A fit's numbers, without the observations behind them."""
+    return {
+        "status": fit.status,
+        "parameters": finite(fit.parameters),
+        "intervals": plain(fit.intervals),
+        "standard_errors": finite(fit.standard_errors),
+        "objective": plain(fit.objective),
+        "exponents": {name: plain(fit.exponents.get(name)) for name in ("params", "tokens")},
+        "r_squared": finite(fit.r_squared),
+        "notes": [note.to_dict() for note in fit.notes],
+        "details": plain(fit.details),
+    }
+
+
+def describe_failure(error: FitError) -> dict[str, Any]:
+    """A method that gave no fit, in the shape of one that did."""
+    return {
+        "status": error.code, "parameters": {}, "intervals": {}, "standard_errors": {},
+        "objective": None, "exponents": {"params": None, "tokens": None}, "r_squared": {},
+        "notes": [{"code": error.code, "message": error.message}], "details": {},
+    }  # fmt: skip
+
+
+def describe_excluded(excluded: Excluded) -> dict[str, Any]:
+    """`{"row": 12, "reason": ...}` for a line of a table, `{"trial_id": ...}` for a trial."""
+    kind, _, number = excluded.name.partition(" ")
+    if kind == "row" and number.isdigit():
+        return {"row": int(number), "reason": excluded.reason}
+    return {"trial_id": excluded.name, "reason": excluded.reason}

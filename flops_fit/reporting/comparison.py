@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flops_fit.errors import FitError
-from flops_fit.law import Fit
-from flops_fit.points import Interval, Observation
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Interval, Observation
 from flops_fit.reporting.answers import NAMES, Ground, draws_of, ground_of, percentiles
-from flops_fit.reporting.cells import Column
-from flops_fit.reporting.tables import Table
+from flops_fit.reporting.tables.cells import Column
+from flops_fit.reporting.tables.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from flops_fit.reporting.style import Columns
+    from flops_fit.reporting.figures.style import Columns
 
 _NORMAL = 1.959964  # two-sided 95 % of the normal distribution
 _Draw = TypeVar("_Draw")
@@ -120,7 +120,7 @@ class Comparison:
 
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
         """`frontier`: N, D and loss against compute, both laid over each other."""
-        from flops_fit.reporting.frontiers import frontier_figure
+        from flops_fit.reporting.figures.frontier import frontier_figure
 
         fits = {side.name: side.fit for side in (self.first, self.second)}
         seen = [*self.first.observations, *self.second.observations]

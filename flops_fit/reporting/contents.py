@@ -7,24 +7,26 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.law import Fit
-from flops_fit.points import Excluded, Note, Observation
-from flops_fit.reporting import economy, tables
-from flops_fit.reporting.cells import Kind, format_value, plural
-from flops_fit.reporting.checklist import checklist_table
+from flops_fit.errors import Note
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.reporting.buildable import Setting, buildable_rows
+from flops_fit.reporting.checklist import Check, checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
-from flops_fit.reporting.practice import Check
 from flops_fit.reporting.record import Record
-from flops_fit.reporting.setting import Setting, buildable_rows
-from flops_fit.reporting.speeds import speed_rows, speeds_table
-from flops_fit.reporting.tables import Table
+from flops_fit.reporting.tables import costs as economy
+from flops_fit.reporting.tables import table as tables
+from flops_fit.reporting.tables.cells import Kind, format_value
+from flops_fit.reporting.tables.speeds import speed_rows, speeds_table
+from flops_fit.reporting.tables.table import Table
 from flops_fit.reporting.verdict import Judgement, headline_method, in_order
+from flops_fit.units import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from flops_fit.reporting.figures.style import Columns
     from flops_fit.reporting.page import Section
-    from flops_fit.reporting.style import Columns
 
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
@@ -202,7 +204,7 @@ class Contents:
 
     def draw(self, columns: Columns = None) -> dict[str, Figure]:
         """The figures anew, in their natural sizes or to fill one or two columns of a paper."""
-        from flops_fit.reporting.gallery import draw
+        from flops_fit.reporting.figures.gallery import draw
 
         return draw(self, columns)
 

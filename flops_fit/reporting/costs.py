@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from flops_fit.estimate import Timing, estimate_plan
-from flops_fit.plan import Plan
+from flops_fit.experiment.timing import Timing
+from flops_fit.planning.estimate import estimate_plan
+from flops_fit.planning.plan import Plan
 from flops_fit.reporting.record import Record
 
 _KILOWATT_HOUR = 3.6e6  # joules

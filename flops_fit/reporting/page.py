@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined
 
-from flops_fit.points import Note
-from flops_fit.reporting.cells import Column, cell, printable
-from flops_fit.reporting.style import PAGE, figure_bytes
-from flops_fit.reporting.tables import Table
+from flops_fit.errors import Note
+from flops_fit.reporting.figures.style import PAGE, figure_bytes
+from flops_fit.reporting.tables.cells import Column, cell, printable
+from flops_fit.reporting.tables.table import Table
 from flops_fit.reporting.verdict import Judgement
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from flops_fit.errors import FitError
-from flops_fit.law import Fit
+from flops_fit.fitting.law import Fit
 from flops_fit.reporting.answers import (
     Answer,
     Ground,

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FlopsFitError
-from flops_fit.ledger import LedgerState, read_ledger, replay
-from flops_fit.manifest import Manifest, read_manifest
-from flops_fit.plan import Plan
-from flops_fit.points import Observation, Trial
-from flops_fit.rundir import RunDir, read_json
+from flops_fit.fitting.points import Observation
+from flops_fit.manifest.files import read_json
+from flops_fit.manifest.manifest import Manifest, read_manifest
+from flops_fit.manifest.trials import Trial
+from flops_fit.planning.plan import Plan
+from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
+from flops_fit.sweep.rundir import RunDir
 
 
 @dataclass(frozen=True)

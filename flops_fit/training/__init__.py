@@ -1,1 +1,1 @@
-"""One trial, from its recipe to its outcome."""
+"""Train one trial."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from flops_fit.points import Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.counting import Build
+from flops_fit.errors import PluginError
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Trial
+from flops_fit.training.data.streams import derive_seed
 from flops_fit.training.session import Session, seed_everything
-from flops_fit.training.streams import derive_seed
 
 
 def initial_model(trial: Trial, build: Build, session: Session) -> nn.Module:
@@ -59,3 +59,31 @@ def clear_gradients(
     for group in ({"params": parameters}, *optimizer.param_groups):
         for parameter in group["params"]:
             parameter.grad = None
+
+
+Build = Callable[[Any], nn.Module]
+
+
+def build_on(build: Build, value: Any, device: str) -> nn.Module:
+    """The model of a size, on a device.
+
+    Raises:
+        PluginError: the constructor raised, or gave no module.
+    """
+    try:
+        with torch.device(device):
+            model = build(value)
+    except PluginError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise PluginError(
+            f"the model cannot be built at size {value}: {kind}: {error}",
+            hint="try the constructor by hand with the manifest's `size_param` and `kwargs`",
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise PluginError(
+            f"the model at size {value} is a `{type(model).__name__}`: expected a torch.nn.Module",
+            hint="let the plugin be a Module class, or a function that returns a Module",
+        )
+    return model

@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from flops_fit.points import Outcome, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import LoadedData
-from flops_fit.training.building import clear_gradients, compiled, initial_model, own_gradients
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.schedule import (
+    branch_step,
+    curve_steps,
+    learning_rate_factor,
+    warmup_of,
+)
+from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.training.building import (
+    Build,
+    clear_gradients,
+    compiled,
+    initial_model,
+    own_gradients,
+)
 from flops_fit.training.checkpoint import (
     drop_newer,
     load_common,
@@ -27,24 +39,16 @@ from flops_fit.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from flops_fit.training.counting import Build
 from flops_fit.training.curve import Curve, write_training_losses
+from flops_fit.training.data.batches import LoadedData
+from flops_fit.training.data.streams import Batch, derive_seed, map_tensors, on_device, split_batch
+from flops_fit.training.data.workers import open_with_workers
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
 from flops_fit.training.heldout import HeldOut, Loss
-from flops_fit.training.loading import open_with_workers
+from flops_fit.training.measuring.meter import Meter
 from flops_fit.training.memory import remember
 from flops_fit.training.optimizers import make_optimizer, recorded, set_learning_rates
 from flops_fit.training.session import Session, seed_everything
-from flops_fit.training.steps import curve_steps, learning_rate_factor
-from flops_fit.training.streams import (
-    Batch,
-    derive_seed,
-    map_tensors,
-    on_device,
-    split_batch,
-)
-from flops_fit.training.telemetry import Meter
-from flops_fit.training.trunks import branch_step, trunk_details, warmup_of
 from flops_fit.training.weights import Weight, part_weights, weighed
 
 
@@ -363,3 +367,25 @@ class Training:
 def _finite(loss: float | None) -> float | None:
     """The loss, as a record can hold it."""
     return loss if loss is not None and math.isfinite(loss) else None
+
+
+def trunk_details(trial: Trial, *, tokens: int, began: int, kept: Iterable[int]) -> dict[str, Any]:
+    """What a trial's outcome says of its trunk; nothing of a trial by itself.
+
+    Args:
+        trial: the trial.
+        tokens: that its model has seen.
+        began: tokens that its model had seen before it began.
+        kept: steps at which states are kept for other trials.
+    """
+    if trial.trunk is None:
+        return {}
+    # A later state can only be what an earlier, killed attempt of this trial has kept.
+    shared = min(began, trial.trunk.shared_tokens)
+    states = sorted(step * trial.batch_tokens for step in kept)
+    trunk = {
+        "trunk_id": trial.trunk_id,
+        "shared_tokens": shared,
+        "kept_tokens": [each for each in states if shared < each <= tokens],
+    }
+    return {"trunk": trunk, "spent_flops": (tokens - shared) * trial.size.flops_per_token}

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import heldout_batches
-from flops_fit.training.session import Session
-from flops_fit.training.streams import (
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.training.data.batches import heldout_batches
+from flops_fit.training.data.streams import (
     Batch,
     concatenate,
     count_examples,
     map_tensors,
     split_batch,
 )
+from flops_fit.training.session import Session
 from flops_fit.training.weights import PARTS, batch_weight, compare_parts, differ, mean_of
 
 Loss = Callable[[Any, Any], torch.Tensor]

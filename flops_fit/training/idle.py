@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from flops_fit.training.batches import LoadedData, heldout_batches
-from flops_fit.training.counting import Build, build_on
-from flops_fit.training.streams import map_tensors, split_batch
+from flops_fit.training.building import Build, build_on
+from flops_fit.training.data.batches import LoadedData, heldout_batches
+from flops_fit.training.data.streams import map_tensors, split_batch
 
 _EXAMPLES = 2  # batch norm wants more than one
 

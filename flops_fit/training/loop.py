@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import ManifestError
-from flops_fit.points import Outcome, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import LoadedData
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.training.building import Build
 from flops_fit.training.checkpoint import drop_checkpoints
-from flops_fit.training.counting import Build
+from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.divergence import judge_start
 from flops_fit.training.engine import Training
 from flops_fit.training.heldout import Loss

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from accelerate.utils.memory import release_memory, should_reduce_batch_size
 from torch import nn
 
-from flops_fit.recipe import Recipe
+from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.session import Session
 
 Made = TypeVar("Made")

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.points import Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.counting import build_on
-from flops_fit.training.recipes import Settings, settings
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.rules import Settings, settings
+from flops_fit.manifest.trials import Trial
+from flops_fit.training.building import build_on
 
 _NORM = re.compile(r"Norm(\dd)?$")
 """Ends the name of a class that normalises: torch's own, and those of most who write their own."""

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flops_fit.points import Outcome
+from flops_fit.manifest.trials import Outcome
 from flops_fit.training.checkpoint import drop_checkpoints
-from flops_fit.training.streams import derive_seed
+from flops_fit.training.data.streams import derive_seed
 
 _FILE = "discarded.json"
 

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from flops_fit.errors import ManifestError
-from flops_fit.recipe import Recipe
+from flops_fit.manifest.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from flops_fit.points import Trial
+from flops_fit.manifest.trials import Trial
 from flops_fit.training.checkpoint import random_state, restore_random_state
 from flops_fit.units import format_flops
 

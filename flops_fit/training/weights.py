@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.findings import DoubtfulError
+from flops_fit.training.data.streams import Batch, count_examples, map_tensors, split_batch
 from flops_fit.training.session import Session
-from flops_fit.training.streams import Batch, count_examples, map_tensors, split_batch
 
 Weight = float | torch.Tensor
 
@@ -151,26 +150,6 @@ def differ(whole: float, parts: float, *, is_exact: bool = True) -> bool:
     """
     tolerance = TOLERANCE if is_exact else _ROUGH_TOLERANCE
     return abs(whole - parts) > tolerance * max(abs(whole), abs(parts), 1e-6)
-
-
-def check_parts(model: nn.Module, loss: Any, batch: Batch) -> str:
-    """The loss of a batch is the mean of its parts'; what was found.
-
-    Raises:
-        DoubtfulError: it is not.
-    """
-    compared = compare_parts(model, loss, batch)
-    if compared is None:
-        return "nothing to compare: one example, or a loss that is not finite"
-    whole, parts = compared
-    if differ(whole, parts):
-        raise DoubtfulError(
-            f"the loss of a batch is {whole:.6g}, but the mean of its parts' {parts:.6g}: with "
-            "`micro_batch_examples`, several processes or another `heldout_batch` losses differ",
-            hint=f"if it is a mean over fewer units than there are (padding, ignored targets), "
-            f"{MEND}; a loss that compares examples with each other has no such parts",
-        )
-    return f"{whole:.6g}, and {parts:.6g} by its parts"
 
 
 def _loss(model: nn.Module, loss: Any, batch: Batch) -> torch.Tensor:

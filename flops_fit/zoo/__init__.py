@@ -1,1 +1,1 @@
-"""The guest house: example models, data sets and losses, which import nothing of flops_fit."""
+"""Example plugins; they import nothing else of flops_fit."""

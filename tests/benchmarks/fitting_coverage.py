@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from planted import COVERAGE, TARGET, TRUNKS, Branches, Scenario, draw
 
@@ -28,8 +28,8 @@ from flops_fit.fitting.intervals import (
     wald_errors,
     with_intervals,
 )
+from flops_fit.fitting.law import FlopsPerToken
 from flops_fit.fitting.surface import describe, solve_surface
-from flops_fit.law import FlopsPerToken
 
 CHINCHILLA_COUNT = FlopsPerToken()
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from planted import Scenario, gauss
-from test_isoflop_bias import GRIDS, LAWS, bias
+from planted import GRIDS, LAWS, Scenario, bias, gauss
 
 from flops_fit.errors import FitError
 

@@ -9,10 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from planted import OUTLIERS
-from test_outliers import rates
+from planted import OUTLIERS, rates
 
 
 def main() -> None:

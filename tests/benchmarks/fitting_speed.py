@@ -25,10 +25,10 @@ import numpy as np
 
 from flops_fit.fitting.fit import fit
 from flops_fit.fitting.intervals import bootstrap
-from flops_fit.fitting.search import Coordinates, search
+from flops_fit.fitting.observations import read_table
+from flops_fit.fitting.points import Observation
+from flops_fit.fitting.solver.search import Coordinates, search
 from flops_fit.fitting.surface import solve_surface
-from flops_fit.observations import read_table
-from flops_fit.points import Observation
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"
 DELTA = 1e-3

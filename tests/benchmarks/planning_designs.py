@@ -38,21 +38,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from planted import CHINCHILLA, LOPSIDED
 
-from flops_fit.designs import ladder_levels
 from flops_fit.errors import FitError
 from flops_fit.fitting.fit import fit
-from flops_fit.law import Surface
-from flops_fit.plan import Level, plan_levels
-from flops_fit.planning.decide import decide
-from flops_fit.planning.ladder import check_ladder
-from flops_fit.planning.terms import History, Run, Terms
-from flops_fit.points import TRUNK_CORRELATION, Observation, Size, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.trunks import share_trunks
+from flops_fit.fitting.law import Surface
+from flops_fit.fitting.points import TRUNK_CORRELATION, Observation
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Size, Trial
+from flops_fit.planning.adaptive.decide import decide
+from flops_fit.planning.adaptive.ladder import check_ladder
+from flops_fit.planning.adaptive.terms import History, Run, Terms
+from flops_fit.planning.designs import ladder_levels
+from flops_fit.planning.plan import Level, plan_levels
+from flops_fit.planning.trunks import share_trunks
 
 HOFFMANN = Surface(1.69, 406.4, 410.7, 0.34, 0.28)  # arXiv:2203.15556, section D.3
 LAWS = {"Besiroglu": CHINCHILLA, "Hoffmann": HOFFMANN, "lopsided": LOPSIDED}

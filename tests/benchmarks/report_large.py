@@ -28,7 +28,7 @@ import atexit, sys
 said = lambda: print("loaded:", *[m for m in {watched} if m in sys.modules], file=sys.stderr)
 atexit.register(said)
 sys.argv = ["flops-fit", "report", {table}, *{options}]
-from flops_fit.cli import main
+from flops_fit.cli.main import main
 main()
 """
 

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from flops_fit.experiment import load_experiment
-from flops_fit.manifest import read_manifest
-from flops_fit.points import Trial
-from flops_fit.prepared import prepare
-from flops_fit.sweep_plan import make_plan
+from flops_fit.experiment.loading import load_experiment
+from flops_fit.experiment.prepared import prepare
+from flops_fit.manifest.manifest import read_manifest
+from flops_fit.manifest.trials import Trial
+from flops_fit.planning.from_manifest import make_plan
 from flops_fit.training.loop import train
 
 

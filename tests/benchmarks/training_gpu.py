@@ -29,13 +29,13 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import TensorDataset
 
-from flops_fit.points import Size, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import LoadedData, load_data
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Size, Trial
+from flops_fit.training.data.batches import LoadedData, load_data
 from flops_fit.training.engine import Training
-from flops_fit.training.peaks import nominal_peak
+from flops_fit.training.measuring.meter import matmul_peak, peak_memory, synchronize
+from flops_fit.training.measuring.peaks import nominal_peak
 from flops_fit.training.session import Session, open_session
-from flops_fit.training.telemetry import matmul_peak, peak_memory, synchronize
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 

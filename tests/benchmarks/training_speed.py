@@ -15,9 +15,9 @@ from statistics import median
 
 import torch
 
-from flops_fit.points import Size, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import LoadedData, load_data
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Size, Trial
+from flops_fit.training.data.batches import LoadedData, load_data
 from flops_fit.training.engine import Training
 from flops_fit.training.loop import train
 from flops_fit.training.session import open_session

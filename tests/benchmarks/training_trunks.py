@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from flops_fit.points import Size, Trial
-from flops_fit.recipe import Recipe
-from flops_fit.training.batches import load_data
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.rules import batch_tokens
+from flops_fit.manifest.trials import Size, Trial
+from flops_fit.planning.trunks import share_trunks
+from flops_fit.training.data.batches import load_data
 from flops_fit.training.loop import train
-from flops_fit.training.recipes import batch_tokens
-from flops_fit.training.trunks import share_trunks
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 from flops_fit.zoo.stdlib_text import stdlib_text

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flops_fit.experiment import load_experiment
-from flops_fit.manifest import read_manifest
-from flops_fit.points import Trial
+from flops_fit.experiment.loading import load_experiment
+from flops_fit.manifest.manifest import read_manifest
+from flops_fit.manifest.trials import Trial
 from flops_fit.training.loop import train
 
 MANIFEST = """

@@ -13,8 +13,8 @@ import pytest
 from planted import CHINCHILLA, TARGET, Scenario, draw, gauss
 
 from flops_fit.fitting.fit import fit, fit_all
-from flops_fit.law import Surface
-from flops_fit.points import Observation
+from flops_fit.fitting.law import Surface
+from flops_fit.fitting.points import Observation
 
 RUNS, _ = draw(Scenario(), 3)
 BITS = 1 / math.log(2)

@@ -5,27 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from planted import CHINCHILLA, LOPSIDED, TARGET, Scenario, draw, gauss
+from planted import GRIDS, LAWS, LOPSIDED, TARGET, Scenario, bias, draw, gauss
 
 from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.isoflop import fit_isoflop
-
-GRIDS = {
-    "centred": {},
-    "offset 3x": {"offset": 3.0},
-    "drift to 3x": {"drift": 3.0},
-}
-LAWS = {"chinchilla": CHINCHILLA, "lopsided": LOPSIDED}
-
-
-def bias(scenario: Scenario, interpolation: str) -> tuple[float, float]:
-    """Error of a, and of ln N_opt at 100 times the largest budget."""
-    runs, _ = draw(scenario, 0)
-    found = fit_isoflop(group_curves(runs), runs, interpolation=interpolation)
-    law = scenario.law
-    a = law.beta / (law.alpha + law.beta)
-    away = math.log(found.predict(TARGET).params / law.optimum(TARGET).params)
-    return found.exponents["params"] - a, away
 
 
 @pytest.mark.parametrize("law", list(LAWS))

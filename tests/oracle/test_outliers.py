@@ -3,22 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from planted import OUTLIERS, Scenario, draw
-
-from flops_fit.fitting.surface import solve_surface
-
-
-def rates(scenario: Scenario, num_sets: int) -> tuple[float, float]:
-    """Recall, and the share of sound runs that are flagged, over many data sets."""
-    found = planted = blamed = sound = 0
-    for seed in range(num_sets):
-        runs, bad = draw(scenario, seed)
-        flagged = {e.name for e in solve_surface(runs).outliers}
-        found += len(flagged & bad)
-        planted += len(bad)
-        blamed += len(flagged - bad)
-        sound += len(runs) - len(bad)
-    return found / planted, blamed / sound
+from planted import OUTLIERS, rates
 
 
 @pytest.mark.parametrize("name", ["5 x 7, sd .003", "9 x 14, sd .003"])

@@ -8,10 +8,10 @@ from planted import CHINCHILLA, LOPSIDED
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.fit import fit
-from flops_fit.plan import Level, plan_levels
-from flops_fit.planning.decide import decide
-from flops_fit.planning.terms import History, Run, Terms
-from flops_fit.points import Size
+from flops_fit.manifest.trials import Size
+from flops_fit.planning.adaptive.decide import decide
+from flops_fit.planning.adaptive.terms import History, Run, Terms
+from flops_fit.planning.plan import Level, plan_levels
 
 TOP = 1e19
 TARGET = 30 * TOP

@@ -1,0 +1,76 @@
+"""`flops-fit estimate`: what a plan will cost in time, memory and money."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flops_fit.cli.options import (
+    FormatOption,
+    JsonOption,
+    ManifestArgument,
+    PriceOption,
+    TotalOption,
+    WorkersOption,
+)
+from flops_fit.cli.output import number_of, print_json, print_tables
+from flops_fit.cli.plan import planned
+
+if TYPE_CHECKING:
+    from flops_fit.experiment.prepared import Prepared
+    from flops_fit.planning.estimate import Estimate
+    from flops_fit.planning.plan import Plan
+    from flops_fit.reporting.tables.table import Table
+
+
+def estimate(
+    manifest: ManifestArgument,
+    flops_per_second: Annotated[
+        str | None, typer.Option(help="FLOP/s that one trial achieves, instead of timing it here")
+    ] = None,
+    price_per_hour: PriceOption = None,
+    workers: WorkersOption = None,
+    total_flops: TotalOption = None,
+    as_json: JsonOption = False,
+    layout: FormatOption = "terminal",
+) -> None:
+    """Cost the plan: time, memory and money, by timing three sizes here or from a stated rate."""
+    from flops_fit.planning.costing import make_estimate
+
+    rate = number_of(flops_per_second, "--flops-per-second")
+    prepared, made = planned(manifest, number_of(total_flops, "--total-flops"))
+    costed = make_estimate(
+        prepared, made, flops_per_second=rate, price_per_hour=price_per_hour, workers=workers
+    )
+    if as_json:
+        print_json(costed.to_dict())
+        return
+    print_tables([_estimate_table(costed, made, prepared)], layout)
+
+
+def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
+    """The estimate with its totals."""
+    from flops_fit.errors import Note
+    from flops_fit.planning.notes import estimate_notes, share_note, speed_notes
+    from flops_fit.reporting.tables.table import estimate_table
+
+    totals = {
+        "flops": costed.total_flops,
+        "wall_seconds": costed.wall_seconds,
+        "memory_bytes": costed.memory_bytes,
+        "cost": costed.cost,
+    }
+    basis = Note("basis", f"{costed.workers} trials side by side; times from {costed.basis}")
+    return estimate_table(
+        [row.to_dict() for row in costed.trials],
+        unit=prepared.description.facts.unit,
+        totals=totals,
+        warnings=[
+            basis,
+            *speed_notes(costed),
+            *estimate_notes(costed),
+            share_note(prepared.manifest, costed.total_flops),
+            *made.warnings,
+        ],
+    )

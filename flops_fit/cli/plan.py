@@ -1,0 +1,104 @@
+"""`flops-fit plan`: the trials, what they would tell, or the next ones of a sweep that was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flops_fit.cli.options import FormatOption, JsonOption, ManifestArgument, TotalOption
+from flops_fit.cli.output import number_of, print_json, print_tables, say
+from flops_fit.errors import ManifestError
+
+if TYPE_CHECKING:
+    from flops_fit.experiment.prepared import Prepared
+    from flops_fit.planning.plan import Plan
+
+
+def plan(
+    manifest: ManifestArgument,
+    total_flops: TotalOption = None,
+    power: Annotated[
+        bool, typer.Option("--power", help="simulate how well the plan would tell N at the target")
+    ] = False,
+    noise: Annotated[
+        float, typer.Option(min=1e-6, max=1, help="of log loss between seeds, for --power")
+    ] = 0.003,
+    prior: Annotated[
+        str, typer.Option(help='what --power takes for true, "E=1.7 alpha=0.34 beta=0.28"')
+    ] = "",
+    refine: Annotated[
+        bool, typer.Option("--refine", help="of a run directory: what is weak, and the next runs")
+    ] = False,
+    as_json: JsonOption = False,
+    layout: FormatOption = "terminal",
+) -> None:
+    """Count each size and lay out the trials; trains and writes nothing."""
+    from flops_fit.planning.from_manifest import plan_power
+    from flops_fit.planning.notes import share_note
+    from flops_fit.reporting.tables.plan import power_table
+    from flops_fit.reporting.tables.table import plan_table
+
+    if refine:
+        _refine(manifest, as_json=as_json, layout=layout)
+        return
+    prepared, made = planned(manifest, number_of(total_flops, "--total-flops"))
+    bought = plan_power(prepared, made, noise=noise, prior=prior) if power or prior else None
+    if as_json:
+        more = {} if bought is None else {"power": bought.to_dict()}
+        print_json(made.to_dict() | more)
+        return
+    notes = [share_note(prepared.manifest, made.total_flops), *made.warnings]
+    tables = [plan_table(made.trials, notes, prepared.description.facts.unit)]
+    if bought is not None:
+        tables.append(power_table(bought.to_dict()))
+    print_tables(tables, layout)
+    if total_flops is not None:
+        say(f"to run this plan, write `total_flops = {total_flops}` into [sweep]")
+
+
+def planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, Plan]:
+    """The plan of a manifest, or the one that a run directory was started with."""
+    from flops_fit.experiment.prepared import prepare
+    from flops_fit.manifest.files import read_json
+    from flops_fit.planning.from_manifest import make_plan
+    from flops_fit.planning.plan import Plan
+    from flops_fit.sweep.provenance import require_trials, resume
+    from flops_fit.sweep.rundir import RunDir
+
+    if source.is_dir():
+        if total_flops is not None:
+            raise ManifestError(
+                f"`--total-flops` sizes a new plan, and `{source}` was started with its own",
+                hint="give the manifest instead",
+            )
+        resumed, plan = resume(source), Plan.from_dict(read_json(RunDir(source).plan))
+        require_trials(source, plan)
+        return resumed, plan
+    prepared = prepare(source, total_flops=total_flops)
+    return prepared, make_plan(prepared)
+
+
+def _refine(source: Path, *, as_json: bool, layout: FormatOption) -> None:
+    """Print what is weak in a sweep that was run, and its next runs."""
+    from flops_fit.reporting.tables.plan import next_runs_table, weaknesses_table
+    from flops_fit.sweep.refinement import refine_run
+
+    if not source.is_dir():
+        raise ManifestError(
+            f"`--refine` looks at a sweep that was run, and `{source}` is no run directory",
+            hint="give the run directory: `flops-fit plan --refine runs/NAME`",
+        )
+    found = refine_run(source)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    if found.weaknesses:
+        print_tables([weaknesses_table([each.to_dict() for each in found.weaknesses])], layout)
+    else:
+        say("no one run is missing: the law's minima are bracketed, and no trial is without a loss")
+    decision = found.decision.to_dict()
+    print_tables([next_runs_table(decision, found.notes, found.unit)], layout)
+    if decision["trials"]:
+        say(f"to run them: {found.how}")

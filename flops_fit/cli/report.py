@@ -1,0 +1,319 @@
+"""`flops-fit report`: from runs to a verdict, tables, figures, a page, and answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, Literal
+
+from flops_fit.cli.options import (
+    BootstrapOption,
+    BudgetOption,
+    ColumnsOption,
+    DeltaOption,
+    FigureColumnsOption,
+    FigureFormatsOption,
+    FiguresOption,
+    Format,
+    FormatOption,
+    HtmlOption,
+    InterpolationOption,
+    IrreducibleOption,
+    JsonOption,
+    LossOption,
+    MethodOption,
+    OutputOption,
+    QuestionOption,
+    ScoreOption,
+    SealOption,
+    SeedOption,
+    SourceArgument,
+    StrictOption,
+)
+from flops_fit.cli.output import number_of, print_json, print_tables, print_verdict, say
+from flops_fit.cli.questions import print_answers
+from flops_fit.errors import FitError, ManifestError, StorageError
+from flops_fit.manifest.files import write_atomic
+from flops_fit.sweep.rundir import RunDir
+
+if TYPE_CHECKING:
+    from flops_fit.reporting.result import Result
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How figures are written: their formats, and the columns of a paper that each fills."""
+
+    formats: Sequence[str] = ("png", "svg")
+    columns: Literal[1, 2] | None = None
+
+    @classmethod
+    def of(cls, formats: str, columns: Literal["1", "2"] | None) -> Drawing:
+        """As the command line says it.
+
+        Raises:
+            ManifestError: a format that is not known.
+        """
+        if columns is None:
+            return cls(formats_of(formats), None)
+        return cls(formats_of(formats), 1 if columns == "1" else 2)
+
+
+def report(
+    sources: SourceArgument,
+    budget: BudgetOption = None,
+    method: MethodOption = None,
+    columns: ColumnsOption = None,
+    strict: StrictOption = False,
+    loss: LossOption = "adaptive",
+    huber_delta: DeltaOption = 1e-3,
+    irreducible_loss: IrreducibleOption = None,
+    interpolation: InterpolationOption = "parabola",
+    bootstrap: BootstrapOption = None,
+    seed: SeedOption = 0,
+    question: QuestionOption = None,
+    seal: SealOption = None,
+    score: ScoreOption = None,
+    as_json: JsonOption = False,
+    layout: FormatOption = "terminal",
+    html: HtmlOption = None,
+    output: OutputOption = None,
+    figures: FiguresOption = True,
+    figure_formats: FigureFormatsOption = "png,svg",
+    figure_columns: FigureColumnsOption = None,
+) -> None:
+    """Fit the finished trials; print the laws and the compute-optimal table."""
+    _refuse_without_ledger(sources, seal=seal, score=score)
+    if score is not None:
+        _score(sources[0], score)
+        return
+    options = {
+        "columns": columns_of(columns),
+        "strict": strict,
+        "budgets": _budgets(budget, seal),
+        "methods": method,
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "loss": loss,
+        "huber_delta": huber_delta,
+        "irreducible_loss": irreducible_loss,
+        "interpolation": interpolation,
+        "shows_gains": len(sources) == 1 and seal is None and not question,
+    }
+    drawing = Drawing.of(figure_formats, figure_columns)
+    _refuse_unwritable(html, output if figures else None)
+    results = _read(sources, options)
+    if len(results) > 1:
+        _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
+        return
+    (result,) = results
+    if seal is not None:
+        _seal(sources[0], result, seal)
+        return
+    if question:
+        print_answers(question, result, layout, as_json=as_json)
+        return
+    _write_page(result, html)
+    _tell(result, layout, as_json=as_json)
+    if figures and (output is not None or not as_json):
+        _write_figures(result, sources[0], output, drawing)
+    refuse_without_law(result)
+
+
+def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
+    """The FLOPs to answer for; a seal's too: without an interval it could not be scored."""
+    given = [*((text, "--budget") for text in asked or []), (sealed, "--seal")]
+    return [flops for text, option in given if (flops := number_of(text, option))]
+
+
+def _refuse_without_ledger(sources: Sequence[Path], *, seal: str | None, score: str | None) -> None:
+    """Refuse to seal or score what has no ledger: a table, or two sources at once."""
+    if seal is None and score is None:
+        return
+    option = "--score" if seal is None else "--seal"
+    if len(sources) > 1:
+        raise ManifestError(f"`{option}` takes one run directory, got {len(sources)} sources")
+    if sources[0].is_file():
+        raise ManifestError(
+            f"`{option}`: a prediction is sealed in the ledger of a run directory, and "
+            f"`{sources[0]}` is a table",
+            hint="keep what `report TABLE --budget FLOPS --json` predicts beside the table instead",
+        )
+
+
+def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
+    """Refuse, before anything is fitted, a page or a folder that could not be written."""
+    if page is not None and page.is_dir():
+        raise ManifestError(
+            f"`--html`: expected a file to write the page to, got the folder `{page}`",
+            hint=f"write --html {page / 'report.html'}",
+        )
+    folders = (("--html", page.parent if page else None), ("--output", folder))
+    for option, wanted in folders:
+        if wanted is None:
+            continue
+        above = next(each for each in (wanted, *wanted.parents) if each.exists())
+        if not above.is_dir():
+            raise ManifestError(
+                f"`{option}`: expected a folder, got the file `{above}`",
+                hint="name a folder: it is made where there is none",
+            )
+        try:  # the only sure test: permissions say nothing to root, nor of disks that are read-only
+            TemporaryFile(dir=above).close()
+        except OSError as error:
+            raise ManifestError(
+                f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
+                hint="name another folder",
+            ) from None
+
+
+def _read(sources: Sequence[Path], options: dict[str, Any]) -> list[Result]:
+    """The result of each run directory or table."""
+    from flops_fit.reporting.reading import read_source
+
+    return [read_source(source, **options) for source in sources]
+
+
+def _tell(result: Result, layout: Format, *, as_json: bool) -> None:
+    """Print the whole result, as data or for the eye."""
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        show(result, layout)
+
+
+def show(result: Result, layout: Format) -> None:
+    """Print a result: its verdict and its answers in words, then its tables."""
+    print_verdict(result, layout, with_answers=True)
+    # On a terminal the long tables would scroll the answer away; the page has them.
+    left_out = {"checklist", "observations"} if layout == "terminal" else set()
+    print_tables(list(result.tables(without=left_out).values()), layout)
+
+
+def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:
+    """Write a result, its page and its figures into a folder, and say what a reader will open."""
+    from flops_fit.reporting.reading import write_report
+
+    drawing = drawing or Drawing()
+    written = write_report(result, folder, formats=drawing.formats, columns=drawing.columns)
+    said = [path for path in written if path.suffix in (".html", f".{drawing.formats[0]}")]
+    say(f"written: {', '.join(str(path) for path in said)}")
+
+
+def refuse_without_law(result: Result) -> None:
+    """Leave with the exit code of `not enough observations` where there is no law to show."""
+    if result.verdict == "refuse":
+        first = result.reasons[0]
+        failure = result.failures.get("surface") or next(iter(result.failures.values()), None)
+        if first.code != "no_usable_law":
+            raise FitError(f"there is no law to believe: {first.message}", code=first.code)
+        told = f"no law can be fitted: {first.message}"
+        if failure is None:
+            raise FitError(told, code=first.code)
+        raise FitError(f"{told}: {failure.message}", code=first.code, hint=failure.hint)
+
+
+def formats_of(text: str) -> list[str]:
+    """`png,pdf` as a list."""
+    formats = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not formats or set(formats) - {"png", "svg", "pdf"}:
+        raise ManifestError(
+            f"`--figure-formats`: expected some of png, svg and pdf, got `{text}`",
+            hint="write --figure-formats png,pdf",
+        )
+    return formats
+
+
+def columns_of(text: str | None) -> dict[str, str]:
+    """`params=N,loss=val_loss` as a mapping."""
+    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
+    for name, equals, column in pairs:
+        if not equals or not name.strip() or not column.strip():
+            raise ManifestError(
+                f"`--columns`: expected NAME=COLUMN pairs with commas between, got `{text}`",
+                hint="write --columns params=N,tokens=D,loss=val_loss",
+            )
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def _write_page(result: Result, path: Path | None) -> None:
+    """Write the page alone, where it is asked for."""
+    if path is not None:
+        write_atomic(path, result.to_html())
+        say(f"written: {path}")
+
+
+def _write_figures(result: Result, source: Path, folder: Path | None, drawing: Drawing) -> None:
+    """Write the report into a folder, or its run directory, if it lets us; a table has none."""
+    if folder is not None:
+        write(result, folder, drawing)
+        return
+    if not source.is_dir():
+        return
+    try:
+        write(result, RunDir(source).report, drawing)
+    except OSError as error:
+        refused = StorageError.of(error)
+        if refused is None:
+            raise
+        say(f"warning: not written: {refused.message}; name another folder with --output")
+
+
+def _seal(source: Path, result: Result, budget: str) -> None:
+    """Seal the prediction for a budget, and print its digest."""
+    from flops_fit.reporting.seal import seal_prediction, seals_of
+
+    flops = number_of(budget, "--seal")
+    assert flops is not None
+    before = seals_of(source, flops)
+    seal = result.seal(flops)
+    seal_prediction(source, seal)
+    if before:
+        first = before[0]
+        say(
+            f"warning: a prediction for {flops:g} FLOPs was sealed already, at {first.at} (SHA-256 "
+            f"{first.fields['sha256'][:12]}...): `--score` scores that one, and names this one as "
+            "a later one"
+        )
+    print_json(seal.to_dict())
+
+
+def _score(source: Path, score: str) -> None:
+    """Score a sealed prediction."""
+    from flops_fit.reporting.seal import score_prediction
+
+    budget, _, loss = score.partition("=")
+    flops, real = number_of(budget, "--score"), number_of(loss, "--score")
+    assert flops is not None
+    assert real is not None
+    print_json(score_prediction(source, flops, real))
+
+
+def _compare(
+    results: Sequence[Result],
+    layout: Format,
+    *,
+    as_json: bool,
+    to: Path | None,
+    drawing: Drawing,
+) -> None:
+    """Print two results side by side; draw them over each other into the folder `to`."""
+    if len(results) > 2:
+        raise ManifestError("`report` takes one source, or two to compare")
+    comparison = results[0].compare(results[1])
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        print_tables(list(comparison.tables().values()), layout)
+    if to is not None:
+        from flops_fit.reporting.figures.style import save_figure
+
+        to.mkdir(parents=True, exist_ok=True)
+        paths = [
+            path
+            for name, figure in comparison.plot(drawing.columns).items()
+            for path in save_figure(figure, to / name, drawing.formats)
+        ]
+        say(f"written: {', '.join(map(str, paths))}")

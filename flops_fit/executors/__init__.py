@@ -1,1 +1,0 @@
-"""Engines that carry tasks to where they run."""

@@ -1,0 +1,1 @@
+"""The checks of `flops-fit check`: model, data and loss fit together."""

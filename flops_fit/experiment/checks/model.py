@@ -1,0 +1,283 @@
+"""Whether a model and a loss keep their contract: built, counted, run, and seen to learn."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from flops_fit.errors import PluginError
+from flops_fit.experiment.checks.findings import DoubtfulError
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.trials import Trial
+from flops_fit.training.building import Build, build_on
+from flops_fit.training.counting.params import Params, params_of
+from flops_fit.training.data.streams import Batch, split_batch
+from flops_fit.training.heldout import Loss, check_loss
+from flops_fit.training.optimizers import make_optimizer, set_learning_rates
+from flops_fit.training.session import seed_everything
+from flops_fit.units import format_count
+
+SizeValue = int | float
+
+MOST_STEPS = 60
+"""Steps on one batch within which the loss must fall."""
+
+_WARMUP_STEPS = 10
+_LEAST_FALL = 0.02
+_ENOUGH_FALL = 0.1
+_MOST_NAMED = 5
+
+
+def check_sizes(build: Build, values: Sequence[SizeValue]) -> tuple[str, dict[SizeValue, Params]]:
+    """Every size can be built, and counts the same each time; what was found, and the counts.
+
+    Raises:
+        PluginError: one cannot, or does not.
+    """
+    counts, refused = {}, []
+    ends = {min(values), max(values)}
+    for value in values:
+        try:
+            seen = {_params_on_light(build, value) for _ in range(2 if value in ends else 1)}
+        except PluginError as error:
+            refused.append((value, error))
+            continue
+        if len(seen) > 1:
+            told = " and then ".join(f"{each.params:,}" for each in seen)
+            raise PluginError(
+                f"`num_params()` is not the same each time: size {value} gave {told}",
+                hint="let it depend on the model alone: sum `p.numel()` over its parameters",
+            )
+        (counts[value],) = seen
+    if refused:
+        value, met = refused[0]
+        others = ", ".join(str(each) for each, _ in refused[1:_MOST_NAMED])
+        more = f" (so do sizes {others})" if others else ""
+        raise PluginError(
+            f"size {value} fails: {met.message}{more}",
+            hint=met.hint or "leave it out of `sizes`, or mend the constructor",
+        )
+    return f"{len(counts)} sizes, {min(ends)} to {max(ends)}, built without weights", counts
+
+
+def check_growth(counts: dict[SizeValue, Params]) -> str:
+    """Params grow from each size to the next.
+
+    Raises:
+        PluginError: they do not.
+    """
+    ordered = sorted(counts.items())
+    for (small, few), (large, many) in pairwise(ordered):
+        if many.params <= few.params:
+            raise PluginError(
+                f"size {large} has {many.params:,} params, size {small} has {few.params:,}: they "
+                "do not grow with the size",
+                hint="name in `size_param` the argument that makes the model larger, let the "
+                "constructor use it, and let `num_params()` count what it built",
+            )
+    first, last = ordered[0][1], ordered[-1][1]
+    return f"{format_count(first.params)} to {format_count(last.params)}{_three_ways(last)}"
+
+
+def check_count(build: Build, value: SizeValue) -> str:
+    """`num_params()` counts what the model trains.
+
+    Raises:
+        DoubtfulError: it counts something else.
+    """
+    model = _light(build, value)
+    said = params_of(model).params
+    real = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if abs(said - real) > 0.01 * max(said, real):
+        raise DoubtfulError(
+            f"`num_params()` says {said:,} at size {value}, but {real:,} numbers are trained",
+            hint="count every trainable parameter once; what is left out moves the law's exponents",
+        )
+    return f"{said:,} at size {value}"
+
+
+def check_forward(model: nn.Module, batch: Batch) -> str:
+    """A model with weights takes a real batch; what came out.
+
+    Raises:
+        PluginError: it does not.
+    """
+    model.train()
+    inputs, _ = split_batch(batch)
+    try:
+        outputs = model(inputs)
+    except Exception as error:
+        raise PluginError(
+            f"`{type(model).__name__}.forward` failed on the data's inputs: "
+            f"{type(error).__name__}: {error}",
+            hint="call the model by hand on one batch of the data: it gets `inputs` as they are",
+        ) from error
+    shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
+    return f"it gives a `{type(outputs).__name__}`{shape}"
+
+
+def check_step(model: nn.Module, batch: Batch, loss: Loss) -> str:
+    """The loss takes the outputs, is finite, and sends finite gradients to the parameters.
+
+    Raises:
+        PluginError: it does not.
+        DoubtfulError: some parameters get no gradient.
+    """
+    inputs, targets = split_batch(batch)
+    outputs = model(inputs)
+    try:
+        value = loss(outputs, targets)
+    except Exception as error:
+        raise PluginError(
+            f"the loss does not take what the model gives, a `{type(outputs).__name__}`: "
+            f"{type(error).__name__}: {error}",
+            hint="it is called with (outputs, targets), as the model and the data give them",
+        ) from error
+    first = float(check_loss(value).detach())
+    if not math.isfinite(first):
+        raise PluginError(
+            f"the loss is {first} on the first batch, before any training",
+            hint="look for a logarithm or a root of zero, a division by a count of zero, or "
+            "weights that start too large",
+        )
+    model.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    reached = {name: p.grad for name, p in trained.items() if p.grad is not None}
+    if not reached:
+        raise PluginError(
+            "the loss has no gradient for any parameter of the model",
+            hint="compute it from the model's outputs with torch, without `.detach()`",
+        )
+    for name, gradient in reached.items():
+        if not torch.isfinite(gradient).all():
+            raise PluginError(
+                f"the gradient of `{name}` is not finite at the first step: the loss would be nan "
+                "at the next",
+                hint="look for a root or a norm of exact zeros, and for what overflows",
+            )
+    left = [name for name in trained if name not in reached]
+    if left:
+        named = ", ".join(f"`{name}`" for name in left[:_MOST_NAMED])
+        raise DoubtfulError(
+            f"{len(left)} of {len(trained)} parameters get no gradient from this batch: {named}",
+            hint="leave unused ones out of the model, or out of `num_params()`; experts that no "
+            "example of this batch visits are fine",
+        )
+    return f"{first:.4g} on the first batch, with a finite gradient for every parameter"
+
+
+def check_learning(
+    model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe, trial: Trial, build: Build
+) -> str:
+    """The loss falls over a few steps on one batch, with the manifest's optimizer and rate.
+
+    Args:
+        model: with weights.
+        batch: examples, all of which are passed in every step.
+        loss: (outputs, targets) -> scalar tensor.
+        recipe: the optimizer and its rules.
+        trial: whose size, tokens and batch the rules go by; only its first steps are taken.
+        build: makes the model of a size value.
+
+    Raises:
+        PluginError: it does not.
+        DoubtfulError: it does so at a lower rate only.
+    """
+    reports: list[str] = []
+    for share in (1.0, 0.1, 0.01):
+        losses = _train(copy.deepcopy(model), batch, loss, recipe, trial, build, share)
+        first, last = losses[0], losses[-1]
+        told = f"from {first:.4g} to {last:.4g} in {len(losses) - 1} steps"
+        if math.isfinite(last) and last < first - _LEAST_FALL * max(abs(first), 1e-3):
+            if share == 1.0:
+                return told
+            raise DoubtfulError(
+                f"it falls at {share:g} times the learning rate ({told}), but not at the "
+                f"manifest's: {reports[0]}",
+                hint="lower `learning_rate` in [training], or bracket it",
+            )
+        reports.append(told)
+    raise PluginError(
+        f"the loss does not fall on one batch: {reports[0]}; at a hundredth of the learning rate "
+        f"{reports[-1]}",
+        hint="look whether the loss rewards what it should punish, whether outputs depend on the "
+        "inputs, and whether [training] fits the model",
+    )
+
+
+def taught(model: nn.Module, batch: Batch, loss: Loss) -> nn.Module:
+    """A copy of the model after a few steps on one batch, which no longer gives all the same."""
+    model = copy.deepcopy(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    inputs, targets = split_batch(batch)
+    model.train()
+    for _ in range(_WARMUP_STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        check_loss(loss(model(inputs), targets)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return model
+
+
+def _train(
+    model: nn.Module, batch: Batch, loss: Loss, recipe: Recipe, trial: Trial, build: Build,
+    share: float,
+) -> list[float]:  # fmt: skip
+    """Losses before each step on one batch; ends early once the loss has clearly fallen."""
+    seed_everything(0)
+    optimizer = make_optimizer(
+        model, recipe=recipe, trial=trial, device=torch.device("cpu"), build=build
+    )
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    inputs, targets = split_batch(batch)
+    model.train()
+    losses: list[float] = []
+    for step in range(MOST_STEPS + 1):
+        value = check_loss(loss(model(inputs), targets))
+        losses.append(float(value.detach()))
+        recent = sum(losses[-3:]) / 3
+        fallen = len(losses) > 3 and recent < losses[0] - _ENOUGH_FALL * abs(losses[0])
+        if fallen or not math.isfinite(losses[-1]) or step == MOST_STEPS:
+            break
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        set_learning_rates(
+            optimizer.param_groups, peaks, share * min(1, (step + 1) / _WARMUP_STEPS)
+        )
+        if recipe.clip_norm > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+    return losses
+
+
+def _params_on_light(build: Build, value: SizeValue) -> Params:
+    """The counts of a size; asked twice, since a count may draw at random."""
+    model = _light(build, value)
+    first, second = params_of(model), params_of(model)
+    if first != second:
+        raise PluginError(
+            f"`num_params()` is not the same each time: {first.params:,} and then "
+            f"{second.params:,} from one model",
+            hint="let it depend on the model alone: sum `p.numel()` over its parameters",
+        )
+    return first
+
+
+def _light(build: Build, value: SizeValue) -> nn.Module:
+    """The model without weights, or with them where it cannot be built without."""
+    try:
+        return build_on(build, value, "meta")
+    except PluginError:
+        return build_on(build, value, "cpu")
+
+
+def _three_ways(has: Params) -> str:
+    """What else is counted of the largest size."""
+    active = "" if has.active is None else f", {format_count(has.active)} active"
+    return f" (of which {format_count(has.non_embedding)} outside embeddings{active})"

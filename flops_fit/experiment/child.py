@@ -1,0 +1,235 @@
+"""Questions about an experiment, put to a child process that loads its plugins.
+
+The child imports torch and the user's code; the process that plans, conducts and reports does not.
+So a command that only plans starts fast, a conductor holds no GPU memory, and a plugin that takes
+the interpreter down takes down only the child.
+
+    python -m flops_fit.experiment.child QUESTION.json ANSWER.json
+
+The question holds `manifest` (a path), `search_path`, and for timings `trials`, for a check
+`examine`; or `load`, installed plugins to import. The answer holds `description`, `timings`,
+`findings`, or `problems`, one for each plugin that was tried so far; or `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from flops_fit import errors
+from flops_fit.errors import FlopsFitError, PluginError
+from flops_fit.experiment.checks.examination import examine
+from flops_fit.experiment.checks.findings import Finding
+from flops_fit.experiment.describing import describe
+from flops_fit.experiment.description import Description
+from flops_fit.experiment.devices import share_out
+from flops_fit.experiment.loading import load_experiment
+from flops_fit.experiment.plugins import Listed, problem_of
+from flops_fit.experiment.timing import Timing, time_sizes
+from flops_fit.manifest.manifest import read_manifest
+from flops_fit.manifest.trials import Trial
+
+
+def ask_description(manifest: Path, *, search_path: Sequence[Path]) -> Description:
+    """The description of a manifest's experiment.
+
+    Raises:
+        PluginError: a plugin is missing or breaks its contract.
+    """
+    (answer,) = _ask(
+        {"manifest": str(manifest), "search_path": [str(folder) for folder in search_path]}
+    )
+    return Description.from_dict(answer["description"])
+
+
+def ask_timings(
+    manifest: Path,
+    trials: Sequence[Trial],
+    *,
+    search_path: Sequence[Path],
+    side_by_side: int,
+    devices_per_trial: int = 1,
+    num_devices: int = 0,
+) -> list[Timing]:
+    """Time some trials' sizes, in as many processes side by side as the sweep will use.
+
+    Each has the device that the sweep will give it, and its share of the batch. Of the processes of
+    one trial the slowest counts, of trials side by side their mean. Of the peaks that they measured
+    the highest counts for all.
+
+    Args:
+        manifest: the experiment.
+        trials: one of each size.
+        search_path: where plugins are looked for besides the installed ones.
+        side_by_side: trials that will run at once.
+        devices_per_trial: processes of each, a device each.
+        num_devices: GPUs of this machine to share out; 0: none.
+    """
+    question = {
+        "manifest": str(manifest),
+        "search_path": [str(folder) for folder in search_path],
+        "trials": [trial.to_dict() for trial in trials],
+    }
+    shares = share_out(num_devices, side_by_side, devices_per_trial)
+    devices = [
+        share[index] if share else "" for share in shares for index in range(devices_per_trial)
+    ]
+    answers = [
+        [Timing(**timing) for timing in answer["timings"]] for answer in _ask(question, devices)
+    ]
+    peaks = [timing.matmul_flops_per_second or 0.0 for answer in answers for timing in answer]
+    return [
+        replace(_usual(measured, devices_per_trial), matmul_flops_per_second=max(peaks) or None)
+        for measured in zip(*answers, strict=True)
+    ]
+
+
+def _usual(measured: Sequence[Timing], devices_per_trial: int) -> Timing:
+    """One size's timing from those of every process of the trials side by side."""
+    trials = [
+        max(measured[at : at + devices_per_trial], key=lambda timing: timing.seconds_per_token)
+        for at in range(0, len(measured), devices_per_trial)
+    ]
+    return replace(
+        trials[0],
+        seconds_per_token=fmean(timing.seconds_per_token for timing in trials),
+        evaluation_seconds=fmean(timing.evaluation_seconds for timing in trials),
+        setup_seconds=fmean(timing.setup_seconds for timing in trials),
+        startup_seconds=fmean(timing.startup_seconds for timing in trials),
+        memory_bytes=max(t.memory_bytes or 0 for t in measured) or None,
+    )
+
+
+def ask_findings(manifest: Path, *, search_path: Sequence[Path]) -> list[Finding]:
+    """What an examination of a manifest's plugins finds.
+
+    Raises:
+        ManifestError: the manifest breaks a rule.
+        PluginError: a plugin ended the process that examined it.
+    """
+    folders = [str(folder) for folder in search_path]
+    (answer,) = _ask({"manifest": str(manifest), "search_path": folders, "examine": True})
+    return [Finding(**finding) for finding in answer["findings"]]
+
+
+def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
+    """The same plugins, each with the problem that its import meets, if any.
+
+    One that ends the interpreter is named so, and the others are tried in another child.
+    """
+    tried: list[Listed] = []
+    while len(tried) < len(plugins):
+        rest = plugins[len(tried) :]
+        ((text, code),) = _put({"load": [asdict(plugin) for plugin in rest]})
+        problems = [] if text is None else json.loads(text)["problems"]
+        if len(problems) < len(rest):
+            problems.append(f"ended the interpreter (exit code {code})")
+        tried += [replace(p, problem=met) for p, met in zip(rest, problems, strict=False)]
+    return tried
+
+
+def _ask(question: Mapping[str, Any], devices: Sequence[str] = ("",)) -> list[dict[str, Any]]:
+    """Put a question to child processes, and raise what they raised."""
+    return [_read(text, code) for text, code in _put(question, devices)]
+
+
+def _put(
+    question: Mapping[str, Any], devices: Sequence[str] = ("",)
+) -> list[tuple[str | None, int]]:
+    """Put a question to child processes; what each wrote (None: nothing), and its exit code.
+
+    There is one for each of `devices`, which it sees no other than; `""` leaves all as they are.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
+        asked = Path(folder) / "question.json"
+        asked.write_text(json.dumps(question), encoding="utf-8")
+        paths = [Path(folder) / f"answer-{index}.json" for index in range(len(devices))]
+        command = [sys.executable, "-m", "flops_fit.experiment.child", str(asked)]
+        children = [
+            subprocess.Popen(
+                [*command, str(path)],
+                env=environment | ({"CUDA_VISIBLE_DEVICES": device} if device else {}),
+                stdout=2,
+            )
+            for path, device in zip(paths, devices, strict=True)
+        ]
+        try:
+            codes = [child.wait() for child in children]
+        finally:
+            for child in children:
+                child.kill()
+        texts = [path.read_text(encoding="utf-8") if path.exists() else None for path in paths]
+    return list(zip(texts, codes, strict=True))
+
+
+def _read(text: str | None, code: int) -> dict[str, Any]:
+    """A child's answer, or the error that it met."""
+    if text is None and code == 1:
+        raise RuntimeError("the process that loads the plugins met a bug: see its traceback above")
+    if text is None:
+        raise PluginError(
+            f"the process that loads the plugins died (exit code {code})",
+            hint="a plugin, or a library it uses, ended the interpreter: see what it printed above",
+        )
+    answer: dict[str, Any] = json.loads(text)
+    if "error" in answer:
+        met = answer["error"]
+        raise getattr(errors, met["type"])(met["message"], hint=met["hint"])
+    return answer
+
+
+def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    """What the child says."""
+    began = time.monotonic()
+    try:
+        manifest = read_manifest(Path(question["manifest"]))
+        folders = [Path(folder) for folder in question["search_path"]]
+        if "examine" in question:
+            found = examine(manifest, search_path=folders)
+            return {"findings": [finding.to_dict() for finding in found]}
+        experiment = load_experiment(manifest, search_path=folders)
+        if "trials" in question:
+            trials = [Trial.from_dict(trial) for trial in question["trials"]]
+            startup = time.monotonic() - began
+            timings = time_sizes(experiment, trials)
+            return {"timings": [asdict(replace(t, startup_seconds=startup)) for t in timings]}
+        return {"description": describe(experiment).to_dict()}
+    except FlopsFitError as error:
+        return {
+            "error": {
+                "type": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+            }
+        }
+
+
+def _load(plugins: Sequence[Mapping[str, Any]], answered: Path) -> None:
+    """Import plugins one after another; the answer grows, so that a crash shows which it was."""
+    problems: list[str | None] = []
+    for plugin in plugins:
+        problems.append(problem_of(Listed(**plugin)))
+        answered.write_text(json.dumps({"problems": problems}), encoding="utf-8")
+
+
+def _main(asked: str, answered: str) -> None:
+    """Read the question, write the answer."""
+    question = json.loads(Path(asked).read_text(encoding="utf-8"))
+    if "load" in question:
+        _load(question["load"], Path(answered))
+        return
+    Path(answered).write_text(json.dumps(_answer(question)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,42 @@
+"""What a plugin offers: Model, Data, Loss, Executor (Protocols; no torch at run time).
+
+The protocols are structural: a plugin keeps them by shape and never needs to import this package.
+A batch is what the user's DataLoader gives: a mapping with `inputs` and `targets`, a pair
+(inputs, targets), or a single tensor that is both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A torch.nn.Module, built by `factory(**{size_param: value}, **derived, **kwargs)`.
+
+    Optional methods: `configure_optimizers(...) -> torch.optim.Optimizer` replaces the recipe's
+    optimizer; `flops_per_token() -> float` serves `[flops] count = "model"`;
+    `num_params(non_embedding=True)` gives the count without embeddings, `num_params(active=True)`
+    that of a mixture of experts which one unit of data passes through. The factory, or the module
+    that it is defined in, may offer `count_flops(model, batch)`: the forward and backward FLOPs of
+    a batch, for `[flops] count = "plugin"`.
+    """
+
+    def forward(self, inputs: Any) -> Any:
+        """Outputs for one batch of inputs."""
+        ...
+
+    def num_params(self) -> int:
+        """How many trainable parameters the model has."""
+        ...
+
+
+class Loss(Protocol):
+    """A callable that compares a model's outputs with the targets."""
+
+    def __call__(self, outputs: Any, targets: Any) -> torch.Tensor:
+        """Mean loss of the batch in nats per unit of data: a scalar tensor with a gradient."""
+        ...

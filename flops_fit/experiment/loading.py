@@ -1,0 +1,237 @@
+"""Manifest + plugins, or live objects -> Experiment; its sizes, its fingerprint.
+
+An Experiment holds what a trial is made from. What the planner needs of it (sizes with their
+counts, what one unit of data is) is its Description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import PluginError
+from flops_fit.experiment.description import SizeValue
+from flops_fit.experiment.plugins import check_takes, find_plugin, guard, load_plugin
+from flops_fit.manifest.manifest import Manifest, manifest_from
+
+if TYPE_CHECKING:
+    from flops_fit.training.data.batches import LoadedData
+
+LIVE = "live:"  # begins the plugin's name in the manifest of an experiment made of live objects
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every trial is made from.
+
+    Attributes:
+        manifest: the experiment as written.
+        build: makes the model of a size on torch's current default device.
+        data: training and held-out set, and the facts of the data.
+        loss: (outputs, targets) -> scalar tensor.
+        count: how FLOPs are found: the manifest's word, or the plugin's function.
+    """
+
+    manifest: Manifest
+    build: Callable[[SizeValue], Any]
+    data: LoadedData
+    loss: Callable[[Any, Any], Any]
+    count: Any = "counted"
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """12 hexadecimal digits that change with anything that a trial's numbers depend on."""
+    text = json.dumps(manifest.identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Experiment:
+    """Load the manifest's plugins and draw up its data.
+
+    Raises:
+        PluginError: a plugin is missing, does not load, or does not take what the manifest gives.
+    """
+    if manifest.model.plugin.startswith(LIVE):
+        raise PluginError(
+            f"this experiment was made of live objects ({manifest.model.plugin}), which another "
+            "process cannot load",
+            hint="call `find_optimal` again with the same objects and `run_dir`, or write a "
+            "manifest that names them by import path",
+        )
+    factory = load_factory(manifest, search_path=search_path)
+    loss = load_loss(manifest, search_path=search_path)
+    data = load_dataset(manifest, search_path=search_path)
+    count = load_count(manifest, factory, search_path=search_path)
+    return Experiment(manifest, builder(manifest, factory), data, loss, count)
+
+
+def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
+    """The model plugin, which takes the arguments that the manifest gives."""
+    model = manifest.model
+    factory = load_plugin("model", model.plugin, search_path=search_path)
+    check_takes("model", model.plugin, factory, model.size_param, model.kwargs, model.derive)
+    return factory
+
+
+def load_count(manifest: Manifest, factory: Any, *, search_path: Sequence[Path]) -> Any:
+    """How FLOPs are found: the manifest's word, or a plugin's `count_flops(model, batch)`.
+
+    Raises:
+        PluginError: the function is not there.
+    """
+    count = manifest.flops.count
+    if ":" in count:
+        return load_plugin("FLOP count", count, search_path=search_path)
+    if count != "plugin":
+        return count
+    name = manifest.model.plugin.removeprefix(LIVE)
+    named = name if ":" in name else find_plugin("model", name).value
+    modules = (named.partition(":")[0], getattr(factory, "__module__", ""))
+    for owner in (factory, *(sys.modules.get(module) for module in modules)):
+        if callable(own := getattr(owner, "count_flops", None)):
+            return own
+    raise PluginError(
+        f'model plugin `{name}` has no `count_flops`, which [flops] count = "plugin" asks for',
+        hint="define `count_flops(model, batch)` beside the factory or as a method of the class, "
+        'or name it: count = "my_module:my_count"',
+    )
+
+
+def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
+    """The loss plugin; a class is called first."""
+    loss = manifest.loss
+    loss_fn = load_plugin("loss", loss.plugin, search_path=search_path)
+    if isinstance(loss_fn, type) or loss.kwargs:
+        check_takes("loss", loss.plugin, loss_fn, "", loss.kwargs)
+        make_loss = loss_fn
+        loss_fn = guard("loss", loss.plugin, lambda: make_loss(**loss.kwargs))
+    if not callable(loss_fn):
+        raise PluginError(
+            f"loss plugin `{loss.plugin}` is a {type(loss_fn).__name__}, not something to call",
+            hint="a loss is called with (outputs, targets)",
+        )
+    return loss_fn
+
+
+def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedData:
+    """The data plugin's training and held-out set."""
+    from flops_fit.training.data.batches import load_data
+
+    data = manifest.data
+    make_data = load_plugin("dataset", data.plugin, search_path=search_path)
+    check_takes("dataset", data.plugin, make_data, "", data.kwargs)
+    made = guard("dataset", data.plugin, lambda: make_data(**data.kwargs))
+    overrides = data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
+    loaded: LoadedData = guard(
+        "dataset",
+        data.plugin,
+        lambda: load_data(made, seed=manifest.seed, overrides=overrides),
+    )
+    return loaded
+
+
+def live_experiment(
+    manifest: Manifest,
+    factory: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    made: Any,
+    loss: Any,
+    count: Any = None,
+) -> Experiment:
+    """An experiment of live objects; `manifest` names them for the record only.
+
+    `count` is a function (model, batch) -> FLOPs, in place of the manifest's `[flops] count`.
+
+    Raises:
+        PluginError: the factory does not take the size parameter or `kwargs`, or the data is not
+            a data set.
+    """
+    from flops_fit.training.data.batches import load_data
+
+    name = manifest.model.plugin.removeprefix(LIVE)
+    check_takes("model", name, factory, manifest.model.size_param, kwargs, manifest.model.derive)
+    overrides = manifest.data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
+    data_name = manifest.data.plugin.removeprefix(LIVE)
+    loaded = guard(
+        "dataset", data_name, lambda: load_data(made, seed=manifest.seed, overrides=overrides)
+    )
+    how = count or load_count(manifest, factory, search_path=())
+    return Experiment(manifest, builder(manifest, factory, kwargs), loaded, loss, how)
+
+
+def live_manifest(
+    *,
+    factory: Any,
+    size_param: str,
+    kwargs: Mapping[str, Any],
+    made: Any,
+    loss: Any,
+    sections: Mapping[str, Any],
+) -> Manifest:
+    """The manifest that records an experiment of live objects; `sections` holds all the rest.
+
+    Raises:
+        ManifestError: a section breaks a rule of the manifest.
+    """
+    model = {
+        "plugin": LIVE + name_of(factory),
+        "size_param": size_param,
+        "kwargs": {key: _plain(value) for key, value in kwargs.items()},
+    }
+    given = dict(sections)
+    return manifest_from(
+        {
+            **given,
+            "model": {**model, **given.get("model", {})},
+            "data": {"plugin": LIVE + name_of(made), **given.get("data", {})},
+            "loss": {"plugin": LIVE + name_of(loss)},
+        },
+        where="the call",
+    )
+
+
+def name_of(thing: Any) -> str:
+    """`module:qualified.name` of a class or function, or of an object's class."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """A keyword argument as TOML can hold it; an object by its class's name."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return "None" if value is None else name_of(value)
+
+
+def builder(
+    manifest: Manifest, factory: Callable[..., Any], kwargs: Mapping[str, Any] | None = None
+) -> Callable[[SizeValue], Any]:
+    """A function from a size value to a model, whose errors name the plugin and the size."""
+    model = manifest.model
+    given = model.kwargs if kwargs is None else kwargs
+
+    def build(value: SizeValue) -> Any:
+        try:
+            arguments = model.arguments(value)
+        except ValueError as error:
+            raise PluginError(
+                f"`[model.derive]` at `{model.size_param} = {value}`: {error}",
+                hint="mend the formula, or leave the size out of `sizes`",
+            ) from None
+        shown = ", ".join(f"{name} = {each}" for name, each in arguments.items())
+        return guard(
+            "model",
+            f"{model.plugin.removeprefix(LIVE)}` at `{shown}",
+            lambda: factory(**arguments, **given),
+        )
+
+    return build

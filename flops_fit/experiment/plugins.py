@@ -1,0 +1,235 @@
+"""Find entry points (metadata only); load one; check its contract at once.
+
+A plugin is named by an entry point (`gpt`) of one of the groups below, or by an import path
+(`my_module:MyGPT`). Finding reads package metadata and imports nothing; loading imports. Whatever a
+plugin's own code raises becomes a PluginError that names the plugin and the line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from flops_fit.errors import FlopsFitError, PluginError
+from flops_fit.manifest.recipe import TRACKERS
+
+Kind = Literal["model", "dataset", "loss", "executor", "FLOP count"]
+GROUPS: Mapping[Kind, str] = {
+    "model": "flops_fit.models",
+    "dataset": "flops_fit.datasets",
+    "loss": "flops_fit.losses",
+    "executor": "flops_fit.executors",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An installed plugin, as its package's metadata has it.
+
+    Attributes:
+        name, kind: what a manifest calls it, and where.
+        package, version: the distribution that offers it.
+        where: `module:attribute`.
+        also: other packages that claim the same name.
+        problem: why it cannot be loaded; None if it can, or was not tried.
+    """
+
+    name: str
+    kind: Kind
+    package: str
+    version: str
+    where: str
+    also: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plugin as plain data."""
+        return {**asdict(self), "group": GROUPS[self.kind]}
+
+
+def list_plugins() -> list[Listed]:
+    """Every installed plugin, by kind and name; imports none of them."""
+    listed = []
+    for kind in GROUPS:
+        points = _points(kind)
+        for point in points:
+            others = {_package(p) for p in points if p.name == point.name} - {_package(point)}
+            version = point.dist.version if point.dist else ""
+            listed.append(
+                Listed(
+                    point.name, kind, _package(point), version, point.value, tuple(sorted(others))
+                )
+            )
+    return listed
+
+
+def problem_of(plugin: Listed) -> str | None:
+    """Import an installed plugin; why that fails, or None. For a process of its own."""
+    point = EntryPoint(plugin.name, plugin.where, GROUPS[plugin.kind])
+    try:
+        loaded = guard(plugin.kind, plugin.name, point.load)
+    except PluginError as error:
+        return error.message.removeprefix(f"{plugin.kind} plugin `{plugin.name}` ")
+    return None if callable(loaded) else f"is a {type(loaded).__name__}, not something to call"
+
+
+def _points(kind: Kind) -> list[EntryPoint]:
+    """Entry points of a kind, by name; a package that is found twice on the path counts once."""
+    found = {(p.name, _package(p), p.value): p for p in entry_points(group=GROUPS[kind])}
+    return [found[key] for key in sorted(found)]
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
+
+
+def load_plugin(kind: Kind, name: str, *, search_path: Sequence[Path] = ()) -> Any:
+    """Import the plugin called `name`.
+
+    Args:
+        kind: which group to look in.
+        name: an entry point's name, or `module:attribute`.
+        search_path: folders in which an import path is looked up first.
+
+    Raises:
+        PluginError: no such plugin, or its import fails.
+    """
+    for folder in reversed(search_path):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    if ":" in name:
+        return guard(kind, name, lambda: _import(kind, name))
+    return guard(kind, name, find_plugin(kind, name).load)
+
+
+def find_plugin(kind: Kind, name: str) -> EntryPoint:
+    """The installed plugin called `name`; imports nothing.
+
+    Raises:
+        PluginError: there is none, and the hint names what there is; or two packages claim it.
+    """
+    points = _points(kind)
+    found = {point.name: point for point in points}
+    claims = [point for point in points if point.name == name]
+    if len(claims) > 1:
+        told = ", ".join(f"{_package(point)} (`{point.value}`)" for point in claims)
+        raise PluginError(
+            f"{len(claims)} packages claim the {kind} plugin `{name}`: {told}",
+            hint=f"uninstall one, or name the one you mean: `{claims[0].value}`",
+        )
+    if name not in found:
+        near = difflib.get_close_matches(name, found, n=1)
+        known = ", ".join(sorted(found)) or "none installed"
+        raise PluginError(
+            f"there is no {kind} plugin `{name}`",
+            hint=f"did you mean `{near[0]}`?"
+            if near
+            else f"known: {known}; or write `module:attribute` for your own code",
+        )
+    return found[name]
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Check that the packages of these trackers are installed; imports none of them.
+
+    Raises:
+        PluginError: one is not.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise PluginError(
+                f"`training.log_with` names `{name}`, but its package is not installed",
+                hint=f"`pip install {TRACKERS[name]}`, or leave the name out: a tracker changes no "
+                "result",
+            )
+
+
+def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
+    """Run a plugin's code; what it raises becomes a PluginError that names it."""
+    try:
+        return call()
+    except FlopsFitError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{kind} plugin `{name}` raised {type(error).__name__}: {error}{_line_of(error)}",
+            hint="mend the plugin, or its `kwargs` in the manifest",
+        ) from error
+
+
+def check_takes(
+    kind: Kind,
+    name: str,
+    factory: Any,
+    argument: str,
+    given: Mapping[str, Any],
+    derived: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that a factory is callable and takes `argument`, all of `given` and all of `derived`.
+
+    Raises:
+        PluginError: it is not callable, or lacks one of them.
+    """
+    if not callable(factory):
+        raise PluginError(
+            f"{kind} plugin `{name}` is a {type(factory).__name__}, not something to call",
+            hint="name a class or a function",
+        )
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return  # Some builtins have no signature: the call itself will tell.
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    takes = ", ".join(parameters) or "no arguments"
+    asked = [(argument, "model.size_param"), *((key, "kwargs") for key in given)]
+    asked += [(key, "model.derive") for key in derived or ()]
+    for wanted, where in asked:
+        if wanted and wanted not in parameters:
+            raise PluginError(
+                f"{kind} plugin `{name}` takes no argument `{wanted}`, which `{where}` names; "
+                f"it takes: {takes}",
+                hint=f"name one of these in `{where}`, or add the argument to the plugin",
+            )
+
+
+def _import(kind: Kind, name: str) -> Any:
+    """`module:attribute.attribute` as an object."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise PluginError(
+            f"{kind} plugin `{name}`: there is no module `{error.name}`",
+            hint="modules are looked up beside the manifest, in the current folder, and among "
+            "installed packages",
+        ) from None
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        near = difflib.get_close_matches(attribute, public, n=1)
+        raise PluginError(
+            f"{kind} plugin `{name}`: module `{module_name}` has no `{attribute}`",
+            hint=f"did you mean `{module_name}:{near[0]}`?" if near else None,
+        ) from None
+
+
+def _line_of(error: BaseException) -> str:
+    """Where the plugin's own code raised: ` (model.py line 12)`, or nothing if it did not."""
+    own = str(Path(__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.lineno is not None]
+    outside = [f for f in frames if not f.filename.startswith((own, "<")) or "/zoo/" in f.filename]
+    return f" ({Path(outside[-1].filename).name} line {outside[-1].lineno})" if outside else ""

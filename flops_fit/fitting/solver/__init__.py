@@ -1,0 +1,1 @@
+"""The optimizer behind the surface fit: objective, damped Newton steps, multistart search."""

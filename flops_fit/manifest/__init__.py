@@ -1,0 +1,1 @@
+"""experiment.toml: its sections, their rules and what is derived from them."""

@@ -1,0 +1,304 @@
+"""TOML -> Manifest, or one precise error.
+
+Every section but model, data, loss and sweep may be left out. Keys are checked: an unknown one is
+refused with the nearest known one. Numbers of FLOPs may be written `1e18` or `"1e18"`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from flops_fit.errors import ManifestError
+from flops_fit.manifest.derive import Number, evaluate, names_in
+from flops_fit.manifest.mistakes import first_mistake, shown
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.sweep_section import SweepSection
+from flops_fit.units import parse_number
+
+Flops = Annotated[float, BeforeValidator(parse_number)]
+Count = Annotated[int, Field(gt=0)]
+COUNTS = ("counted", "6nd", "model", "plugin")
+
+
+class _Section(BaseModel):
+    """A table of the manifest: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class SizeRange(_Section):
+    """Sizes between two values: `{ min = 16, max = 512, multiple_of = 8 }`."""
+
+    min: Count
+    max: Count
+    multiple_of: Count = 1
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> SizeRange:
+        if self.max < self.min:
+            raise ValueError(f"`max` ({self.max}) is below `min` ({self.min})")
+        return self
+
+
+class StatedSize(_Section):
+    """A size whose counts are stated, so that planning need not build the model."""
+
+    size_value: Annotated[int | float, Field(gt=0)]
+    params: Annotated[int, BeforeValidator(lambda value: _whole(value))]
+    params_non_embedding: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
+    params_active: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
+    flops_per_token: Flops | None = None
+
+
+class ModelSection(_Section):
+    """[model]: which model, and the sizes it may have."""
+
+    plugin: str
+    size_param: str
+    sizes: list[int | float | StatedSize] | SizeRange | Literal["auto"] = "auto"
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    derive: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _read_sizes(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return SizeRange.model_validate(value)
+        if value == "auto":
+            return value
+        if not isinstance(value, list) or not value:
+            raise ValueError('expected a list of sizes, `{ min, max, multiple_of }` or "auto"')
+        sizes = [_read_size(size) for size in value]
+        values = [size.size_value if isinstance(size, StatedSize) else size for size in sizes]
+        twice = next((each for each in values if values.count(each) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the size {shown(twice)} is stated twice")
+        return sizes
+
+    @model_validator(mode="after")
+    def _derives(self) -> ModelSection:
+        known = set(self._numbers(1))
+        for name, formula in self.derive.items():
+            if name in (self.size_param, *self.kwargs):
+                where = "size_param" if name == self.size_param else "kwargs"
+                raise ValueError(f"`derive.{name}` is already set by `{where}`")
+            missing = sorted(names_in(formula) - known)
+            if missing:
+                have = ", ".join(f"`{each}`" for each in sorted(known))
+                raise ValueError(
+                    f"`derive.{name}` needs `{missing[0]}`; known there are {have} (derived ones "
+                    "from the lines above)"
+                )
+            known.add(name)
+        return self
+
+    def _numbers(self, value: Number) -> dict[str, Number]:
+        """The names that `derive` may use: the size under both its names, and numeric kwargs."""
+        numbers = {k: v for k, v in self.kwargs.items() if type(v) in (int, float)}
+        return {**numbers, "size": value, self.size_param: value}
+
+    def arguments(self, value: Number) -> dict[str, Number]:
+        """What follows from a size: the size parameter itself, and the derived arguments.
+
+        Raises:
+            ValueError: a formula has no value at this size.
+        """
+        names = self._numbers(value)
+        derived: dict[str, Number] = {}
+        for name, formula in self.derive.items():
+            derived[name] = names[name] = evaluate(formula, names)
+        return {self.size_param: value, **derived}
+
+    @property
+    def stated(self) -> list[StatedSize] | None:
+        """The sizes, if every one has its counts stated."""
+        if not isinstance(self.sizes, list):
+            return None
+        stated = [size for size in self.sizes if isinstance(size, StatedSize)]
+        return stated if len(stated) == len(self.sizes) else None
+
+
+class DataSection(_Section):
+    """[data]: which data set; the facts override what the plugin says of its data."""
+
+    plugin: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    unit: str | None = None
+    units_per_example: Count | None = None
+    unique_units: Count | None = None
+    loss_unit: str | None = None
+    causal: bool | None = None
+
+
+class LossSection(_Section):
+    """[loss]: what compares outputs with targets."""
+
+    plugin: str
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class FlopsSection(_Section):
+    """[flops]: how the FLOPs of one unit of data are found."""
+
+    count: str = "counted"
+
+    @field_validator("count")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in COUNTS and ":" not in value:
+            known = ", ".join(f'"{each}"' for each in COUNTS)
+            raise ValueError(f'expected {known} or "module:function", got {shown(value)}')
+        return value
+
+
+class ExecutionSection(_Section):
+    """[execution]: where the trials run, and what they keep; never part of what they are."""
+
+    executor: str = "local"
+    workers: Count | None = None
+    threads_per_worker: Count = 1
+    devices_per_trial: Count = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    keep_checkpoints: bool = False
+
+
+class ReportSection(_Section):
+    """[report]: what to answer."""
+
+    budgets: list[Flops] = Field(default_factory=list)
+    methods: list[str] = Field(default_factory=list)
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+
+
+class TransferSection(_Section):
+    """[transfer]: a study of learning rates; never part of what the sweep's trials are.
+
+    Attributes:
+        sizes: which sizes; the smallest, a middle one and the largest planned if empty.
+        rates: how many rates at each, spaced by the factor `step` about the recipe's own.
+        replicates: seeds a rate.
+        tokens: units of data that every size sees; the fewest of any planned trial if None.
+    """
+
+    sizes: list[int | float] = Field(default_factory=list)
+    rates: Annotated[int, Field(ge=3)] = 5
+    step: Annotated[float, Field(gt=1)] = 2.0
+    replicates: Count = 1
+    tokens: Flops | None = None
+
+
+class Manifest(_Section):
+    """An experiment as written and validated."""
+
+    name: str = "experiment"
+    seed: int = 0
+    model: ModelSection
+    data: DataSection
+    loss: LossSection
+    flops: FlopsSection = FlopsSection()
+    sweep: SweepSection
+    training: Recipe = Recipe()
+    execution: ExecutionSection = ExecutionSection()
+    report: ReportSection = ReportSection()
+    transfer: TransferSection = TransferSection()
+
+    @field_validator("name")
+    @classmethod
+    def _is_file_name(cls, value: str) -> str:
+        if not value or "/" in value or value.startswith("."):
+            raise ValueError(
+                f'expected a name that a folder can have, as "my-sweep", got "{value}": the run '
+                "directory is `runs/NAME`"
+            )
+        return value
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a trial's numbers depend on: all but what stands below.
+
+        Name, execution, report, transfer, goal and trackers may change on the way. Keys without a
+        value are left out, so that a sweep goes on under a version that knows more.
+        """
+        left_out: dict[str, Any] = dict.fromkeys(("name", "execution", "report", "transfer"), True)
+        return self.model_dump(
+            mode="json",
+            exclude={**left_out, "sweep": {"goal"}, "training": {"log_with"}},
+            exclude_none=True,
+        )
+
+    @property
+    def largest_target(self) -> float | None:
+        """FLOPs of the largest budget that is to be answered for; None where none is stated."""
+        goal = [] if self.sweep.goal is None else [self.sweep.goal.at]
+        return max([*self.report.budgets, *goal], default=None)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and validate a manifest.
+
+    Raises:
+        ManifestError: the file is missing, is not TOML, or breaks a rule: the first one it breaks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(
+            f"`{path}` cannot be read: {error.strerror}",
+            hint="`flops-fit init` writes a commented manifest to start from",
+        ) from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"`{path}` is not text in UTF-8") from None
+    return parse_manifest(text, where=str(path))
+
+
+def parse_manifest(text: str, *, where: str) -> Manifest:
+    """Validate a manifest's text; `where` names it in errors."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ManifestError(
+            f"`{where}` is not TOML: {error}", hint="strings need quotes, tables need [brackets]"
+        ) from None
+    return manifest_from(data, where=where)
+
+
+def manifest_from(data: Mapping[str, Any], *, where: str) -> Manifest:
+    """Validate a manifest given as plain data."""
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise first_mistake(error, Manifest, where) from None
+
+
+def _read_size(value: object) -> object:
+    """One entry of `sizes`."""
+    if isinstance(value, Mapping):
+        return StatedSize.model_validate(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected numbers, got {shown(value)}")
+    if value <= 0:
+        raise ValueError(f"expected positive sizes, got {shown(value)}")
+    return value
+
+
+def _whole(value: object) -> int:
+    """A positive whole number, `1.5e6` too."""
+    number = parse_number(value)
+    if number != int(number):
+        raise ValueError(f"not a whole number: {value!r}")
+    return int(number)

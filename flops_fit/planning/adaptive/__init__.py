@@ -1,0 +1,1 @@
+"""Choose the next trials from the results so far."""

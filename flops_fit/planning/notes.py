@@ -1,0 +1,115 @@
+"""What a sweep may spend, what it has spent, and what share of the target that is."""
+
+from __future__ import annotations
+
+import math
+
+from flops_fit.errors import Note
+from flops_fit.manifest.manifest import Manifest
+from flops_fit.planning.estimate import MOST_EVALUATION, Estimate
+from flops_fit.units import format_duration, format_flops
+
+_TIMING_ERROR = 0.2  # of a share that was estimated
+
+
+def share_note(manifest: Manifest, total_flops: float) -> Note:
+    """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
+    code = "no_target" if manifest.largest_target is None else "share_of_target"
+    return Note(code, share_of_target(manifest, total_flops))
+
+
+def expected_time(estimate: Estimate) -> str:
+    """How long a sweep is expected to take, and where that is known from."""
+    most = "at most " if estimate.is_most else ""
+    return (
+        f"{most}{format_duration(estimate.wall_seconds)}, {estimate.workers} trials side by side "
+        f"({estimate.basis})"
+    )
+
+
+def estimate_notes(estimate: Estimate) -> tuple[Note, ...]:
+    """What to mend before the sweep begins: trials too large, evaluation too dear."""
+    notes = (_memory_note(estimate), _evaluation_note(estimate))
+    return tuple(note for note in notes if note is not None)
+
+
+def _memory_note(estimate: Estimate) -> Note | None:
+    """That trials are forecast to run out of memory, where some are."""
+    lost = estimate.does_not_fit
+    if not lost:
+        return None
+    assert estimate.memory_bytes is not None and estimate.available_bytes is not None  # noqa: PT018
+    first = min(trial.size.params for trial in lost)
+    return Note(
+        "out_of_memory",
+        f"{len(lost)} of {len(estimate.trials)} trials, from {first:,} params on, are forecast "
+        f"to run out of memory: up to {estimate.memory_bytes / 2**30:.3g} GiB, where each has "
+        f"{estimate.available_bytes / 2**30:.3g} GiB; a smaller `micro_batch_examples` lowers "
+        "it without changing the batch, fewer workers share a machine's memory among fewer",
+    )
+
+
+def _evaluation_note(estimate: Estimate) -> Note | None:
+    """That held-out losses take much of the time, where they do."""
+    share = estimate.evaluation_share
+    if share <= MOST_EVALUATION * (1 + _TIMING_ERROR):
+        return None
+    most = max(row.evaluation_seconds / row.wall_seconds for row in estimate.trials)
+    return Note(
+        "evaluation_share",
+        f"held-out losses take {share:.1%} of the trials' time, up to {most:.1%} of one trial's, "
+        f"where {MOST_EVALUATION:.0%} is plenty: `heldout_examples` in [training] reads a part of "
+        "the held-out set (its error must stay well below the noise between seeds), `curve_share` "
+        "limits the training curves",
+    )
+
+
+def speed_notes(estimate: Estimate) -> tuple[Note, ...]:
+    """How much of their device the sizes that were timed use; nothing for a stated rate."""
+    known = [timing for timing in estimate.timings if timing.utilisation is not None]
+    if not known:
+        return ()
+    peak = known[0].matmul_flops_per_second or 0.0  # one device, one peak
+    shares = [f"{timing.utilisation:.0%}" for timing in known]
+    rates = [format_flops(timing.flops_per_second) for timing in known]
+    text = (
+        f"the sizes that were timed train at {_listed(rates)} FLOP/s, {_listed(shares)} of the "
+        f"{format_flops(peak)} FLOP/s that a large matrix product reaches here"
+    )
+    if all(timing.mfu is not None for timing in known):
+        nominal = format_flops(known[0].nominal_flops_per_second or 0.0)
+        shares = [f"{timing.mfu:.0%}" for timing in known]
+        text += f", {_listed(shares)} of the {nominal} FLOP/s that the vendor publishes (MFU)"
+    return (Note("utilisation", text),)
+
+
+def _listed(words: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def share_of_target(manifest: Manifest, flops: float) -> str:
+    """The share of the largest budget to be answered for that these FLOPs are, in a sentence."""
+    target = manifest.largest_target
+    if target is None:
+        return (
+            f"{format_flops(flops)} FLOPs; no target budget is stated, so the sweep's share of it "
+            "is not known: state one in `[report] budgets` or `[sweep] goal`"
+        )
+    spent, asked = format_flops(flops), f"the largest target budget, {format_flops(target)} FLOPs"
+    if flops <= 0:
+        return f"no FLOPs are spent yet of {asked}"
+    if flops > target:
+        return (
+            f"{spent} FLOPs are {flops / target:.3g} times {asked}: the target lies below what the "
+            "sweep costs"
+        )
+    return f"{spent} FLOPs are {_percent(flops / target)} of {asked}"
+
+
+def _percent(share: float) -> str:
+    """A share to two digits, as `40%`, `2.5%` or `0.0031%`; `under 0.0001%` below that."""
+    if share < 1e-6:
+        return "under 0.0001%"
+    digits = max(0, 1 - math.floor(math.log10(100 * share) + 1e-9))
+    return f"{share:.{digits}%}"

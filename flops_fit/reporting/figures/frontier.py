@@ -1,0 +1,173 @@
+"""The frontier: optimal N, D and loss against compute, by each method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Observation, Optimum
+from flops_fit.reporting.figures.isoflop import legend_point, minima_of
+from flops_fit.reporting.figures.style import (
+    GREY,
+    MANY,
+    METHOD_COLOURS,
+    METHOD_LINES,
+    PAGE,
+    Columns,
+    figure_size,
+    log_counts,
+    log_flops,
+    log_loss,
+    paper_style,
+)
+from flops_fit.units import plural
+
+_BEYOND = "#efefef"
+
+
+def frontier_figure(
+    fits: Mapping[str, Fit],
+    observations: Sequence[Observation],
+    unit: str = "token",
+    loss_unit: str = "nats",
+    *,
+    targets: Sequence[float] = (),
+    bands: Sequence[Mapping[str, Any]] = (),
+    columns: Columns = None,
+) -> Figure:
+    """Optimal N, D and loss against compute: each method's line, the minima, the targets.
+
+    Args:
+        fits: by method; each draws the line that `Fit.predict` gives.
+        observations: the trials; they set where measured compute ends, and show their losses.
+        unit: what one unit of data is called.
+        loss_unit: what the loss is measured in.
+        targets: budgets in FLOPs asked for: open circles on each line.
+        bands: rows of the Chinchilla table of the first method; their 95 % intervals are shaded.
+        columns: of a paper that the figure is to fill; its panels stand one below the other in one.
+    """
+    minima = [m for m in minima_of(fits) if m["status"] == "ok"]
+    spent = [o.budget_flops or o.flops for o in observations]
+    with paper_style():
+        size = figure_size(columns, (PAGE, 2.75), one=6.6, two=2.75)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(3, 1) if columns == 1 else figure.subplots(1, 3)
+        span = np.geomspace(min(spent) / 1.5, max([*spent, *targets]) * 1.5, 80)
+        for place, fit in enumerate(fits.values()):
+            line = [fit.predict(float(c)) for c in span]
+            asked = [fit.predict(float(c)) for c in targets]
+            for axes, value in zip(panels, _PANELS, strict=True):
+                _draw_line(axes, line, asked, value, place)
+        for axes, key in zip(panels, ("params", "tokens", "loss"), strict=True):
+            _draw_band(axes, bands, key)
+            _draw_minima(axes, minima, key)
+        _draw_trials(panels[2], observations)
+        has_bands = sum(row.get("params_interval") is not None for row in bands) > 1
+        is_beyond = max([*spent, *targets]) > max(spent) * 1.01
+        names = ("optimal N (params)", f"optimal D ({plural(unit)})", f"loss ({loss_unit})")
+        for axes, name, scale in zip(
+            panels, names, (log_counts, log_counts, log_loss), strict=True
+        ):
+            if is_beyond:
+                axes.axvspan(max(spent), span[-1], color=_BEYOND, zorder=0, gid="extrapolation")
+            axes.set_xlim(span[0], span[-1])
+            axes.set_yscale("log")
+            scale(axes, "y", name)
+            log_flops(axes, "x", "compute C (FLOPs)")
+        figure.legend(
+            handles=[
+                *_frontier_legend(fits, bool(minima), bool(targets)),
+                *([Patch(color=_BEYOND, label="beyond the data")] if is_beyond else []),
+                *([_band_patch(next(iter(fits)))] if has_bands else []),
+            ],
+            loc="outside upper center", ncols=2 if columns == 1 else max(5, len(fits)),
+            handlelength=2.4,
+            columnspacing=1.2,
+        )  # fmt: skip
+        return figure
+
+
+_PANELS: tuple[Callable[[Optimum], float | None], ...] = (
+    lambda optimum: optimum.params,
+    lambda optimum: optimum.tokens,
+    lambda optimum: optimum.loss,
+)
+
+
+def _draw_line(
+    axes: Axes,
+    line: Sequence[Optimum],
+    asked: Sequence[Optimum],
+    value: Callable[[Optimum], float | None],
+    place: int,
+) -> None:
+    colour = METHOD_COLOURS[place % len(METHOD_COLOURS)]
+    known = [(o.flops, y) for o in line if (y := value(o)) is not None]
+    if not known:
+        return
+    wanted = [(o.flops, y) for o in asked if (y := value(o)) is not None]
+    axes.plot(
+        [x for x, _ in known], [y for _, y in known], color=colour, zorder=3, gid="law",
+        linestyle=METHOD_LINES[place % len(METHOD_LINES)],
+    )  # fmt: skip
+    axes.plot(
+        [x for x, _ in wanted], [y for _, y in wanted], linestyle="none", marker="o",
+        markerfacecolor="white", markeredgecolor=colour, markersize=5, zorder=4, gid="target",
+    )  # fmt: skip
+
+
+def _draw_minima(axes: Axes, minima: Sequence[Mapping[str, Any]], key: str) -> None:
+    """The isoFLOP curves' own minima, as stars."""
+    axes.plot(
+        [m["budget_flops"] for m in minima], [m[key] for m in minima],
+        linestyle="none", marker="*", markersize=8, color="black",
+        markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid=f"minima-{key}",
+    )  # fmt: skip
+
+
+def _draw_trials(axes: Axes, observations: Sequence[Observation]) -> None:
+    axes.plot(
+        [o.flops for o in observations], [o.loss for o in observations], linestyle="none",
+        marker=".", markersize=2.5, color=GREY, zorder=1, gid="trials",
+        rasterized=len(observations) > MANY,
+    )  # fmt: skip
+
+
+def _draw_band(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Shade the intervals of a method between the budgets at which they are known."""
+    known = [row for row in rows if row.get(f"{key}_interval") is not None]
+    if len(known) < 2:
+        return
+    known.sort(key=lambda row: row["budget_flops"])
+    lows, highs = zip(*(row[f"{key}_interval"] for row in known), strict=True)
+    axes.fill_between(
+        [row["budget_flops"] for row in known], lows, highs,
+        color=METHOD_COLOURS[0], alpha=0.2, linewidth=0, zorder=1.5, gid="band",
+    )  # fmt: skip
+
+
+def _band_patch(method: str) -> Patch:
+    return Patch(color=METHOD_COLOURS[0], alpha=0.2, label=f"95 % ({method})")
+
+
+def _frontier_legend(fits: Mapping[str, Fit], has_minima: bool, has_targets: bool) -> list[Line2D]:
+    handles = []
+    for place, method in enumerate(fits):
+        line = Line2D([], [], color=METHOD_COLOURS[place % len(METHOD_COLOURS)], label=method)
+        line.set_linestyle(METHOD_LINES[place % len(METHOD_LINES)])
+        handles.append(line)
+    if has_minima:
+        handles.append(legend_point("*", "black", "isoFLOP minimum", 7))
+    handles.append(legend_point(".", GREY, "trial", 5))
+    if has_targets:
+        target = legend_point("o", "black", "target", 5)
+        target.set_markerfacecolor("white")
+        handles.append(target)
+    return handles

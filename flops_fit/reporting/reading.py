@@ -1,0 +1,296 @@
+"""A Result from a run directory, or from a table of finished runs; loads no plugin and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flops_fit.errors import ManifestError, Note
+from flops_fit.experiment.prepared import Prepared
+from flops_fit.fitting.observations import read_table
+from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.manifest.files import read_json, write_atomic
+from flops_fit.planning.plan import Plan
+from flops_fit.reporting.budgets import distinct_budgets, own_budgets
+from flops_fit.reporting.result import Result
+from flops_fit.sweep.ledger import LedgerState, observations_of, read_ledger, replay
+from flops_fit.sweep.provenance import require_trials, resume
+from flops_fit.sweep.rundir import RunDir
+
+if TYPE_CHECKING:
+    from flops_fit.planning.adaptive.ladder import LadderCheck
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # what is read as a table of runs
+# Worth saying, and no reason to doubt a law.
+_HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
+_WALD = Note(
+    "no_resampling",
+    "a large table: intervals are Wald's, and the back-test uses a part of the runs; `--bootstrap "
+    "1000` resamples",
+)
+_SIMULATED = Note(
+    "simulated", "a rehearsal: the losses are drawn from a planted law, nothing was trained"
+)
+
+
+def read_source(
+    source: Any, *, columns: Mapping[str, str] | None = None, strict: bool = False, **options: Any
+) -> Result:
+    """Fit a run directory, or a table of finished runs; what is neither is no run directory.
+
+    Args:
+        source: a path of either, or a table in memory.
+        columns: of a table, as for `read_table`, and so the next.
+        strict: see there.
+        **options: of `read_run` and `read_table_of_runs`.
+
+    Raises:
+        ManifestError: there is no such table.
+        FlopsFitError: as those two raise.
+    """
+    if not isinstance(source, str | Path):
+        return read_table_of_runs(source, columns=columns, strict=strict, **options)
+    path = Path(source)
+    if not path.exists() and path.suffix.lower() in _TABLES:
+        raise ManifestError(f"there is no file `{path}`", hint="give a table or a run directory")
+    if path.is_dir() or not path.exists():
+        return read_run(path, **options)
+    return read_table_of_runs(path, columns=columns, strict=strict, **options)
+
+
+def read_run(
+    directory: Path,
+    *,
+    budgets: Sequence[float] = (),
+    methods: Sequence[str] | None = None,
+    bootstrap: int | None = None,
+    **options: Any,
+) -> Result:
+    """Fit what a run directory holds so far; loads no plugin and no torch.
+
+    Args:
+        directory: of the run.
+        budgets: FLOPs to answer for, besides the sweep's own, its goal and the manifest's.
+        methods: which fits; the manifest's if None.
+        bootstrap: resamples behind the intervals; the manifest's if None.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
+            shows_gains.
+
+    Raises:
+        RunDirError: it is no run directory, or has no trials yet.
+        ManifestError: the irreducible loss that is to be held is not below every loss.
+    """
+    from flops_fit.fitting.fit import fit_all
+
+    run = RunDir(directory)
+    prepared = resume(directory)
+    plan = Plan.from_dict(read_json(run.plan))
+    state = replay(read_ledger(run.ledger))
+    require_trials(directory, plan)
+    simulated = (_SIMULATED,) if state.is_simulated else ()
+    warnings = [warning for warning in plan.warnings if warning.code not in _HARMLESS]
+    manifest, facts = prepared.manifest, prepared.description.facts
+    goal = [] if manifest.sweep.goal is None else [manifest.sweep.goal.at]
+    targets = tuple(distinct_budgets([*plan.budgets, *manifest.report.budgets, *goal, *budgets]))
+    observations, left_out, drift = _usable(prepared, plan, state)
+    _refuse_floor(observations, options.get("irreducible_loss"))
+    fitted = fit_all(
+        observations,
+        methods=_methods_for(plan, methods or manifest.report.methods),
+        bootstrap=manifest.report.bootstrap if bootstrap is None else bootstrap,
+        targets=targets,
+        **options,
+    )
+    return Result(
+        fits=fitted.fits,
+        failures=fitted.failures,
+        observations=tuple(observations),
+        excluded=(*_ended(state), *left_out, *fitted.excluded),
+        targets=targets,
+        notes=(*_unmet(state), *fitted.notes, *(w for w in plan.warnings if w.code in _HARMLESS)),
+        unit=facts.unit,
+        loss_unit=facts.loss_unit,
+        name=manifest.name,
+        plan_warnings=(*simulated, *_said(drift), *warnings),
+        run_dir=directory,
+        predictions=fitted.predictions,
+        wastes=fitted.wastes,
+        gains=fitted.gains,
+    )
+
+
+def _usable(
+    prepared: Prepared, plan: Plan, state: LedgerState
+) -> tuple[list[Observation], list[Excluded], LadderCheck | None]:
+    """The finished trials to fit, those left out and why, and the ladder check if it has failed.
+
+    What the ladder check names is left out of a ladder that nobody has decided on yet.
+    """
+    seen = observations_of(state, plan.trials, has_curves=plan.has_curves)
+    left_out = state.left_out
+    kept = [each for each in seen if each.name not in left_out]
+    drift = _drift_of(prepared, plan, kept)
+    if drift and prepared.manifest.sweep.design == "ladder" and not state.decisions:
+        left_out = left_out | dict.fromkeys(drift.members, drift.reason)
+        kept = [each for each in kept if each.name not in left_out]
+    return kept, [Excluded(*pair) for pair in left_out.items()], drift
+
+
+def _ended(state: LedgerState) -> list[Excluded]:
+    """The trials that ended without a loss, and the attempts that diverged before another."""
+    ended = [
+        Excluded(trial_id, f"{word}: {entry.fields.get('error') or 'no reason given'}")
+        for word, entries in (("diverged", state.diverged), ("failed", state.failed))
+        for trial_id, entry in entries.items()
+    ]
+    discarded = [
+        Excluded(
+            f"{trial_id}, seed {each['seed']}", f"diverged, then trained again: {each['error']}"
+        )
+        for trial_id, entry in {**state.finished, **state.diverged}.items()
+        for each in entry.fields.get("discarded", ())
+    ]
+    return ended + discarded
+
+
+def _drift_of(
+    prepared: Prepared, plan: Plan, observations: Sequence[Observation]
+) -> LadderCheck | None:
+    """The ladder check of a sweep's runs, if it has failed."""
+    from flops_fit.planning.adaptive.ladder import check_ladder
+
+    if not plan.has_curves or not observations:
+        return None
+    manifest = prepared.manifest
+    check = check_ladder(
+        observations,
+        target_flops=manifest.largest_target or 10 * max(plan.budgets),
+        tokens_per_param=manifest.sweep.expected_ratio,
+    )
+    return check if check is not None and check.has_failed else None
+
+
+def _said(drift: LadderCheck | None) -> tuple[Note, ...]:
+    """A failed ladder check as a note."""
+    return () if drift is None else (Note("small_scale_drift", drift.reason),)
+
+
+def _unmet(state: LedgerState) -> tuple[Note, ...]:
+    """That an adaptive sweep ended without its goal, where one did."""
+    from flops_fit.sweep.rounds import unmet_goal
+
+    note = unmet_goal(state)
+    return () if note is None else (note,)
+
+
+def read_table_of_runs(
+    source: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    strict: bool = False,
+    budgets: Sequence[float] = (),
+    methods: Sequence[str] | None = None,
+    bootstrap: int | None = None,
+    **options: Any,
+) -> Result:
+    """Fit a table of finished runs: a path, a mapping of columns, or a data frame.
+
+    Args:
+        source: as for `read_table`, and so the next two.
+        columns: our name to the table's.
+        strict: refuse a table with bad rows.
+        budgets: FLOPs to answer for; ten times the largest run's too, where none is given.
+        methods: which fits; all that need no more than finished runs if None.
+        bootstrap: resamples behind the intervals; if None, 1,000, and Wald's intervals in their
+            place for more than 20,000 runs, where the two agree and resampling takes minutes.
+        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
+            shows_gains.
+
+    Raises:
+        ObservationsError: the table cannot be read or has no usable row.
+        ManifestError: the irreducible loss that is to be held is not below every loss.
+    """
+    from flops_fit.fitting.fit import fit_all
+    from flops_fit.fitting.solver.search import LARGE
+
+    table = read_table(source, columns=columns, strict=strict)
+    largest = max(seen.flops for seen in table.observations)
+    targets = tuple(distinct_budgets(budgets or (largest, 10 * largest)))
+    rows = distinct_budgets([*own_budgets(table.observations), *targets])
+    _refuse_floor(table.observations, options.get("irreducible_loss"))
+    is_large = len(table.observations) > LARGE
+    resampled = None if bootstrap is not None or not is_large else _WALD
+    fitted = fit_all(
+        table.observations,
+        methods=_known_methods(methods),
+        bootstrap=bootstrap if bootstrap is not None else 0 if is_large else 1000,
+        targets=rows,
+        **options,
+    )
+    return Result(
+        fits=fitted.fits,
+        failures=fitted.failures,
+        observations=table.observations,
+        excluded=(*table.rejected, *fitted.excluded),
+        targets=targets,
+        notes=(*table.notes, *fitted.notes, *([] if resampled is None else [resampled])),
+        name=Path(source).stem if isinstance(source, str | Path) else "table",
+        predictions=fitted.predictions,
+        wastes=fitted.wastes,
+        gains=fitted.gains,
+    )
+
+
+def _refuse_floor(observations: Sequence[Observation], loss: float | None) -> None:
+    """Refuse to hold the irreducible loss where runs have gone below it."""
+    least = min((seen.loss for seen in observations), default=None)
+    if loss is not None and least is not None and loss >= least:
+        raise ManifestError(
+            f"`--irreducible-loss {loss:g}` is not below the lowest loss of the runs, {least:g}",
+            hint="give a smaller one, in the unit of the losses, or leave it out to have it fitted",
+        )
+
+
+def write_report(
+    result: Result,
+    folder: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    columns: Literal[1, 2] | None = None,
+) -> list[Path]:
+    """Write a result, its page of all tables and its figures; gives the paths, the page first.
+
+    Args:
+        result: what to write.
+        folder: where to; it is made.
+        formats: of the figures: `png`, `svg`, `pdf`.
+        columns: of a paper that each figure is to fill; None: its natural size.
+    """
+    page = folder / "report.html"
+    result.save(folder)
+    figures = result.write_figures(folder, formats, columns=columns)
+    write_atomic(page, result.to_html())
+    return [page, *figures]
+
+
+def _methods_for(plan: Plan, asked: Sequence[str] | None) -> Sequence[str] | None:
+    """The methods asked for, else those that a plan without curves allows; None: all."""
+    from flops_fit.fitting.fit import METHODS
+
+    known = _known_methods(asked)
+    if known is None and not plan.has_curves:
+        return [method for method in METHODS if method not in ("isoflop", "envelope")]
+    return known
+
+
+def _known_methods(methods: Sequence[str] | None) -> Sequence[str] | None:
+    """The methods, checked; None where none are named: all that the runs allow."""
+    from flops_fit.fitting.fit import METHODS
+
+    for method in methods or ():
+        if method not in METHODS:
+            raise ManifestError(
+                f"there is no fitting method `{method}`", hint=f"known: {', '.join(METHODS)}"
+            )
+    return methods or None

@@ -1,0 +1,355 @@
+"""Result: what the user keeps - `predict`, `chinchilla_table`, `plot`, `save`, `load`.
+
+A result holds the laws, the trials that they rest on, what was left out and why, and a verdict on
+how far to believe them. It needs no plugin and runs no user code; nothing heavy is imported before
+a figure is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import FitError, Note
+from flops_fit.fitting.law import Fit
+from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.reporting.archive import (
+    describe_excluded,
+    describe_failure,
+    describe_fit,
+    plain,
+    read_fields,
+    write_fields,
+)
+from flops_fit.reporting.budgets import asked_budgets, distinct_budgets, own_budgets
+from flops_fit.reporting.questions import Questions
+from flops_fit.reporting.verdict import (
+    Judgement,
+    Verdict,
+    extrapolation_decades,
+    headline_method,
+    in_order,
+    is_usable,
+    judge,
+)
+from flops_fit.units import parse_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from flops_fit.reporting.buildable import Setting
+    from flops_fit.reporting.checklist import Check
+    from flops_fit.reporting.comparison import Comparison
+    from flops_fit.reporting.contents import Contents
+    from flops_fit.reporting.figures.style import Columns
+    from flops_fit.reporting.record import Record
+    from flops_fit.reporting.seal import Seal
+    from flops_fit.reporting.tables.table import Table
+
+
+@dataclass(frozen=True)
+class Result(Questions):
+    """What a sweep, or a table of finished runs, has to say.
+
+    Attributes:
+        fits: the laws, by method.
+        failures: the methods that gave none, with the reason.
+        observations: the finished trials.
+        excluded: what was left out of every fit, and why.
+        targets: budgets in FLOPs that predictions are asked for.
+        notes: what a reader must know besides the verdict.
+        unit: what one unit of data is called.
+        loss_unit: what the loss is measured in.
+        name: of the experiment or the table.
+        plan_warnings: what the plan warned of.
+        run_dir: where it came from, if from a run directory.
+        predictions: optima that were worked out with the fits, intervals and all; others are worked
+            out when they are asked for.
+        wastes: the share of compute that one method's allocation wastes where another's law is
+            true, at the largest target: `budget_flops`, `chosen`, `true`, `wasted_share`.
+        gains: the answer at the largest target from the levels of compute up to each.
+    """
+
+    fits: Mapping[str, Fit]
+    failures: Mapping[str, FitError]
+    observations: Sequence[Observation]
+    excluded: Sequence[Excluded]
+    targets: Sequence[float]
+    notes: Sequence[Note]
+    unit: str = "token"
+    loss_unit: str = "nats"
+    name: str = ""
+    plan_warnings: Sequence[Note] = ()
+    run_dir: Path | None = None
+    predictions: Sequence[Optimum] = ()
+    wastes: Sequence[Mapping[str, Any]] = ()
+    gains: Sequence[Mapping[str, Any]] = ()
+
+    @cached_property
+    def used(self) -> tuple[Observation, ...]:
+        """The observations that were not left out."""
+        out = {excluded.name for excluded in self.excluded}
+        return tuple(o for o in self.observations if not o.name or o.name not in out)
+
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """The targets, in FLOPs, that are not the sweep's own budgets."""
+        return asked_budgets(self._budgets(), self.targets, self.observations)
+
+    @property
+    def verdict(self) -> Judgement:
+        """`trust`, `provisional` or `refuse`; the reasons stand in `reasons`."""
+        return self._judged.judgement
+
+    @property
+    def reasons(self) -> list[Note]:
+        """Why the verdict is not `trust`, each with a code."""
+        return list(self._judged.reasons)
+
+    def predict(self, compute_budget: float | str, *, method: str | None = None) -> Optimum:
+        """The compute-optimal model size and amount of data for a budget, with 95 % intervals.
+
+        Args:
+            compute_budget: FLOPs, as a number or as text (`"1e20"`).
+            method: which law to ask; by default the surface, or the first usable one after it.
+
+        Raises:
+            ValueError: the budget is not a positive number.
+            FitError: no law, or not this one, came out of the observations.
+        """
+        return self._optimum(parse_number(compute_budget), self.fit(method))
+
+    def fit(self, method: str | None = None) -> Fit:
+        """The law of one method; by default the one that speaks for the result.
+
+        Raises:
+            FitError: the method gave no law, or was not asked for.
+        """
+        name = headline_method(self.fits) if method is None else method
+        if name is not None and name in self.fits:
+            return self.fits[name]
+        if name is not None and name in self.failures:
+            raise self.failures[name]
+        if name is not None:
+            known = ", ".join([*self.fits, *self.failures]) or "none"
+            raise FitError(f"no method `{name}` was fitted; there are: {known}", code="no_method")
+        told = "; ".join(f"{name}: {error.message}" for name, error in self.failures.items())
+        raise FitError(
+            f"there is no usable law{': ' if told else ''}{told}",
+            code="no_usable_law",
+            hint="`reasons` says what is missing; more budgets and sizes are the usual cure",
+        )
+
+    def chinchilla_table(
+        self, budgets: Sequence[float | str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Optimal params, tokens and loss at each budget, by each usable method.
+
+        Args:
+            budgets: FLOPs; by default the sweep's own budgets and then the targets.
+
+        Returns:
+            One row per budget and method: `budget_flops`, `method`, `params`, `tokens`,
+            `tokens_per_param`, `loss`, their 95 % intervals (or None), `near_optimal`, the range
+            of params that wastes at most 1 % of the compute (or None),
+            `extrapolation_decades`, how far the budget lies beyond the data, and, where they are
+            known, `nearest_size` (the size value that can be built), `wall_seconds` and `cost` of
+            training it, and `is_rate_extrapolated`.
+        """
+        asked = self._budgets() if budgets is None else [parse_number(b) for b in budgets]
+        return [self._row(budget, method) for budget in asked for method in self._methods()]
+
+    def plot(self, columns: Columns = None) -> dict[str, Figure]:
+        """The figures by name, those that the observations allow; to fill 1 or 2 columns if asked.
+
+        `isoflop` (curves, parabolas, minima), `frontier` (N, D and loss against compute),
+        `surface`, `residuals`, `curves` (of training), `agreement` (of the methods at targets),
+        `gains` (what each level of compute bought), `costs` (expected and real).
+        """
+        return self._contents.draw(columns)
+
+    def write_figures(
+        self,
+        directory: str | Path,
+        formats: Sequence[str] = ("png", "svg"),
+        *,
+        columns: Columns = None,
+    ) -> list[Path]:
+        """Write every figure into a directory, in each format; gives the files' paths."""
+        from flops_fit.reporting.figures.style import save_figure
+
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        figures = self._contents.figures if columns is None else self.plot(columns)
+        written = [save_figure(figure, target / name, formats) for name, figure in figures.items()]
+        return [path for paths in written for path in paths]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data: what `report --json` prints."""
+        judged = self._judged
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "loss_unit": self.loss_unit,
+            "verdict": judged.judgement,
+            "reasons": [note.to_dict() for note in judged.reasons],
+            "notes": [note.to_dict() for note in self.notes],
+            "observations": {
+                "used": len(self.used),
+                "excluded": [describe_excluded(excluded) for excluded in self.excluded],
+            },
+            "fits": {
+                **{method: describe_fit(fit) for method, fit in self.fits.items()},
+                **{method: describe_failure(error) for method, error in self.failures.items()},
+            },
+            "predictions": plain(self.chinchilla_table()),
+            **plain(self._contents.extras()),
+            "checklist": [check.to_dict() for check in self.checklist()],
+        }
+
+    def save(self, directory: str | Path) -> Path:
+        """Keep the result as `result.json` in a directory; gives the file's path."""
+        return write_fields(Path(directory), {f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Result:
+        """The result that `save` left in a directory.
+
+        Raises:
+            RunDirError: there is none, or it was written in another format.
+        """
+        return cls(**read_fields(Path(directory)))
+
+    def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
+        """The tables of the report by name, in the order of reading; none that is left out."""
+        return self._contents.tables(without=without)
+
+    def answers(self) -> list[str]:
+        """The optimum at each budget that is asked for, else at the largest, a sentence each."""
+        return self._contents.answers()
+
+    def to_html(self) -> str:
+        """The report as one self-contained page: no script, no request to anywhere."""
+        return self._contents.page()
+
+    def seal(self, compute_budget: float | str, *, method: str | None = None) -> Seal:
+        """The prediction for a budget, sealed before the run: see `Seal.digest` and `Seal.score`.
+
+        Raises:
+            FitError: as for `predict`.
+        """
+        from flops_fit.reporting.seal import Seal
+
+        budget, fit = parse_number(compute_budget), self.fit(method)
+        return Seal.of(self._row(budget, fit.method), self.used)
+
+    def compare(self, other: Result, *, method: str = "surface") -> Comparison:
+        """This result beside another: laws, and the compute that the other needs for equal loss.
+
+        Raises:
+            FitError: one of them has no such surface, or they differ in units.
+        """
+        from flops_fit.reporting.comparison import Side, compare
+
+        sides = [
+            Side(result.name or "result", result.fit(method), result.used)
+            for result in (self, other)
+        ]
+        units = {
+            "unit": (self.unit, other.unit),
+            "loss_unit": (self.loss_unit, other.loss_unit),
+        }
+        return compare(sides[0], sides[1], units=units, budgets=self._budgets())
+
+    def checklist(self) -> list[Check]:
+        """The rules of a credible study: held or not, with the figure."""
+        from flops_fit.reporting.checklist import checklist
+
+        return checklist(
+            self.fits, self.used, self.excluded, targets=self.targets, record=self._record
+        )
+
+    @cached_property
+    def _contents(self) -> Contents:
+        """All that the report shows, gathered once for tables, figures and page."""
+        from flops_fit.reporting.contents import Contents
+
+        judged = self._judged
+        return Contents(
+            self.name, self.unit, self.loss_unit, judged.judgement, judged.reasons, self.notes,
+            self.fits, self.observations, self.excluded, self.chinchilla_table(), self.asked,
+            self.checklist(), self._record, self.wastes, self.gains, self._setting,
+        )  # fmt: skip
+
+    @cached_property
+    def _record(self) -> Record | None:
+        from flops_fit.reporting.record import Record
+
+        return Record.read(self.run_dir)
+
+    @cached_property
+    def _setting(self) -> Setting:
+        from flops_fit.reporting.buildable import Setting
+
+        return Setting.of(self._record, self.observations)
+
+    @cached_property
+    def _largest_flops(self) -> float:
+        return max((o.flops for o in self.used), default=0.0)
+
+    @cached_property
+    def _judged(self) -> Verdict:
+        """The verdict; a result does not change, so it is weighed once."""
+        return judge(
+            self.fits,
+            self.failures,
+            self.used,
+            excluded=self.excluded,
+            targets=self.targets,
+            warnings=self.plan_warnings,
+            notes=self.notes,
+            predictions=self.predictions,
+        )
+
+    def _methods(self) -> list[str]:
+        """The usable methods, the most trusted first."""
+        return [method for method, fit in in_order(self.fits).items() if is_usable(fit)]
+
+    def _budgets(self) -> list[float]:
+        """The sweep's budgets, or round ones inside the data; then the targets."""
+        return distinct_budgets([*own_budgets(self.observations), *self.targets])
+
+    def _row(self, budget: float, method: str) -> dict[str, Any]:
+        from flops_fit.reporting.buildable import with_setting
+
+        optimum = self._optimum(budget, self.fits[method])
+        beyond = optimum.extrapolation_decades
+        row = {
+            "budget_flops": budget,
+            "method": method,
+            "params": optimum.params,
+            "near_optimal": self._near_optimal(budget, method),
+            "tokens": optimum.tokens,
+            "tokens_per_param": optimum.tokens_per_param,
+            "loss": optimum.loss,
+            "params_interval": optimum.params_interval,
+            "tokens_interval": optimum.tokens_interval,
+            "loss_interval": optimum.loss_interval,
+            "extrapolation_decades": (
+                extrapolation_decades(budget, self._largest_flops) if beyond is None else beyond
+            ),
+        }
+        return with_setting(row, self._setting)
+
+    def _optimum(self, budget: float, fit: Fit) -> Optimum:
+        """The stored prediction for a budget, else what the fit says of it."""
+        from flops_fit.fitting.predictions import predict
+
+        for known in self.predictions:
+            if known.method == fit.method and math.isclose(known.flops, budget, rel_tol=1e-9):
+                return known
+        return predict(fit, [budget])[0]

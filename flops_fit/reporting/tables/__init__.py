@@ -1,0 +1,1 @@
+"""Tables of a report and the formats they are printed in."""

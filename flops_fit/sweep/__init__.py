@@ -1,0 +1,1 @@
+"""Open, run and conclude a sweep, with its ledger and run directory."""

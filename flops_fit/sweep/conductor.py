@@ -1,0 +1,284 @@
+"""pending = plan - ledger; submit, harvest outcomes, append, stop cleanly.
+
+The conductor is the ledger's one writer. Workers leave outcome files; on start, outcomes that the
+ledger lacks are harvested first, so a conductor that died between a worker's outcome and its own
+entry loses nothing, and a finished trial never runs again. Failed trials are tried again, once each
+time the sweep is started. A sweep stops before the trial that would pass one of its caps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from flops_fit.errors import FlopsFitError
+from flops_fit.manifest.files import read_json
+from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.planning.plan import Plan
+from flops_fit.sweep.caps import Allowance, CapReached, Caps
+from flops_fit.sweep.executors.contract import Executor, Resources
+from flops_fit.sweep.ledger import Entry, Ledger
+from flops_fit.sweep.rundir import RunDir, clear_outcome, read_outcome
+
+_POLL_SECONDS = 0.5
+_MAX_DEATHS = 3  # of workers on end, from which none of their trials is tried again
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one running trial has come, as its worker last said."""
+
+    trial: Trial
+    step: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """How a sweep ended: how many trials in which state, and whether and why it was stopped.
+
+    Attributes:
+        finished, diverged, failed, pending: trials in each state.
+        is_interrupted: by Ctrl-C.
+        cap: what was reached, where a cap stopped it.
+        spent_flops: of all trials in all sessions.
+    """
+
+    finished: int
+    diverged: int
+    failed: int
+    pending: int
+    is_interrupted: bool
+    cap: CapReached | None = None
+    spent_flops: float = 0.0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the ledger's last entry says of a sweep that has ended."""
+        return {"finished": self.finished, "diverged": self.diverged, "failed": self.failed}
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told while a sweep runs: of each entry of the ledger, and of running trials."""
+
+    on_entry: Callable[[Entry, Trial | None], None] = lambda entry, trial: None
+    on_progress: Callable[[Sequence[Progress]], None] = lambda running: None
+
+
+def conduct(
+    plan: Plan,
+    run: RunDir,
+    ledger: Ledger,
+    make_executor: Callable[[], Executor],
+    *,
+    max_running: int,
+    resources: Resources | None = None,
+    watcher: Watcher | None = None,
+    caps: Caps | None = None,
+    is_last: bool = True,
+) -> SweepSummary:
+    """Carry out what the ledger says is still to be done.
+
+    Args:
+        plan: the trials, in the order in which they are started.
+        run: where workers leave outcomes.
+        ledger: open for writing; this process holds the run directory's lock.
+        make_executor: called only if there is something to run.
+        max_running: how many trials to have running at a time.
+        resources: what each task asks for.
+        watcher: told of entries and progress.
+        caps: what the sweep may spend in all.
+        is_last: whether the sweep ends with this plan. An adaptive one goes on with more trials:
+            unless it was stopped, the executor is left for them, to be shut down by the caller.
+
+    Returns:
+        How it ended. An interrupt (Ctrl-C) stops the workers, is recorded, and is no exception.
+    """
+    sweep = _Sweep(plan, run, ledger, watcher or Watcher(), caps or Caps())
+    sweep.harvest()
+    pending = [trial for trial in plan.trials if ledger.state.is_pending(trial)]
+    is_interrupted = False
+    sweep.cap = sweep.allowance.passed_by(pending)
+    if pending and sweep.cap is None:
+        for trial in pending:
+            clear_outcome(run, trial.trial_id)
+        executor, goes_on = make_executor(), False
+        try:
+            sweep.carry_out(pending, executor, max_running, resources or Resources())
+            goes_on = not is_last and sweep.cap is None
+        except KeyboardInterrupt:
+            is_interrupted = True
+        finally:
+            if not goes_on:
+                executor.shutdown()
+        sweep.harvest()
+        sweep.record_stopped()
+        if is_interrupted:
+            sweep.append("sweep_interrupted", pending=sweep.summary(True).pending)
+    if sweep.cap is not None and not is_interrupted:
+        sweep.append("sweep_capped", **sweep.cap.to_dict())
+    summary = sweep.summary(is_interrupted)
+    if is_last and not is_interrupted and sweep.cap is None:
+        sweep.finish(summary)
+    return summary
+
+
+class _Sweep:
+    """One carrying-out of a plan."""
+
+    def __init__(
+        self, plan: Plan, run: RunDir, ledger: Ledger, watcher: Watcher, caps: Caps
+    ) -> None:
+        self.plan = plan
+        self.run = run
+        self.ledger = ledger
+        self.watcher = watcher
+        self.allowance = Allowance(plan, ledger, caps, lambda trial: self._progress(trial).step)
+        self.cap: CapReached | None = None
+        self.revived: set[str] = set()  # the trials whose worker died, and that were tried again
+        self.deaths = 0  # of workers since one last left an outcome
+
+    def append(self, event: str, trial: Trial | None = None, **fields: Any) -> None:
+        """Record an event, and tell who watches."""
+        entry = self.ledger.append(event, None if trial is None else trial.trial_id, **fields)
+        self.watcher.on_entry(entry, trial)
+
+    def summary(self, is_interrupted: bool) -> SweepSummary:
+        """Count the plan's trials by state."""
+        state = self.ledger.state
+        ids = [trial.trial_id for trial in self.plan.trials]
+        finished = sum(i in state.finished for i in ids)
+        diverged = sum(i in state.diverged for i in ids)
+        failed = sum(i in state.failed for i in ids)
+        pending = len(ids) - finished - diverged - failed
+        return SweepSummary(
+            finished, diverged, failed, pending, is_interrupted, self.cap, state.spent_flops
+        )
+
+    def finish(self, summary: SweepSummary) -> None:
+        """Record that the sweep has ended, once, and drop the trunks that no trial needs now."""
+        if not self.ledger.state.is_complete:
+            self.append("sweep_finished", None, **summary.counts)
+        if not summary.failed:
+            self.run.drop_trunks()
+
+    def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
+        """The first trial in line that waits for no other to leave it its trunk; None if all do."""
+        open_ids = {trial.trial_id for trial in (*waiting, *running)}
+        for trial in waiting:
+            if not any(mate.trial_id in open_ids for mate in self.plan.before(trial)):
+                return trial
+        return None
+
+    def record_stopped(self) -> None:
+        """Say of each trial that was stopped how long it ran, so that its time counts."""
+        for trial in self.plan.trials:
+            if (seconds := self.allowance.end(trial.trial_id)) is not None:
+                self.append("trial_stopped", trial, wall_seconds=round(seconds, 3))
+
+    def harvest(self) -> None:
+        """Record the outcomes that the ledger lacks."""
+        for trial in self.plan.trials:
+            if not self.ledger.state.is_pending(trial):
+                continue
+            outcome = read_outcome(self.run, trial.trial_id)
+            if outcome is not None and outcome.status != "failed":
+                self._record(trial, outcome, self.allowance.end(trial.trial_id))
+
+    def carry_out(
+        self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
+    ) -> None:
+        """Keep `max_running` trials running until all have ended, or a cap is reached."""
+        waiting = list(pending)
+        running: dict[Future[None], Trial] = {}
+        while waiting or running:
+            while waiting and len(running) < max_running and self.cap is None:
+                trial = self._next(waiting, running.values())
+                if trial is None:
+                    break
+                others = [each for each in waiting if each is not trial]
+                self.cap = self.allowance.passed_by([trial, *others])
+                if self.cap is not None:
+                    break
+                waiting.remove(trial)
+                attempt = self.ledger.state.attempts.get(trial.trial_id, 0) + 1
+                self.append("trial_started", trial, attempt=attempt)
+                self.allowance.start(trial)
+                running[executor.submit((trial.trial_id,), resources)] = trial
+            if not running:
+                return
+            left = self.allowance.seconds_left()
+            # Half of what is left: by then a trial that was forecast to end may be late.
+            poll = _POLL_SECONDS if left is None else min(_POLL_SECONDS, max(left / 2, 0.01))
+            ended, _ = wait(running, timeout=poll, return_when=FIRST_COMPLETED)
+            for future in ended:
+                trial = running.pop(future)
+                if self._end(trial, future):
+                    waiting.append(trial)
+            if running and left is not None and left <= _POLL_SECONDS / 10:
+                self.cap = self.allowance.out_of_time([*running.values(), *waiting])
+                return
+            self.watcher.on_progress([self._progress(trial) for trial in running.values()])
+
+    def _end(self, trial: Trial, future: Future[None]) -> bool:
+        """Record what a trial left when its future ended; gives whether it is to be tried again.
+
+        It is, once, where its worker died, unless several have died on end: it goes on from its
+        checkpoint, and what ended the worker may have come from outside.
+        """
+        seconds = self.allowance.end(trial.trial_id)
+        outcome = read_outcome(self.run, trial.trial_id)
+        if outcome is not None:
+            self.deaths = 0
+            self._record(trial, outcome, seconds)
+            return False
+        error = future.exception()
+        if error is not None and not isinstance(error, FlopsFitError | OSError):
+            raise error
+        reason = str(error) if error else "the worker ended without leaving an outcome"
+        self.deaths += 1
+        is_revived = self.deaths < _MAX_DEATHS and trial.trial_id not in self.revived
+        self.revived.add(trial.trial_id)
+        said = {"tried_again": True} if is_revived else {}
+        dead = Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds or 0.0, reason, said)
+        self._record(trial, dead, seconds)
+        return is_revived
+
+    def _record(self, trial: Trial, outcome: Outcome, seconds: float | None) -> None:
+        """Append a trial's outcome to the ledger; `seconds`: of this attempt, start and all."""
+        flops = outcome.flops
+        if outcome.status == "failed":
+            # A trial that died told nobody what it had spent, but for its last sign of life.
+            seen = self._progress(trial).step * trial.batch_tokens - trial.tokens
+            flops = max(flops, trial.cost_flops + seen * trial.size.flops_per_token)
+        spent: dict[str, Any] = {
+            "tokens": outcome.tokens,
+            "flops": flops,
+            "wall_seconds": round(outcome.wall_seconds, 3),
+        }
+        if seconds is not None:
+            spent["attempt_seconds"] = round(seconds, 3)
+        said: dict[str, Any] = {"error": outcome.error}
+        if outcome.loss is not None:
+            said["heldout_loss"] = outcome.loss
+        if outcome.status == "finished":
+            said = {"loss": outcome.loss, "params": trial.size.params}
+        details = _without(outcome.details, spent)
+        self.append(f"trial_{outcome.status}", trial, **said, **spent, **details)
+
+    def _progress(self, trial: Trial) -> Progress:
+        """What a running trial's worker last said of it."""
+        path = self.run.progress(trial.trial_id)
+        if not path.exists():
+            return Progress(trial, 0, None)
+        said = read_json(path)
+        return Progress(trial, int(said.get("step", 0)), said.get("loss"))
+
+
+def _without(details: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
+    """An outcome's details, less the names that an entry has already."""
+    reserved = {*taken, "loss", "params", "error", "event", "at", "trial_id"}
+    return {key: value for key, value in details.items() if key not in reserved}

@@ -1,0 +1,209 @@
+"""A run directory and what it was started from: laid down for a plan, or taken up and checked.
+
+A plan, the manifest, and `provenance.json`: the experiment's fingerprint, its data, what the
+plugins said, and the versions behind the numbers. Nothing is trained under a directory that holds
+another experiment.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from flops_fit.errors import RunDirError
+from flops_fit.experiment.description import Description
+from flops_fit.experiment.loading import (
+    fingerprint,
+)
+from flops_fit.experiment.plugins import require_trackers
+from flops_fit.experiment.prepared import Prepared
+from flops_fit.manifest.files import read_json, write_atomic, write_json
+from flops_fit.manifest.manifest import Manifest, parse_manifest
+from flops_fit.planning.from_manifest import ground_of
+from flops_fit.planning.plan import Plan
+from flops_fit.sweep.rehearsal import planted_law
+from flops_fit.sweep.rundir import RunDir
+
+
+def start_run(
+    prepared: Prepared,
+    plan: Plan,
+    directory: Path,
+    *,
+    simulated: bool = False,
+    is_adaptive: bool = False,
+    study: Study = "sweep",
+) -> RunDir:
+    """Lay down a new run directory for a plan, or take up the one that is there.
+
+    An adaptive sweep begins without trials; the plan says how large it may become. A study of
+    learning rates may change its grid: what was trained counts where it is still asked for.
+
+    Raises:
+        RunDirError: the directory holds another experiment (what differs is named), or files that
+            are not a run.
+        PlanError: an adaptive sweep of this design, or of these sizes, cannot be.
+    """
+    run = RunDir(directory)
+    if not simulated:
+        require_trackers(prepared.manifest.training.log_with)
+    if run.is_run():
+        check_same(run, prepared.manifest, simulated=simulated, study=study)
+        adopt(run, prepared.text)
+        if study == "transfer":
+            with run.lock():
+                write_json(run.plan, plan.to_dict())
+        return run
+    if directory.exists() and any(each.name != "lock" for each in directory.iterdir()):
+        raise RunDirError(
+            f"`{directory}` is not empty and is not a run directory",
+            hint="name another with --run-dir",
+        )
+    if is_adaptive:
+        from flops_fit.sweep.rounds import make_terms
+
+        make_terms(prepared.manifest, ground_of(prepared), plan)
+    provenance = _provenance_of(
+        prepared, plan, study=study, simulated=simulated, is_adaptive=is_adaptive
+    )
+    try:
+        write_json(run.provenance, provenance)
+        write_json(run.plan, (replace(plan, trials=()) if is_adaptive else plan).to_dict())
+        # The manifest comes last: a directory that has it has all three.
+        write_atomic(run.manifest, prepared.text)
+    except OSError as error:
+        raise RunDirError(
+            f"`{directory}` cannot be written: {error.strerror}",
+            hint="name another directory with --run-dir",
+        ) from None
+    return run
+
+
+def _provenance_of(
+    prepared: Prepared, plan: Plan, *, study: Study, simulated: bool, is_adaptive: bool
+) -> dict[str, Any]:
+    """What a run rests on: the experiment, its data and the versions behind its numbers."""
+    facts = prepared.description.facts
+    return {
+        "fingerprint": fingerprint(prepared.manifest),
+        "identity": prepared.manifest.identity,
+        "study": study,
+        "planted": asdict(planted_law(max(plan.budgets))) if simulated else None,
+        "adaptive": is_adaptive,
+        "search_path": [str(folder) for folder in prepared.search_path],
+        "data": None if facts.provenance is None else dict(facts.provenance),
+        "description": prepared.description.to_dict(),
+        "versions": versions(),
+    }
+
+
+def adopt(run: RunDir, text: str) -> None:
+    """Let a changed manifest of the same sweep take effect.
+
+    What makes no trial another trial may change on the way: execution, report, trackers.
+    """
+    if text != run.manifest.read_text(encoding="utf-8"):
+        with run.lock():
+            write_atomic(run.manifest, text)
+
+
+def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:
+    """Refuse to go on with another experiment than the run directory's."""
+    provenance = read_json(run.provenance)
+    refuse_other_study(run, provenance, study)
+    if (provenance["planted"] is not None) != simulated:
+        kind = "trained" if simulated else "simulated"
+        raise RunDirError(
+            f"`{run.path}` holds a {kind} sweep; simulated and trained losses never mix",
+            hint="name another directory with --run-dir",
+        )
+    if provenance["fingerprint"] != fingerprint(manifest):
+        changed = "; ".join(_differences(provenance["identity"], manifest.identity))
+        raise RunDirError(
+            f"the manifest changed since `{run.path}` was started: {changed}",
+            hint="undo the change to go on with that sweep, or start a new one with --run-dir",
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("flops-fit", "torch", "accelerate", "numpy", "scipy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
+    """Each key whose value changed, as `training.learning_rate: 0.006 -> 0.003`."""
+    found = []
+    for key in sorted({*was, *now}):
+        before, after, place = was.get(key), now.get(key), f"{at}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _differences(before, after, f"{place}.")
+        elif before != after:
+            found.append(f"{place}: {before!r} -> {after!r}")
+    return found
+
+
+Study = Literal["sweep", "transfer"]
+
+
+def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study) -> None:
+    """A sweep's run directory is no study of learning rates, nor the other way round."""
+    held: Study = provenance.get("study", "sweep")
+    if held == wanted:
+        return
+    if held == "transfer":
+        raise RunDirError(
+            f"`{run.path}` holds a study of learning rates, not a sweep",
+            hint=f"`flops-fit transfer {run.path}` goes on with it and shows it",
+        )
+    raise RunDirError(
+        f"`{run.path}` holds a sweep, not a study of learning rates",
+        hint="name another directory with --run-dir, or give the manifest",
+    )
+
+
+def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
+    """What a run directory was started from, without loading a plugin.
+
+    Raises:
+        RunDirError: it is no run directory, holds another kind of study, or cannot be read.
+    """
+    run = RunDir(directory)
+    if not run.is_run():
+        raise RunDirError(
+            f"`{directory}` is not a run directory",
+            hint="`flops-fit run MANIFEST` makes one",
+        )
+    provenance = read_json(run.provenance)
+    refuse_other_study(run, provenance, study)
+    text = run.manifest.read_text(encoding="utf-8")
+    return Prepared(
+        parse_manifest(text, where=str(run.manifest)),
+        text,
+        Description.from_dict(provenance["description"]),
+        run.manifest,
+        tuple(Path(folder) for folder in provenance["search_path"]),
+    )
+
+
+def require_trials(directory: Path, plan: Plan) -> None:
+    """Refuse a run directory whose adaptive sweep has not come to its first decision.
+
+    Raises:
+        RunDirError: there is no trial to look at.
+    """
+    if not plan.trials:
+        raise RunDirError(
+            f"`{directory}` has no trials yet: its adaptive sweep was stopped before it had "
+            "decided on the first ones",
+            hint=f"go on with it: flops-fit run {directory}",
+        )

@@ -1,0 +1,215 @@
+"""A run directory -> what is weak in its sweep, and the runs that come next; writes nothing.
+
+The command that is said to run them does just that: the runs are those that a sweep decides on
+under the goal and the total that the command goes with, and its cap ends the sweep after them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import FitError
+from flops_fit.experiment.prepared import Prepared
+from flops_fit.manifest.files import read_json
+from flops_fit.manifest.trials import Trial
+from flops_fit.planning.adaptive.belief import Belief
+from flops_fit.planning.adaptive.decide import decide
+from flops_fit.planning.adaptive.mending import Weakness, dropped_levels, weaknesses
+from flops_fit.planning.adaptive.terms import Decision, History, Terms
+from flops_fit.planning.adaptive.worth import belief_of
+from flops_fit.planning.from_manifest import ground_of, make_plan
+from flops_fit.planning.notes import share_of_target
+from flops_fit.planning.plan import Plan
+from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
+from flops_fit.sweep.provenance import resume
+from flops_fit.sweep.rounds import given_part, history_of, make_terms, planned_so_far, stated_total
+from flops_fit.sweep.rundir import RunDir
+from flops_fit.units import format_count, format_flops
+
+_MIN_RUNS = 5
+_MUCH_NOISE = 0.05  # scatter of log loss that more runs of the same kind do not mend
+_FINER = 0.6  # the goal that takes a sweep up again, over the standard error that it has reached
+_FINEST = 1e-3  # of such goals: a manifest's is above 0
+_MOST_TOTALS = 40  # tried, each a half more than the one before
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a sweep lacks.
+
+    Attributes:
+        weaknesses: what its runs do not show well.
+        decision: the next runs.
+        notes: their cost and expected gain, in sentences.
+        how: how to run them; the last words are the command.
+        unit: of data.
+    """
+
+    weaknesses: tuple[Weakness, ...]
+    decision: Decision
+    notes: tuple[str, ...]
+    how: str
+    unit: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data: what `plan --refine --json` prints."""
+        return {
+            "weaknesses": [weakness.to_dict() for weakness in self.weaknesses],
+            "decision": self.decision.to_dict(),
+            "notes": list(self.notes),
+            "how": self.how,
+        }
+
+
+def refine_run(directory: Path) -> Refinement:
+    """Look at the runs that a run directory holds, and choose the next ones.
+
+    Raises:
+        RunDirError: it is no run directory.
+        PlanError: too few levels of compute train enough sizes.
+        FitError: too few trials are finished.
+    """
+    run = RunDir(directory)
+    prepared = resume(directory)
+    state = replay(read_ledger(run.ledger))
+    plan = planned_so_far(run, state)
+    is_new = bool(read_json(run.provenance).get("adaptive"))
+    terms = make_terms(
+        prepared.manifest,
+        ground_of(prepared),
+        make_plan(prepared, is_adaptive=True) if is_new else given_part(plan, state),
+        total_flops=stated_total(state),
+        is_new=is_new,
+    )
+    history = history_of(plan, state)
+    if len(history.counting) < _MIN_RUNS:
+        raise FitError(
+            f"`{directory}` has {len(history.counting)} finished trials, and {_MIN_RUNS} are the "
+            "least to choose the next by",
+            code="too_few_observations",
+            hint=f"finish more of them: flops-fit run {directory}",
+        )
+    belief = belief_of(terms, history.counting, drift=0.0)
+    kept = set(range(len(terms.budgets))) - dropped_levels(terms, history)
+    levels = sorted({terms.level_of(run.trial) for run in history.counting} & kept)
+    found = tuple(weaknesses(terms, history, belief, levels))
+    known, *rest = _notes(belief, terms.target_flops)
+    waiting = [t for t in plan.trials if state.is_pending(t) and t.trial_id not in state.failed]
+    if waiting:
+        decision, how = _begun(history, waiting), f"flops-fit run {directory}"
+    else:
+        decision, how = _chosen(terms, history, belief, found, directory)
+    told, flops = _costs(prepared, plan, state, decision)
+    how += f" --max-flops {_rounded_up(flops, 12):.12g}"
+    notes = (known, told, *rest, *_gain(decision))
+    return Refinement(found, decision, notes, how, prepared.description.facts.unit)
+
+
+def _begun(history: History, waiting: Sequence[Trial]) -> Decision:
+    """The trials that the plan or the last decision asks for and that were not run."""
+    made = Decision(0, "batch", "the plan's trials that were not run yet", tuple(waiting))
+    if not history.decisions:
+        return made
+    last = history.decisions[-1]
+    return replace(last, reason=f"decided on, not run yet: {last.reason}", trials=made.trials)
+
+
+def _chosen(
+    terms: Terms,
+    history: History,
+    belief: Belief,
+    found: Sequence[Weakness],
+    directory: Path,
+) -> tuple[Decision, str]:
+    """The runs that come next whatever they cost, and the command that decides on them too.
+
+    A goal that is reached would have no more of them: they are those of a finer one.
+    """
+    how, error = "", belief.error(terms.target_flops)
+    if error <= terms.params_within:
+        terms = replace(terms, params_within=max(_FINEST, float(f"{_FINER * error:.2g}")))
+        how = "the present goal is reached"
+        beyond = sum(weakness.kind == "unbracketed" for weakness in found)
+        if beyond:
+            lie = "lies" if beyond == 1 else "lie"
+            how = (
+                "by the runs' noise alone the present goal is reached, but "
+                f"{beyond} of the optima that it rests on {lie} outside the runs"
+            )
+        wanted = (
+            f"goal = {{ at = {terms.target_flops:g}, params_within = {terms.params_within:g} }}"
+        )
+        how += f": write `{wanted}` into [sweep] of `{RunDir(directory).manifest}`, then "
+    decision = _next(replace(terms, total_flops=math.inf), history)
+    how += f"flops-fit run --adaptive {directory}"
+    cost = history.spent_flops + math.fsum(trial.cost_flops for trial in decision.trials)
+    for step in range(_MOST_TOTALS):
+        if _next(terms, history).trials == decision.trials:
+            break
+        terms = replace(terms, total_flops=_rounded_up(cost * 1.5**step, 3))
+    else:
+        return replace(decision, trials=()), how
+    is_raised = step > 0
+    return decision, how + (f" --total-flops {terms.total_flops:g}" if is_raised else "")
+
+
+def _next(terms: Terms, history: History) -> Decision:
+    """The next decision that asks for trials, or to stop."""
+    while True:
+        decision = decide(terms, history)
+        if decision.trials or decision.action == "stop":
+            return decision
+        history = history.after(decision, ())
+
+
+def _costs(
+    prepared: Prepared, plan: Plan, state: LedgerState, decision: Decision
+) -> tuple[str, float]:
+    """What the next runs cost, in a sentence; and what the sweep comes to with them."""
+    cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), state.spent_flops
+    again = [trial for trial in plan.trials if trial.trial_id in state.failed]
+    repeated = math.fsum(max(0.0, t.cost_flops - state.flops[t.trial_id]) for t in again)
+    told = f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; "
+    if again:
+        told += f"before them {len(again)} failed ones are tried again, {format_flops(repeated)}; "
+    total = spent + repeated + cost
+    told += f"with the {format_flops(spent)} spent: {share_of_target(prepared.manifest, total)}"
+    return told, total
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    """The least number of so many digits that is not below a value."""
+    value *= 1 + 1e-9  # sums of the same terms differ by rounding
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    return float(f"{math.ceil(value / unit) * unit:.{digits - 1}e}")
+
+
+def _notes(belief: Belief, target_flops: float) -> list[str]:
+    """What is known at the target, and how much of it is noise."""
+    params = format_count(math.exp(belief.log_params(target_flops)))
+    notes = [
+        f"N at {format_flops(target_flops)} FLOPs is {params} so far, with a standard error of "
+        f"{belief.error(target_flops):.3f} in ln N from the runs' noise"
+    ]
+    if belief.sigma > _MUCH_NOISE:
+        notes.append(
+            f"the runs scatter by {belief.sigma:.0%} about the law, where seeds differ by about "
+            "1 %: see what the report's verdict names before buying more of them"
+        )
+    return notes
+
+
+def _gain(decision: Decision) -> list[str]:
+    """What the next runs would gain."""
+    figures = decision.figures
+    if "expected_error_with_drift" not in figures:
+        return []
+    return [
+        "expected gain: the standard error of ln N at the target falls from "
+        f"{figures['error_with_drift']:.3f} to {figures['expected_error_with_drift']:.3f}, "
+        "slow drift of the law included"
+    ]

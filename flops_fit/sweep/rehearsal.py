@@ -1,0 +1,52 @@
+"""A rehearsal: outcomes drawn from a planted law instead of training."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+from flops_fit.fitting.law import Surface
+from flops_fit.fitting.points import TRUNK_CORRELATION
+from flops_fit.manifest.trials import Outcome, Trial
+
+PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed noise
+
+
+def planted_law(largest_budget: float) -> Surface:
+    """What a rehearsal takes for the truth: a published law, moved to the sweep's scale.
+
+    The law of Besiroglu et al. 2024 (arXiv:2404.10102, their refit of Hoffmann et al.'s runs),
+    with N and D in units such that the sweep's largest budget stands where 1e21 FLOPs do there:
+    the exponents, E and the tokens per parameter stay, and losses are those of a usual sweep.
+    """
+    scale = (1e21 / largest_budget) ** 0.5
+    alpha, beta = 0.3478, 0.3658
+    return Surface(1.8172, 482.01 * scale**-alpha, 2085.43 * scale**-beta, alpha, beta)
+
+
+def simulate(trial: Trial, law: Surface) -> Outcome:
+    """An outcome drawn from a planted law, the same each time for one trial."""
+    noise = random.Random(trial.trial_id).gauss(0.0, PLANTED_NOISE)
+    details: dict[str, Any] = {"simulated": True}
+    if trial.trunk is not None:
+        share = math.sqrt(TRUNK_CORRELATION)
+        common = random.Random(trial.trunk_id).gauss(0.0, PLANTED_NOISE)
+        noise = share * common + math.sqrt(1 - share**2) * noise
+        shared, kept = trial.trunk.shared_tokens, trial.trunk.kept_tokens
+        details["trunk"] = {
+            "trunk_id": trial.trunk_id,
+            "shared_tokens": shared,
+            "kept_tokens": [tokens for tokens in kept if tokens > shared],
+        }
+        details["spent_flops"] = trial.cost_flops
+    loss = law.loss(trial.size.params, trial.tokens) * math.exp(noise)
+    return Outcome(
+        trial.trial_id,
+        "finished",
+        loss,
+        trial.tokens,
+        trial.flops,
+        0.0,
+        details=details,
+    )

@@ -1,0 +1,320 @@
+"""Tasks -> outcome files, trained or simulated from a planted law.
+
+    python -m flops_fit worker RUN_DIR TRIAL_ID...   train these
+    python -m flops_fit worker RUN_DIR               claim what is pending until nothing is left
+    python -m flops_fit worker RUN_DIR --serve       take tasks from standard input (local executor)
+
+Any engine that starts the second form on machines that see the run directory carries a sweep. The
+outcome file is what counts, and the first complete one wins. Under torchrun the processes of the
+first two forms share each trial.
+
+With --serve each line of standard input is a JSON list of trial ids, answered by a line `done`;
+when standard input closes, the conductor is gone: the worker keeps a checkpoint and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flops_fit.errors import FlopsFitError, RunDirError
+from flops_fit.experiment.loading import Experiment, load_experiment
+from flops_fit.fitting.law import Surface
+from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.manifest import read_manifest
+from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.sweep.claims import claimed
+from flops_fit.sweep.interrupts import handling
+from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
+from flops_fit.sweep.rehearsal import simulate
+from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
+
+if TYPE_CHECKING:
+    from flops_fit.training.trackers import Trackers
+
+_STOP_SECONDS = 60.0  # without a conductor, to end the step at work and keep a checkpoint
+
+
+class Bench:
+    """Where one process trains its trials: the experiment is loaded once, with the first."""
+
+    def __init__(self, run: RunDir, experiment: Experiment | None = None) -> None:
+        """Take the run directory, and the experiment where it is made of live objects."""
+        self.run = run
+        self.stop = threading.Event()
+        self.ranks = Ranks()
+        self._experiment = experiment
+        self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
+        self._provenance = read_json(run.provenance)
+        planted = self._provenance["planted"]
+        self._trackers: Trackers | None = None
+        self._unusable: set[str] = set()
+        self._law = None if planted is None else Surface(**planted)
+        self._trials = _read_trials(run)
+
+    def run_task(self, task: tuple[str, ...]) -> None:
+        """Train the trials of one task, and leave an outcome for each.
+
+        Whatever goes wrong in a trial is its outcome, with the traceback in the trial's log; only
+        an interruption leaves none.
+        """
+        for trial_id in task:
+            trial = self._trial(trial_id)
+            outcome = self._outcome_of(trial)
+            if outcome is not None and not this_rank():
+                write_outcome(self.run, outcome)
+                self._drop_trunk(trial)
+            # Closing a tracker may wait for its server: the outcome must not.
+            if self._trackers is not None:
+                self._trackers.finish("interrupted" if outcome is None else outcome.status)
+                # One that does not start may take minutes to say so: once is enough.
+                self._unusable |= self._trackers.unusable
+                self._trackers = None
+
+    def _trial(self, trial_id: str) -> Trial:
+        """A trial of the plan, which an adaptive sweep writes anew with each decision.
+
+        Raises:
+            RunDirError: the plan does not have it.
+        """
+        if trial_id not in self._trials:
+            self._trials = _read_trials(self.run)
+        if trial_id not in self._trials:
+            raise RunDirError(f"`{self.run.plan}` has no trial `{trial_id}`")
+        return self._trials[trial_id]
+
+    def _drop_trunk(self, ended: Trial) -> None:
+        """Remove a trunk's checkpoints once nothing can go on from them.
+
+        That is so when every trial of the trunk has ended, for good, and each state was gone on
+        from. An adaptive sweep keeps more of them, for trials that are not decided on yet.
+        """
+        if ended.trunk_id is None:
+            return
+        mates = [t for t in self._trials.values() if t.trunk_id == ended.trunk_id]
+        trunks = [mate.trunk for mate in mates if mate.trunk is not None]
+        waiting = {n for t in trunks for n in t.kept_tokens} - {t.shared_tokens for t in trunks}
+        if waiting:
+            return
+        outcomes = [read_outcome(self.run, mate.trial_id) for mate in mates]
+        if all(outcome is not None and outcome.status != "failed" for outcome in outcomes):
+            shutil.rmtree(self.run.trunk(ended.trunk_id), ignore_errors=True)
+
+    @property
+    def pending(self) -> list[str]:
+        """Ids of the trials without an outcome, in the plan's order."""
+        return [i for i in self._trials if not self.run.outcome(i).exists()]
+
+    def claimed(self) -> Generator[str]:
+        """Pending trials that are nobody else's."""
+        return claimed(
+            self.run,
+            self.pending,
+            is_stopped=self.stop.is_set,
+            is_rank=this_rank() is not None,
+            device=self._manifest.execution.device,
+        )
+
+    def _outcome_of(self, trial: Trial) -> Outcome | None:
+        """Simulate, train here, or train in several processes; None if asked to stop."""
+        if self._law is not None:
+            return simulate(trial, self._law)
+        execution = self._manifest.execution
+        if execution.devices_per_trial == 1 or this_rank() is not None:
+            return self._train(trial)
+        started = time.monotonic()
+        reason = self.ranks.train(
+            self.run,
+            trial.trial_id,
+            processes=execution.devices_per_trial,
+            threads=execution.threads_per_worker,
+        )
+        if reason is None or self.stop.is_set():
+            return None
+        seconds = time.monotonic() - started
+        return Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
+
+    def _train(self, trial: Trial) -> Outcome | None:
+        """Train one trial; None if it was asked to stop."""
+        from flops_fit.training.loop import Interrupted, train
+
+        directory = self.run.trial(trial.trial_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        try:
+            experiment = self._load()
+            execution = experiment.manifest.execution
+            self._trackers = self.make_trackers()
+            return train(
+                trial,
+                build=experiment.build,
+                data=experiment.data,
+                loss=experiment.loss,
+                recipe=experiment.manifest.training,
+                directory=directory,
+                device=None if execution.device == "auto" else execution.device,
+                threads=execution.threads_per_worker,
+                should_stop=self.stop.is_set,
+                checkpoint_seconds=60 * execution.checkpoint_minutes,
+                keep_checkpoints=execution.keep_checkpoints,
+                trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
+                progress=lambda said: write_json(
+                    self.run.progress(trial.trial_id), said, durable=False
+                ),
+                trackers=self._trackers,
+            )
+        except Interrupted:
+            return None
+        except Exception as error:
+            with self.run.log(trial.trial_id).open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            reason = error.message if isinstance(error, FlopsFitError) else _in_a_line(error)
+            rank = this_rank()
+            if rank is not None:
+                record_failure(directory, rank, reason)
+                sys.exit(1)  # The launcher ends the other ranks.
+            seconds = time.monotonic() - started
+            return Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
+
+    def make_trackers(self) -> Trackers | None:
+        """The manifest's trackers for one trial; None where none is named or usable."""
+        from flops_fit.training.trackers import Trackers
+
+        manifest = self._manifest
+        names = tuple(n for n in manifest.training.log_with if n not in self._unusable)
+        if not names:
+            return None
+        return Trackers(
+            names,
+            self.run.trackers,
+            manifest.name,
+            self._provenance["fingerprint"],
+        )
+
+    def _load(self) -> Experiment:
+        """The experiment, loaded from the run directory's manifest, with the data it began with."""
+        if self._experiment is None:
+            folders = [Path(folder) for folder in self._provenance["search_path"]]
+            self._experiment = load_experiment(self._manifest, search_path=folders)
+        began, now = self._provenance["data"], self._experiment.data.facts.provenance
+        if began is not None and now is not None and began != json.loads(json.dumps(dict(now))):
+            raise RunDirError(
+                f"the data changed since the sweep began: was {began}, is {dict(now)}",
+                hint="losses on different data are not one law: start a new run directory",
+            )
+        return self._experiment
+
+
+def _read_trials(run: RunDir) -> dict[str, Trial]:
+    """The trials of the plan as it is now, by id."""
+    trials = [Trial.from_dict(data) for data in read_json(run.plan)["trials"]]
+    return {trial.trial_id: trial for trial in trials}
+
+
+def train_listed(run: RunDir, trial_ids: list[str]) -> None:
+    """Train these trials, in this order."""
+    bench = Bench(run)
+    if this_rank() is not None:
+        end_with_launcher()
+    with _stopping(bench):
+        bench.run_task(tuple(trial_ids))
+
+
+def train_claimed(run: RunDir) -> int | None:
+    """Claim and train pending trials until none is left; how many, where this is the first rank."""
+    bench = Bench(run)
+    if this_rank() is not None:
+        end_with_launcher()
+    trained = 0
+    with _stopping(bench), contextlib.closing(bench.claimed()) as trial_ids:
+        for trial_id in trial_ids:
+            bench.run_task((trial_id,))
+            trained += 1
+    return None if this_rank() else trained
+
+
+def serve(run: RunDir) -> None:
+    """Train the tasks that arrive on standard input until it closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # What a plugin prints must not look like an answer.
+    # Not `sys.stdin`: who waits for a line of it holds its lock, and each process that is forked to
+    # load data closes it first of all, so it would wait for ever.
+    incoming = os.fdopen(os.dup(0), encoding="utf-8")
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    tasks: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
+    bench = Bench(run)
+
+    def listen() -> None:
+        for line in incoming:
+            tasks.put(tuple(json.loads(line)))
+        # The conductor is gone; what is unfinished is taken up by the next.
+        bench.stop.set()
+        bench.ranks.ask_to_stop()
+        tasks.put(None)
+        time.sleep(_STOP_SECONDS)
+        bench.ranks.kill()
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    is_idle = threading.Event()
+    with _stopping(bench, is_idle):
+        while not bench.stop.is_set():
+            is_idle.set()
+            task = tasks.get()
+            is_idle.clear()
+            if task is None:
+                break
+            with _logging_to(run.log(task[0])):
+                bench.run_task(task)
+            if not bench.stop.is_set():
+                answers.write("done\n")
+                answers.flush()
+
+
+@contextlib.contextmanager
+def _stopping(bench: Bench, is_idle: threading.Event | None = None) -> Iterator[None]:
+    """Turn SIGTERM and SIGUSR1 into a request to stop at the next step (at once when idle)."""
+
+    def ask(number: int, frame: Any) -> None:
+        bench.stop.set()
+        bench.ranks.ask_to_stop()
+        if is_idle is not None and is_idle.is_set():
+            os._exit(0)
+
+    with handling(ask):
+        yield
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Send standard output and error to a file, whoever writes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    with path.open("a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, number in zip(kept, (1, 2), strict=True):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+def _in_a_line(error: BaseException) -> str:
+    """An exception's kind and the first line of what it says; of a syntax error its last."""
+    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
+    return lines[-1 if isinstance(error, SyntaxError) else 0]

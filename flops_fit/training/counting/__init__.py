@@ -1,0 +1,1 @@
+"""Count params and FLOPs of a model."""

@@ -1,0 +1,1 @@
+"""Training and held-out sets: streams of batches that resume exactly."""

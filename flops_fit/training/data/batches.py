@@ -1,0 +1,257 @@
+"""What a data plugin returned -> a training set, a fixed held-out set, and the facts of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Subset, default_collate
+
+from flops_fit.errors import Note, PluginError
+from flops_fit.training.data.draws import Draws, seed_draws
+from flops_fit.training.data.facts import DataFacts
+from flops_fit.training.data.streams import (
+    Batch,
+    concatenate,
+    count_examples,
+    derive_seed,
+    fetcher,
+    is_iterable_only,
+    is_plain_loader,
+    map_tensors,
+)
+
+HELDOUT_SHARE = 0.05
+"""Share of a single map-style set that is held out."""
+
+_ITERABLE_HELDOUT_EXAMPLES = 4096
+"""An iterable held-out set may be endless: this many of its first examples are the held-out set."""
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A training and a held-out set, what is known of them, and what a reader must know.
+
+    Attributes:
+        train, heldout: a Dataset, an IterableDataset or a DataLoader each.
+        facts: what one unit is, how many an example holds, how many different ones there are.
+        notes: how the held-out set came about, where it was not given.
+    """
+
+    train: Any
+    heldout: Any
+    facts: DataFacts
+    notes: tuple[Note, ...] = ()
+
+
+def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = None) -> LoadedData:
+    """Read what a data plugin's callable returned.
+
+    Args:
+        made: an object or mapping with `train` and `heldout`, a pair (train, heldout), or one
+            map-style set (or a DataLoader of one), of which a seeded share is then held out.
+        seed: chooses the held-out share of a single set.
+        overrides: fields of `DataFacts` that win over what the object says of itself.
+
+    Raises:
+        PluginError: there is no training set, or an iterable one without a held-out set.
+    """
+    train, heldout = _find_pair(made)
+    notes: tuple[Note, ...] = ()
+    if heldout is None:
+        facts = _read_facts((made, train, getattr(train, "dataset", None)), train, overrides)
+        train, heldout, note = _hold_out(train, seed=seed)
+        notes = (note,)
+        if facts.unique_units is not None and not (overrides or {}).get("unique_units"):
+            kept = _length(train)
+            assert kept is not None, "a set that was split has a length"
+            facts = replace(facts, unique_units=kept * facts.units_per_example)
+    else:
+        facts = _read_facts((made, train, getattr(train, "dataset", None)), train, overrides)
+    return LoadedData(train, heldout, facts, notes)
+
+
+def _find_pair(made: object) -> tuple[Any, Any]:
+    """(train, heldout or None) of whatever was returned."""
+    if isinstance(made, Mapping):
+        if "train" in made:
+            return made["train"], made.get("heldout")
+        found = ", ".join(f"`{key}`" for key in made) or "nothing"
+        raise PluginError(
+            f"the data is a mapping without `train`: it has {found}",
+            hint='return {"train": ..., "heldout": ...}',
+        )
+    if hasattr(made, "train") and not isinstance(made, torch.nn.Module):
+        return made.train, getattr(made, "heldout", None)
+    if isinstance(made, tuple | list) and len(made) == 2 and all(_is_source(m) for m in made):
+        return made[0], made[1]
+    if not _is_source(made):
+        raise PluginError(
+            f"the data is neither a data set nor a pair of them: it is a `{type(made).__name__}`",
+            hint="return a training and a held-out set: a Dataset, IterableDataset or DataLoader",
+        )
+    return made, None
+
+
+def _is_source(candidate: object) -> bool:
+    """Whether a thing can give examples (a tensor or a number is no data set here)."""
+    if isinstance(candidate, torch.Tensor | str | bytes | int | float):
+        return False
+    return hasattr(candidate, "__iter__") or hasattr(candidate, "__getitem__")
+
+
+def _hold_out(train: Any, *, seed: int) -> tuple[Any, Any, Note]:
+    """Split one map-style set by a seeded permutation."""
+    dataset, loader = train, None
+    if isinstance(train, DataLoader):
+        dataset, loader = train.dataset, train
+    if is_iterable_only(dataset) or (loader is not None and not is_plain_loader(loader)):
+        raise PluginError(
+            "the data has no held-out set, and an iterable set cannot be split into two",
+            hint="return a pair (train, heldout): a second set of examples that train lacks",
+        )
+    total = len(dataset)
+    heldout_count = max(1, round(total * HELDOUT_SHARE))
+    if total < 2:
+        raise PluginError(
+            f"the data holds {total} examples: too few to train on some and hold out others",
+            hint="return a larger set, or a pair (train, heldout)",
+        )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "heldout"))
+    order = torch.randperm(total, generator=generator)
+    parts = [
+        Subset(dataset, sorted(part.tolist()))
+        for part in (order[heldout_count:], order[:heldout_count])
+    ]
+    if loader is not None:
+        parts = [
+            DataLoader(part, batch_size=loader.batch_size, collate_fn=loader.collate_fn)  # type: ignore[misc]
+            for part in parts
+        ]
+    message = (
+        f"no held-out set was given: {heldout_count:,} of {total:,} examples "
+        f"({HELDOUT_SHARE:.0%}, chosen by seed {seed}) are held out and never trained on"
+    )
+    return parts[0], parts[1], Note("heldout_split", message)
+
+
+def _read_facts(
+    owners: tuple[Any, ...], train: Any, overrides: Mapping[str, Any] | None
+) -> DataFacts:
+    """DataFacts from the first owner that states each field, overrides first."""
+    values: dict[str, Any] = {}
+    for field in fields(DataFacts):
+        for owner in owners:
+            value = (
+                owner.get(field.name)
+                if isinstance(owner, Mapping)
+                else getattr(owner, field.name, None)
+            )
+            if value is not None and not callable(value):
+                values[field.name] = value
+                break
+    known = {field.name for field in fields(DataFacts)}
+    for name, value in (overrides or {}).items():
+        if name not in known:
+            raise PluginError(
+                f"`{name}` is no fact about data",
+                hint=f"the facts are {', '.join(sorted(known))}",
+            )
+        if value is not None:
+            values[name] = value
+    per_example = values.get("units_per_example", 1)
+    if isinstance(per_example, bool) or not isinstance(per_example, int) or per_example < 1:
+        raise PluginError(
+            f"the data's `units_per_example` is {per_example!r}: expected a whole number from 1",
+            hint="say how many units of data (tokens, images) one example holds",
+        )
+    if values.get("unique_units") is None:
+        length = _length(train)
+        values["unique_units"] = None if length is None else length * per_example
+    return DataFacts(**values)
+
+
+def _length(source: Any) -> int | None:
+    """How many examples a set holds; None where it does not say."""
+    dataset: Any = source.dataset if isinstance(source, DataLoader) else source
+    if is_iterable_only(dataset):
+        return None
+    return len(dataset)
+
+
+def heldout_batches(heldout: Any, *, batch: int, examples: int | None) -> list[Batch]:
+    """The whole fixed held-out set as batches, the same ones in every trial.
+
+    Args:
+        heldout: a Dataset, IterableDataset or DataLoader (whose own batches are kept).
+        batch: examples in one batch.
+        examples: how many examples count, evenly spaced over a map-style set and the first of an
+            iterable one; None: all of a map-style set, the first 4,096 of an iterable one.
+
+    Raises:
+        PluginError: it yields nothing.
+    """
+    made = _read(heldout, batch=batch, examples=examples, is_spread=True)
+    if not made:
+        raise _empty("held-out set", "check its length; the loss that is fitted is measured on it")
+    return made
+
+
+def _read(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
+    """Batches of so many examples, the same ones whatever the set draws to choose or make them."""
+    with Draws().apart():
+        seed_draws(0)
+        return _read_chosen(source, batch=batch, examples=examples, is_spread=is_spread)
+
+
+def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
+    """Batches of so many examples, the first ones or, of a map-style set, evenly spaced ones."""
+    collate: Any = default_collate
+    if isinstance(source, DataLoader):
+        if not is_plain_loader(source):
+            return list(_limit(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES))
+        source, collate = source.dataset, source.collate_fn
+    elif is_iterable_only(source):
+        chosen = islice(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES)
+        made = []
+        while group := list(islice(chosen, batch)):
+            made.append(default_collate(group))
+        return made
+    total = len(source)
+    count = total if examples is None else min(examples, total)
+    numbers = torch.arange(count)
+    if is_spread and count < total:
+        numbers = (2 * numbers + 1) * total // (2 * count)
+    fetch = fetcher(source, collate)
+    return [fetch(numbers[at : at + batch]) for at in range(0, count, batch)]
+
+
+def _limit(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
+    """Batches until `examples` examples have come, the last cut to fit."""
+    left = examples
+    for batch in batches:
+        count = count_examples(batch)
+        if count >= left:
+            yield map_tensors(lambda t, left=left: t[:left], batch)  # type: ignore[misc]
+            return
+        yield batch
+        left -= count
+
+
+def first_examples(train: Any, count: int) -> Batch:
+    """The first `count` examples of a training set as one batch, without drawing at random.
+
+    Raises:
+        PluginError: it yields nothing.
+    """
+    made = _read(train, batch=count, examples=count, is_spread=False)
+    if not made:
+        raise _empty("data set", "check its length")
+    return made[0] if len(made) == 1 else concatenate(made)
+
+
+def _empty(which: str, hint: str) -> PluginError:
+    return PluginError(f"the {which} yields nothing: not one example came out of it", hint=hint)

@@ -1,0 +1,29 @@
+"""What a data plugin states about its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a data plugin says of its data, as attributes of what it returns.
+
+    Attributes:
+        unit: what one unit of data is called: `token`, `image`, ...
+        units_per_example: how many units one example holds.
+        unique_units: how many different units the training set holds; None for an endless stream.
+        loss_unit: what the loss is measured in (`nats per byte`).
+        provenance: what identifies the data (names, sizes, sha256); recorded with the run.
+        causal: whether each target must be predicted from what comes before it: examples are
+            sequences along their first dimension, and an output may not see later inputs.
+    """
+
+    unit: str = "example"
+    units_per_example: int = 1
+    unique_units: int | None = None
+    loss_unit: str = "nats"
+    provenance: Mapping[str, Any] | None = None
+    causal: bool = False

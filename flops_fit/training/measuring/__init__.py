@@ -1,0 +1,1 @@
+"""Measure time, memory, energy and utilisation of training."""

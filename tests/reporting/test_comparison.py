@@ -1,0 +1,105 @@
+"""Two results side by side: what the second needs, by planted laws whose ratio is known."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from planted_results import PLANTED, isoflop_fit, observe, planted_result, surface_fit
+
+from flops_fit.errors import FitError
+from flops_fit.fitting.law import Surface
+
+# N and D are each worth half as much: four times the compute for every loss, exactly.
+HALVED = Surface(
+    PLANTED.E,
+    PLANTED.A * 2**PLANTED.alpha,
+    PLANTED.B * 2**PLANTED.beta,
+    PLANTED.alpha,
+    PLANTED.beta,
+)
+BUDGETS = (1e17, 1e18, 1e19)
+
+
+def result_of(law, name, **given):
+    fit = surface_fit(law, **given)
+    return planted_result(
+        observations=observe(BUDGETS, law=law), fits={"surface": fit}, name=name, targets=()
+    )
+
+
+def test_the_multiplier_is_the_planted_one_at_every_budget():
+    compared = result_of(PLANTED, "whole").compare(result_of(HALVED, "halved"))
+    rows = compared.multipliers()
+    assert [row["budget_flops"] for row in rows] == list(BUDGETS)
+    for row in rows:
+        assert row["multiplier"] == pytest.approx(4, rel=1e-9)
+        assert row["loss"] == PLANTED.optimum(row["budget_flops"]).loss
+    back = result_of(HALVED, "halved").compare(result_of(PLANTED, "whole")).multipliers()
+    assert back[0]["multiplier"] == pytest.approx(0.25, rel=1e-9)
+
+
+def test_a_loss_that_the_second_never_reaches_has_no_multiplier():
+    worse = replace(PLANTED, E=3.5)
+    rows = result_of(PLANTED, "a").compare(result_of(worse, "b")).multipliers()
+    assert [row["multiplier"] is None for row in rows] == [False, True, True]
+
+
+def test_differences_of_parameters_have_the_interval_of_independent_errors():
+    first = result_of(PLANTED, "a", standard_errors={"alpha": 0.003, "E": 0.01})
+    second = result_of(
+        replace(PLANTED, alpha=0.40), "b", standard_errors={"alpha": 0.004, "E": 0.01}
+    )
+    rows = {row["parameter"]: row for row in first.compare(second).parameters()}
+    assert rows["alpha"]["difference"] == pytest.approx(0.05)
+    low, high = rows["alpha"]["difference_interval"]
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.005, rel=1e-4)
+    assert rows["beta"]["difference_interval"] is None
+    assert set(rows) == {"E", "A", "B", "alpha", "beta", "a", "b"}
+
+
+def test_differences_of_skewed_draws_have_percentiles_and_not_a_normal_error():
+    drawn = random.Random(0)
+    values = {"E": PLANTED.E, "B": PLANTED.B, "alpha": PLANTED.alpha, "beta": PLANTED.beta}
+    heavy = tuple({**values, "A": PLANTED.A * 10 ** drawn.gauss(0, 0.5)} for _ in range(1000))
+    given = {"draws": heavy, "standard_errors": {"A": 1e10}}
+    compared = result_of(PLANTED, "a", **given).compare(result_of(PLANTED, "b", **given))
+    (row,) = [row for row in compared.parameters() if row["parameter"] == "A"]
+    low, high = row["difference_interval"]
+    # The same draws on either side, as one seed gives them to two sweeps of one plan, are no pairs.
+    assert -1e5 < low < -10 * PLANTED.A / 2
+    assert 10 * PLANTED.A / 2 < high < 1e5
+
+
+def test_multipliers_have_intervals_where_both_fits_have_draws():
+    def draws(law, spread):
+        values = {"E": law.E, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta}
+        return tuple({**values, "A": law.A * (1 + spread * (k - 50) / 50)} for k in range(101))
+
+    first = result_of(PLANTED, "a", draws=draws(PLANTED, 0.0))
+    second = result_of(HALVED, "b", draws=draws(HALVED, 0.02))
+    low, high = first.compare(second).multipliers()[0]["multiplier_interval"]
+    assert 3.5 < low < 4 < high < 4.5
+
+
+def test_runs_in_different_units_are_not_compared():
+    other = replace(result_of(PLANTED, "b"), loss_unit="nats per byte")
+    with pytest.raises(FitError, match="differ in their loss_unit"):
+        result_of(PLANTED, "a").compare(other)
+
+
+def test_a_result_without_a_surface_is_not_compared():
+    seen = observe(BUDGETS)
+    bare = planted_result(observations=seen, fits={"isoflop": isoflop_fit(seen)})
+    with pytest.raises(FitError, match="no method `surface`"):
+        result_of(PLANTED, "a").compare(bare)
+
+
+def test_both_are_named_in_tables_figures_and_data():
+    compared = result_of(PLANTED, "same").compare(result_of(HALVED, "same"))
+    text = compared.tables()["multipliers"].to_markdown()
+    assert "same (2) needs (FLOPs)" in text
+    figure = compared.plot()["frontier"]
+    shown = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert shown[:2] == ["same (1)", "same (2)"]
+    assert json.loads(json.dumps(compared.to_dict()))["multipliers"][0]["multiplier"]
