@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.fitting.curves import BUDGET_WIDTH, group_curves
+from flops_fit.fitting.details import Fold
 from flops_fit.fitting.law import FlopsPerToken
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.robust import mad_sigma
@@ -40,39 +41,6 @@ _MIN_TOP = 5
 _MAX_BINS = 8
 _PER_BIN = 5
 _NEAR = math.log(10.0)  # how far beyond the training runs a fold is tested
-
-
-@dataclass(frozen=True)
-class Fold:
-    """A fit to the runs up to some compute, held against a level of compute above it.
-
-    Attributes:
-        train_flops: largest compute among the runs that were fitted.
-        train_range: natural logarithm of their largest over their smallest compute.
-        test_flops: compute of the level that was predicted (geometric mean).
-        num_train, num_test: runs on each side.
-        bias: mean of log(observed loss) - log(predicted).
-        rms: root mean square of the same.
-        absolute: mean magnitude of the same.
-        log_params_shift: ln N_opt at `test_flops` by this fit, less that by the fit to all runs.
-        is_next: whether the level is the first above the training runs.
-    """
-
-    train_flops: float
-    train_range: float
-    test_flops: float
-    num_train: int
-    num_test: int
-    bias: float
-    rms: float
-    absolute: float
-    log_params_shift: float
-    is_next: bool
-
-    @property
-    def distance(self) -> float:
-        """Natural logarithm of test over training compute."""
-        return math.log(self.test_flops / self.train_flops)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.curves import group_curves
+from flops_fit.fitting.details import IsoflopDetails, SurfaceDetails
 from flops_fit.fitting.isoflop import fit_isoflop
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Observation
@@ -50,33 +51,32 @@ def by_convention(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
             if seen is None:
                 continue
             try:
-                found = known if name == "all" else refit(seen, known.details)
+                found = known if name == "all" else refit(seen, known)
             except FitError:
                 continue  # The report says elsewhere why a method gives no law.
             rows += _rows(name, found, seen)
     return rows if len({row["params_convention"] for row in rows}) > 1 else []
 
 
-def _refit_isoflop(seen: Sequence[Observation], details: Mapping[str, Any]) -> Fit:
-    return fit_isoflop(
-        group_curves(seen), seen, interpolation=details.get("interpolation", "parabola")
-    )
+def _refit_isoflop(seen: Sequence[Observation], known: Fit) -> Fit:
+    details = known.details if isinstance(known.details, IsoflopDetails) else IsoflopDetails()
+    return fit_isoflop(group_curves(seen), seen, interpolation=details.interpolation)
 
 
-def _refit_surface(seen: Sequence[Observation], details: Mapping[str, Any]) -> Fit:
-    """The surface through these runs, of which the outliers are gone."""
-    loss = details.get("loss", "adaptive")
+def _refit_surface(seen: Sequence[Observation], known: Fit) -> Fit:
+    """The surface through these runs, which hold no outliers."""
+    details = known.details if isinstance(known.details, SurfaceDetails) else SurfaceDetails()
     solved = solve_surface(
         seen,
-        loss=loss,
-        huber_delta=details.get("huber_delta") or LITERATURE_DELTA,
+        loss=details.loss,
+        huber_delta=details.huber_delta or LITERATURE_DELTA,
         drop_outliers=False,
-        irreducible_loss=details.get("irreducible_loss"),
+        irreducible_loss=details.irreducible_loss,
     )
-    return describe(solved, loss=loss)
+    return describe(solved, loss=details.loss)
 
 
-_REFITS: dict[str, Callable[[Sequence[Observation], Mapping[str, Any]], Fit]] = {
+_REFITS: dict[str, Callable[[Sequence[Observation], Fit], Fit]] = {
     "isoflop": _refit_isoflop,
     "surface": _refit_surface,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from flops_fit.errors import Note
+from flops_fit.fitting.details import Waste
 from flops_fit.fitting.law import Fit, Frontier, GeneralSurface, Surface, SurfaceFrontier
 from flops_fit.fitting.points import Interval, Optimum
 from flops_fit.fitting.robust import mad
@@ -39,11 +39,8 @@ def wasted_share(chosen: Optimum, truth: Frontier) -> float | None:
     return max(0.0, 1 - math.exp(high) / chosen.flops)
 
 
-def wastes(fits: Mapping[str, Fit], predictions: Sequence[Optimum]) -> list[dict[str, Any]]:
-    """For each target and each pair of methods: what choosing one wastes where the other is true.
-
-    JSON-ready: budget_flops, chosen, true, wasted_share.
-    """
+def wastes(fits: Mapping[str, Fit], predictions: Sequence[Optimum]) -> list[Waste]:
+    """What each method's allocation wastes if another method's law is true."""
     found = []
     for optimum in predictions:
         for name, fit in fits.items():
@@ -51,14 +48,7 @@ def wastes(fits: Mapping[str, Fit], predictions: Sequence[Optimum]) -> list[dict
                 continue
             share = wasted_share(optimum, fit.frontier)
             if share is not None:
-                found.append(
-                    {
-                        "budget_flops": optimum.flops,
-                        "chosen": optimum.method,
-                        "true": name,
-                        "wasted_share": share,
-                    }
-                )
+                found.append(Waste(optimum.flops, optimum.method, name, share))
     return found
 
 

@@ -14,17 +14,16 @@ Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.1 (bins); the convex 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from flops_fit.errors import FitError, Note
 from flops_fit.fitting.curves import MIN_OBSERVATIONS, Array
+from flops_fit.fitting.details import EnvelopeDetails, FitStatus, Reading
 from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.powers import fit_line, fit_loss_law, r_squared
 
-Reading = Literal["hull", "bins"]
 MIN_CURVES = 3
 MIN_POINTS = 3
 _CURVES_COUNT = Note(
@@ -66,7 +65,7 @@ def fit_envelope(observations: Sequence[Observation], *, reading: Reading = "hul
     fitted = np.array([law(c) for c in flops[on_it]])
     return Fit(
         method="envelope",
-        status="ok",
+        status=FitStatus.OK,
         parameters={
             "N_coefficient": n_line.coefficient, "a": n_line.slope,
             "D_coefficient": d_line.coefficient, "b": d_line.slope,
@@ -86,9 +85,7 @@ def fit_envelope(observations: Sequence[Observation], *, reading: Reading = "hul
         residuals=tuple((np.log(losses[on_it]) - np.log(fitted)).tolist()),
         used=tuple(observations[k] for k in on_it),
         notes=(_CURVES_COUNT,),
-        details={
-            "reading": reading, "num_points": len(observations), "num_on_envelope": len(on_it),
-        },
+        details=EnvelopeDetails(reading, len(observations), len(on_it)),
     )  # fmt: skip
 
 

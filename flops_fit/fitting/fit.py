@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from flops_fit.errors import FitError, Note
 from flops_fit.fitting.backtest import POWERS, BackTest, back_test, reach
 from flops_fit.fitting.curves import check_enough, finished, group_curves, usable
+from flops_fit.fitting.details import (
+    ExtrapolationDetails,
+    Gain,
+    Interpolation,
+    LawNumbers,
+    SurfaceDetails,
+    Waste,
+)
 from flops_fit.fitting.disagreement import better_general, disagreements, wastes
 from flops_fit.fitting.envelope import fit_envelope
 from flops_fit.fitting.gains import gains
 from flops_fit.fitting.general import fit_general
 from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
-from flops_fit.fitting.isoflop import Interpolation, fit_isoflop
+from flops_fit.fitting.isoflop import fit_isoflop
 from flops_fit.fitting.kaplan import fit_kaplan, fixed_tokens_laws
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
@@ -36,9 +43,8 @@ class FitSet:
         excluded: observations left out, with the reason.
         notes: what concerns more than one method: disagreement, a law that does not hold.
         predictions: one optimum per target budget and method, with intervals and their parts.
-        wastes: `budget_flops`, `chosen`, `true`, `wasted_share`: the compute that one method's
-            allocation wastes where another's law is true, at the largest target.
-        gains: what each level of compute bought at the largest target, see `gains.gains`.
+        wastes: what one method's allocation wastes if another's law is true, at the largest target.
+        gains: the optimum at the largest target from the runs up to each level of compute.
     """
 
     fits: dict[str, Fit]
@@ -46,8 +52,8 @@ class FitSet:
     excluded: tuple[Excluded, ...] = ()
     notes: tuple[Note, ...] = ()
     predictions: tuple[Optimum, ...] = ()
-    wastes: tuple[dict[str, Any], ...] = field(default=())
-    gains: tuple[dict[str, Any], ...] = field(default=())
+    wastes: tuple[Waste, ...] = ()
+    gains: tuple[Gain, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,7 @@ class _Study:
         """The fit with the back-test that speaks for its predictions, where there is one."""
         if found.method not in ("surface", "isoflop") or self.test is None:
             return found
-        folds = [vars(fold) for fold in self.test.folds[0]]
-        return replace(found, details={**found.details, "folds": folds})
+        return replace(found, folds=self.test.folds[0])
 
 
 def fit(
@@ -217,13 +222,13 @@ def fit_all(
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
     target = max(targets, default=None)
     lost = tuple(wastes(fits, [optimum for optimum in ordered if optimum.flops == target]))
-    bought: tuple[dict[str, Any], ...] = ()
+    bought: tuple[Gain, ...] = ()
     if shows_gains and "surface" in fits and target is not None:
         bought = _gains(study, fits["surface"], target)
     return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, bought)
 
 
-def _gains(study: _Study, fit: Fit, target: float) -> tuple[dict[str, Any], ...]:
+def _gains(study: _Study, fit: Fit, target: float) -> tuple[Gain, ...]:
     """What each level of compute bought of the surface's optimum at a target, in FLOPs."""
     return tuple(
         gains(fit, target=target, solve=study.solve, resamples=study.rows, seed=study.seed)
@@ -260,8 +265,9 @@ def _fit_surface(study: _Study) -> Fit:
     if solved.outliers:
         everything = study.solve(study.checked)
         both = describe(everything, loss=study.loss)
-        beside = {"parameters": dict(both.parameters), "exponents": dict(both.exponents)}
-        found = replace(found, details={**found.details, "with_outliers": beside})
+        assert isinstance(found.details, SurfaceDetails)
+        beside = LawNumbers(both.parameters, both.exponents)
+        found = replace(found, details=replace(found.details, with_outliers=beside))
     assert draws is not None
     return with_intervals(found, draws)
 
@@ -276,14 +282,15 @@ def _fit_extrapolation(study: _Study) -> Fit:
             hint="add runs at other budgets: 4 levels are the least",
         )
     found = describe(test.weighted, loss="adaptive", method="extrapolation")
-    details = {
-        **found.details,
-        "power": test.power,
-        "back_test_error": {str(p): test.error(p) for p in POWERS},
-        "back_test_reach_decades": reach(test.folds[test.power]) / math.log(10),
-        "folds": [vars(fold) for fold in test.folds[test.power]],
-    }
-    return with_intervals(replace(found, details=details), draws)
+    assert isinstance(found.details, SurfaceDetails)
+    details = ExtrapolationDetails(
+        **vars(found.details),
+        power=test.power,
+        back_test_error={p: test.error(p) for p in POWERS},
+        back_test_reach_decades=reach(test.folds[test.power]) / math.log(10),
+    )
+    found = replace(found, details=details, folds=test.folds[test.power])
+    return with_intervals(found, draws)
 
 
 def _fit_isoflop(study: _Study) -> Fit:
@@ -311,7 +318,7 @@ def _fit_kaplan(study: _Study) -> Fit:
         law = laws[0]
         raise FitError(
             f"{error.message}: at these the loss falls as (N_c / N)^alpha_N with alpha_N = "
-            f"{law['alpha_N']:.4g} and N_c = {law['N_c']:.4g} params, but no size is known to be "
+            f"{law.alpha_N:.4g} and N_c = {law.N_c:.4g} params, but no size is known to be "
             "compute-optimal",
             code=error.code,
             hint=error.hint,

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import levels_of
 from flops_fit.fitting.curves import check_enough
+from flops_fit.fitting.details import Gain, SurfaceDetails
 from flops_fit.fitting.intervals import bootstrap, preview, with_intervals
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Observation
@@ -29,9 +29,7 @@ _MIN_LEVELS = 3
 Solve = Callable[[Sequence[Observation]], SolvedSurface]
 
 
-def gains(
-    surface: Fit, *, target: float, solve: Solve, resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def gains(surface: Fit, *, target: float, solve: Solve, resamples: int, seed: int) -> list[Gain]:
     """The optimum at `target` by surfaces fitted to the levels of compute up to each.
 
     Args:
@@ -43,20 +41,19 @@ def gains(
         seed: of the resamples.
 
     Returns:
-        A row a level that allows a fit: `up_to_flops` (the largest run's), `num_runs`,
-        `spent_flops` (of these runs together, each as if trained alone), `target_flops`, `params`,
-        `loss` and their intervals.
+        One entry for each level that allows a fit.
     """
     runs = surface.used
     levels = levels_of(runs) if len(runs) <= LARGE else []
-    by_size = surface.details["loss"] == "adaptive"
+    loss = surface.details.loss if isinstance(surface.details, SurfaceDetails) else "adaptive"
+    by_size = loss == "adaptive"
     rows = []
     for count in range(_MIN_LEVELS, len(levels)):
         seen = [runs[k] for k in np.sort(np.concatenate(levels[:count]))]
         try:
             check_enough(seen)
             solved = solve(seen)
-            found = describe(solved, loss=surface.details["loss"])
+            found = describe(solved, loss=loss)
         except FitError:
             continue
         spread = (
@@ -68,16 +65,16 @@ def gains(
     return [*rows, _row(surface, target)] if len(levels) >= _MIN_LEVELS else []
 
 
-def _row(fit: Fit, target: float) -> dict[str, Any]:
+def _row(fit: Fit, target: float) -> Gain:
     """What one surface answers."""
     (optimum,) = predict(fit, [target], has_model=False)
-    return {
-        "up_to_flops": max(o.flops for o in fit.used),
-        "num_runs": len(fit.used),
-        "spent_flops": math.fsum(o.flops for o in fit.used),
-        "target_flops": target,
-        "params": optimum.params,
-        "params_interval": optimum.params_interval,
-        "loss": optimum.loss,
-        "loss_interval": optimum.loss_interval,
-    }
+    return Gain(
+        up_to_flops=max(o.flops for o in fit.used),
+        num_runs=len(fit.used),
+        spent_flops=math.fsum(o.flops for o in fit.used),
+        target_flops=target,
+        params=optimum.params,
+        params_interval=optimum.params_interval,
+        loss=optimum.loss,
+        loss_interval=optimum.loss_interval,
+    )

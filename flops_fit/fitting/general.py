@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import FitStatus, GeneralDetails
 from flops_fit.fitting.law import (
     Fit,
     FlopsPerToken,
@@ -168,11 +169,11 @@ def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -
     spread = float(((observed - observed.mean()) ** 2).sum())
     rest = float((found.residuals**2).sum())
     at_bound = not _MIN_GAMMA * 1.01 < law.gamma < _MAX_GAMMA * 0.99
-    status = "bound" if at_bound else "ok" if found.has_converged else "not_converged"
+    status = FitStatus.OK if found.has_converged else FitStatus.NOT_CONVERGED
     notes = [Note("bound", "gamma ended at a bound of the search")] if at_bound else []
     return Fit(
         method=method,
-        status=status,
+        status=FitStatus.BOUND if at_bound else status,
         parameters={
             "E": law.E, "A": law.A, "B": law.B, "alpha": law.alpha, "beta": law.beta,
             "gamma": law.gamma,
@@ -185,11 +186,7 @@ def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -
         used=solved.observations,
         excluded=solved.outliers,
         notes=tuple(notes),
-        details={
-            "role": "comparison",
-            "huber_delta": found.delta,
-            "objective_of_surface": solved.objective,
-        },
+        details=GeneralDetails(found.delta, solved.objective),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtrit
 
+from flops_fit.fitting.details import Resampled, Spread
 from flops_fit.fitting.law import Fit, FlopsPerToken
 from flops_fit.fitting.points import Interval
 from flops_fit.fitting.robust import mad_sigma, resample_weights
@@ -51,7 +52,7 @@ class Draws:
     laws: Array
     estimate: Array
     degrees_of_freedom: float
-    resampled: str
+    resampled: Resampled
     shrinkage: float = 1.0
 
 
@@ -102,7 +103,7 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = Tr
     if noise is not None:
         theta = simulated(solved, noise, rows, seed=seed)
         laws, estimate = map(solved.coordinates.to_law, (theta, solved.theta))
-        return Draws(laws, estimate, noise.degrees_of_freedom, "noise")
+        return Draws(laws, estimate, noise.degrees_of_freedom, Resampled.NOISE)
     seen, order = solved.observations, solved.order
     sizes = clusters_of(solved) if by_size else None
     labels = None if sizes is None else [sizes[k] for k in order]
@@ -121,7 +122,8 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = Tr
     shrinkage = 1.0
     if sizes is None and len(seen) < _FEW_FOR_PAIRS:
         shrinkage = _shrinkage(solved, laws)
-    return Draws(laws, estimate, freedom, "runs" if sizes is None else "sizes", shrinkage)
+    resampled = Resampled.RUNS if sizes is None else Resampled.SIZES
+    return Draws(laws, estimate, freedom, resampled, shrinkage)
 
 
 def _shrinkage(solved: SolvedSurface, laws: Array) -> float:
@@ -201,7 +203,7 @@ def preview(solved: SolvedSurface, *, by_size: bool = True) -> Draws:
     theta = np.clip(theta, solved.problem.lower, solved.problem.upper)
     laws = solved.coordinates.to_law(theta)
     freedom = len(solved.observations) - 5 if noise is None else noise.degrees_of_freedom
-    return Draws(laws, solved.coordinates.to_law(solved.theta), freedom, "none")
+    return Draws(laws, solved.coordinates.to_law(solved.theta), freedom, Resampled.NONE)
 
 
 def wald_errors(
@@ -240,27 +242,19 @@ def with_intervals(fit: Fit, draws: Draws) -> Fit:
     errors["a"] = errors["b"] = _spread(share) * draws.shrinkage
     for name, key in (("a", "params"), ("b", "tokens")):
         intervals[name] = t_interval(fit.exponents[key], errors[name], draws.degrees_of_freedom)
-    details = {
-        **fit.details,
-        "resampled": draws.resampled,
-        "num_draws": len(laws),
-        "degrees_of_freedom": draws.degrees_of_freedom,
-        "shrinkage": draws.shrinkage,
-    }
+    spread = Spread(draws.resampled, len(laws), draws.degrees_of_freedom, draws.shrinkage)
     rows = tuple(dict(zip(NAMES, row, strict=True)) for row in laws.tolist())
-    return replace(fit, standard_errors=errors, intervals=intervals, details=details, draws=rows)
+    return replace(fit, standard_errors=errors, intervals=intervals, draws=rows, spread=spread)
 
 
 def draws_of(fit: Fit) -> Draws | None:
     """The draws that a fit with intervals carries; None where it has none."""
-    if not fit.draws or "shrinkage" not in fit.details:
+    if not fit.draws or fit.spread is None:
         return None
     laws = np.array([[draw[name] for name in NAMES] for draw in fit.draws])
     estimate = np.array([[fit.parameters[name] for name in NAMES]])
-    known = fit.details
-    return Draws(
-        laws, estimate, known["degrees_of_freedom"], known["resampled"], known["shrinkage"]
-    )
+    known = fit.spread
+    return Draws(laws, estimate, known.degrees_of_freedom, known.resampled, known.shrinkage)
 
 
 def target_errors(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,14 @@ from scipy.special import stdtrit
 
 from flops_fit.errors import FitError, Note
 from flops_fit.fitting.curves import Curve
+from flops_fit.fitting.details import (
+    FitStatus,
+    Interpolation,
+    IsoflopDetails,
+    LineErrors,
+    Minimum,
+    MinimumStatus,
+)
 from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
 from flops_fit.fitting.noise import Noise, moderate
 from flops_fit.fitting.points import Interval, Observation
@@ -37,53 +44,9 @@ from flops_fit.fitting.powers import (
 )
 
 Array = NDArray[np.float64]
-Interpolation = Literal["parabola", "akima"]
 MIN_MINIMA = 3
 WINDOW = 8.0
 _MIN_IN_WINDOW = 5
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """The loss minimum of one budget.
-
-    Attributes:
-        budget_flops, params, tokens, loss: the optimum of this budget; numbers also where the
-            minimum is left out, as far as they are defined, else None.
-        status: `ok`, `unbracketed`, `concave`, `flat` or `too_few`.
-        reason: why it is left out; empty where it is not.
-        num_sizes: how many different sizes the budget has.
-        centre, coefficients: loss = c0 + c1 x + c2 x^2 with x = ln N - centre.
-        log_params_error: standard error of ln params; None where there is no estimate of noise.
-    """
-
-    budget_flops: float
-    params: float | None
-    tokens: float | None
-    loss: float | None
-    status: str
-    reason: str
-    num_sizes: int
-    centre: float
-    coefficients: tuple[float, float, float]
-    log_params_error: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, for `Fit.details["minima"]`."""
-        return {
-            "budget_flops": self.budget_flops,
-            "params": self.params,
-            "tokens": self.tokens,
-            "loss": self.loss,
-            "status": self.status,
-            "reason": self.reason,
-            "num_sizes": self.num_sizes,
-            "log_params_error": self.log_params_error,
-            "parabola": {
-                "log_params_center": self.centre,
-                "coefficients": list(self.coefficients),
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -119,7 +82,7 @@ def fit_isoflop(
     """
     flops_per_token = FlopsPerToken.through(observations)
     minima = find_minima(curves, flops_per_token, interpolation=interpolation, window=window)
-    good = [m for m in minima if m.status == "ok"]
+    good = [m for m in minima if m.status is MinimumStatus.OK]
     if len(good) < MIN_MINIMA:
         raise _too_few(minima, len(good))
     budgets = np.array([m.budget_flops for m in good])
@@ -133,7 +96,7 @@ def fit_isoflop(
     covariance = loss_law_covariance(budgets, losses, loss_law)
     return Fit(
         method="isoflop",
-        status="ok",
+        status=FitStatus.OK,
         parameters=_parameters(n_line, d_line, loss_law),
         exponents={"params": n_line.slope, "tokens": d_line.slope},
         frontier=PowerLawFrontier(
@@ -149,14 +112,14 @@ def fit_isoflop(
         standard_errors=_finite({"a": n_line.slope_error, "b": d_line.slope_error}),
         intervals=_intervals(n_line, d_line),
         notes=_notes(len(minima) - len(good), len(minima), loss_law),
-        details={
-            "degrees_of_freedom": n_line.degrees_of_freedom,
-            **({} if covariance is None else {"loss_covariance": covariance}),
-            "line_errors": _line_errors(n_line),
-            "interpolation": interpolation,
-            "window": window,
-            "minima": [m.to_dict() for m in minima],
-        },
+        details=IsoflopDetails(
+            degrees_of_freedom=n_line.degrees_of_freedom,
+            line_errors=LineErrors(n_line.centre, n_line.centre_error, n_line.slope_error),
+            loss_covariance=covariance,
+            interpolation=interpolation,
+            window=window,
+            minima=tuple(minima),
+        ),
     )
 
 
@@ -169,15 +132,6 @@ def _too_few(minima: Sequence[Minimum], num_good: int) -> FitError:
         code="too_few_budgets",
         hint="add budgets, or sizes on the side where a minimum is not bracketed",
     )
-
-
-def _line_errors(line: LogLogLine) -> dict[str, float]:
-    """What the standard error of ln N_opt at any budget follows from."""
-    return {
-        "log_flops_centre": line.centre,
-        "log_params": line.centre_error,
-        "slope": line.slope_error,
-    }
 
 
 def _notes(num_dropped: int, num_minima: int, loss_law: PowerLaw) -> tuple[Note, ...]:
@@ -237,7 +191,7 @@ def find_minima(
     minima = []
     for curve, parabola, noise in zip(curves, parabolas, noises, strict=True):
         found = _judge(curve, parabola, noise, flops_per_token)
-        if interpolation == "akima" and found.status != "too_few":
+        if interpolation == "akima" and found.status is not MinimumStatus.TOO_FEW:
             found = _akima(curve, found, flops_per_token)
         minima.append(found)
     return minima
@@ -291,16 +245,17 @@ def _judge(
     """The vertex of a parabola and whether it can be believed."""
     if parabola is None:
         return Minimum(
-            curve.budget_flops, None, None, None, "too_few",
+            curve.budget_flops, None, None, None, MinimumStatus.TOO_FEW,
             f"{curve.num_sizes} different sizes, a parabola needs 3", curve.num_sizes,
             float(np.log(curve.params).mean()), (float(curve.losses.mean()), 0.0, 0.0),
         )  # fmt: skip
     c0, c1, c2 = parabola.coefficients
-    status, reason, error = "ok", "", None
+    status, reason, error = MinimumStatus.OK, "", None
     params = tokens = loss = None
     level = float(np.abs(curve.losses).max())
     if c2 <= 1e-12 * level:
-        status, reason = "concave", "the loss curves downwards in log N, so it has no minimum"
+        status = MinimumStatus.CONCAVE
+        reason = "the loss curves downwards in log N, so it has no minimum"
     else:
         vertex = -c1 / (2 * c2)
         log_params = parabola.centre + vertex
@@ -309,10 +264,12 @@ def _judge(
             error = noise.sigma * math.sqrt(float(slope @ parabola.inverse_normal @ slope))
             spread = noise.sigma * math.sqrt(parabola.inverse_normal[2, 2])
         if noise is not None and c2 < float(stdtrit(noise.freedom, 0.975)) * spread:
-            status, reason = "flat", "the curvature is not larger than its noise"
+            status = MinimumStatus.FLAT
+            reason = "the curvature is not larger than its noise"
         elif not parabola.low < log_params < parabola.high:
             side = "smaller" if log_params <= parabola.low else "larger"
-            status, reason = "unbracketed", f"the minimum lies at a {side} size than any trained"
+            status = MinimumStatus.UNBRACKETED
+            reason = f"the minimum lies at a {side} size than any trained"
         if abs(log_params) < 300:
             params, loss = math.exp(log_params), c0 - c1 * c1 / (4 * c2)
             tokens = curve.budget_flops / flops_per_token(params)
@@ -338,9 +295,10 @@ def _akima(curve: Curve, judged: Minimum, flops_per_token: FlopsPerToken) -> Min
     params, loss = float(np.exp(fine[k])), float(np.exp(spline[k]))
     status, reason = judged.status, judged.reason
     if k in (0, len(fine) - 1):
-        status, reason = "unbracketed", "the lowest loss is at the smallest or the largest size"
-    elif status == "unbracketed":
-        status, reason = "ok", ""
+        status = MinimumStatus.UNBRACKETED
+        reason = "the lowest loss is at the smallest or the largest size"
+    elif status is MinimumStatus.UNBRACKETED:
+        status, reason = MinimumStatus.OK, ""
     return Minimum(
         judged.budget_flops, params, judged.budget_flops / flops_per_token(params), loss, status,
         reason, judged.num_sizes, judged.centre, judged.coefficients, judged.log_params_error,

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.errors import FitError
+from flops_fit.fitting.details import FixedTokensLaw, GeneralDetails
 from flops_fit.fitting.general import describe_general, solve_general
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Observation
@@ -48,11 +49,12 @@ def fit_kaplan(solved: SolvedSurface) -> Fit:
         "N_c": math.exp(math.log(law.A) / law.alpha),
         "D_c": law.B,
     }
-    details = {**fit.details, "fixed_tokens": fixed_tokens_laws(solved.observations)}
+    fixed = tuple(fixed_tokens_laws(solved.observations))
+    details = GeneralDetails(found.delta, solved.objective, fixed)
     return replace(fit, parameters=parameters, details=details)
 
 
-def fixed_tokens_laws(observations: Sequence[Observation]) -> list[dict[str, float]]:
+def fixed_tokens_laws(observations: Sequence[Observation]) -> list[FixedTokensLaw]:
     """L = (N_c/N)^alpha_N by log-log regression at each number of tokens with 3 sizes or more.
 
     Numbers of tokens within 10 % of each other count as one.
@@ -70,11 +72,11 @@ def fixed_tokens_laws(observations: Sequence[Observation]) -> list[dict[str, flo
         line = fit_line(np.log([o.params for o in group]), np.log([o.loss for o in group]))
         if line.slope < 0:
             laws.append(
-                {
-                    "tokens": math.exp(float(np.mean(np.log([o.tokens for o in group])))),
-                    "alpha_N": -line.slope,
-                    "N_c": math.exp(min(-line.intercept / line.slope, _MOST)),
-                    "r_squared": line.r_squared,
-                }
+                FixedTokensLaw(
+                    tokens=math.exp(float(np.mean(np.log([o.tokens for o in group])))),
+                    alpha_N=-line.slope,
+                    N_c=math.exp(min(-line.intercept / line.slope, _MOST)),
+                    r_squared=line.r_squared,
+                )
             )
     return laws

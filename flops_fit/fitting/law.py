@@ -14,9 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import (
+    Details,
+    FitStatus,
+    Fold,
+    IsoflopDetails,
+    Minimum,
+    Spread,
+    SurfaceDetails,
+)
 from flops_fit.fitting.points import Excluded, Interval, Observation, Optimum
 
 FADE = 2.0
@@ -273,7 +282,7 @@ class Fit:
 
     Attributes:
         method: `surface`, `isoflop`, `envelope`, `kaplan`, ...
-        status: `ok`, or the code of what is wrong (`bound`, `unbracketed`, ...).
+        status: how the fit ended.
         parameters: by the papers' names (E, A, B, alpha, beta for the surface).
         exponents: {"params": a, "tokens": b}: N_opt ~ C^a, D_opt ~ C^b.
         frontier: the compute-optimal curve.
@@ -283,12 +292,14 @@ class Fit:
         used, excluded: the observations that went in, and those left out with the reason.
         standard_errors, intervals: by parameter, exponents as `a` and `b`; empty if not asked.
         notes: what a reader must know, each with a code.
-        details: method-specific and JSON-ready (the minimum of each budget, say).
+        details: what only this kind of method knows; None where there is nothing.
+        folds: the back-test that speaks for its predictions; empty where there is none.
         draws: parameter sets that stand for the fit's uncertainty; empty where it has none.
+        spread: where the draws come from; None where there are none.
     """
 
     method: str
-    status: str
+    status: FitStatus
     parameters: Mapping[str, float]
     exponents: Mapping[str, float]
     frontier: Frontier
@@ -300,8 +311,25 @@ class Fit:
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Details | None = None
+    folds: tuple[Fold, ...] = ()
     draws: tuple[Mapping[str, float], ...] = ()
+    spread: Spread | None = None
+
+    @property
+    def minima(self) -> tuple[Minimum, ...]:
+        """The loss minimum of each budget; empty for methods without them."""
+        return self.details.minima if isinstance(self.details, IsoflopDetails) else ()
+
+    @property
+    def window(self) -> float | None:
+        """Largest factor from the best size that a parabola uses; None for other methods."""
+        return self.details.window if isinstance(self.details, IsoflopDetails) else None
+
+    @property
+    def residual_mad(self) -> float | None:
+        """Median absolute deviation of a surface's log residuals; None for other methods."""
+        return self.details.residual_mad if isinstance(self.details, SurfaceDetails) else None
 
     def sample(self, n: int, *, seed: int = 0) -> list[Mapping[str, float]]:
         """Draw n parameter sets, each as likely as the observations make it.

@@ -113,7 +113,9 @@ def fit_loss_law(flops: Array, losses: Array) -> PowerLaw:
     return PowerLaw(c * math.exp(g * centre), -g, e)
 
 
-def loss_law_covariance(flops: Array, losses: Array, law: PowerLaw) -> list[list[float]] | None:
+def loss_law_covariance(
+    flops: Array, losses: Array, law: PowerLaw
+) -> tuple[tuple[float, ...], ...] | None:
     """Covariance of E, ln c and g at the optimum, shape (3, 3); None without a spare point.
 
     Where E is 0 it is held there, and its row is 0.
@@ -126,5 +128,4 @@ def loss_law_covariance(flops: Array, losses: Array, law: PowerLaw) -> list[list
         return None
     rest = losses - law.offset - term
     covariance = np.linalg.pinv(slopes.T @ slopes, rcond=1e-15) * float(rest @ rest) / freedom
-    rows: list[list[float]] = covariance.tolist()
-    return rows
+    return tuple(tuple(row) for row in covariance.tolist())

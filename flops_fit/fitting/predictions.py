@@ -9,12 +9,13 @@ ln loss; they add in squares, and the t distribution makes 95 % intervals of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from flops_fit.fitting.backtest import Fold, loss_error, params_error, reach
+from flops_fit.fitting.backtest import loss_error, params_error, reach
+from flops_fit.fitting.details import Fold, IsoflopDetails
 from flops_fit.fitting.intervals import draws_of, t_interval, target_errors
 from flops_fit.fitting.law import Fit, FlopsPerToken
 from flops_fit.fitting.points import Interval, Observation, Optimum
@@ -31,15 +32,16 @@ def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> li
     """The fit's optimum at each target, with what is known of its uncertainty.
 
     Args:
-        fit: any method's; its draws give the noise, the folds among its details the model's part.
+        fit: any method's; its draws give the noise, its folds the model's part.
         targets: budgets in FLOPs.
         has_model: whether the model's part is counted; without it beyond the runs noise is all.
     """
     if not fit.used:
         return [fit.predict(target) for target in targets]
     top = largest_flops(fit.used)
-    folds = [Fold(**fold) for fold in fit.details.get("folds", ()) if has_model]
+    folds = fit.folds if has_model else ()
     draws = draws_of(fit)
+    isoflop = fit.details if isinstance(fit.details, IsoflopDetails) else None
     count = FlopsPerToken.through(fit.used)
     if draws is not None and len(targets):
         params_noise, loss_noise = target_errors(draws, np.array(targets, dtype=float), count)
@@ -48,26 +50,27 @@ def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> li
         optimum = fit.predict(target)
         distance = max(0.0, math.log(target / top))
         parts = _model_parts(fit, folds, distance)
-        freedom = None
+        freedom: float | None = None
         if draws is not None:
             parts |= {"params_noise": float(params_noise[k]), "loss_noise": float(loss_noise[k])}
             freedom = draws.degrees_of_freedom
-        elif "line_errors" in fit.details and fit.details["degrees_of_freedom"] > 0:
-            line = fit.details["line_errors"]
-            slope = line["slope"] * (math.log(target) - line["log_flops_centre"])
-            parts["params_noise"] = math.hypot(line["log_params"], slope)
-            freedom = fit.details["degrees_of_freedom"]
-            if "loss_covariance" in fit.details and optimum.loss is not None:
-                parts["loss_noise"] = loss_law_error(fit, target) / optimum.loss
+        elif isoflop is not None and isoflop.line_errors and isoflop.degrees_of_freedom > 0:
+            parts["params_noise"] = isoflop.line_errors.at(target)
+            freedom = isoflop.degrees_of_freedom
+            if isoflop.loss_covariance is not None and optimum.loss is not None:
+                error = loss_law_error(fit.parameters, isoflop.loss_covariance, target)
+                parts["loss_noise"] = error / optimum.loss
         found.append(_assemble(fit, optimum, parts, freedom, count, distance, folds))
     return found
 
 
-def loss_law_error(fit: Fit, flops: float) -> float:
+def loss_law_error(
+    parameters: Mapping[str, float], covariance: Sequence[Sequence[float]], flops: float
+) -> float:
     """Standard error of E + c C^-g at a budget, from the covariance of E, ln c and g."""
-    term = fit.parameters["c"] * flops ** -fit.parameters["g"]
+    term = parameters["c"] * flops ** -parameters["g"]
     slope = np.array([1.0, term, -term * math.log(flops)])
-    variance = slope @ np.array(fit.details["loss_covariance"]) @ slope
+    variance = slope @ np.array(covariance) @ slope
     return math.sqrt(max(float(variance), 0.0))
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import FitStatus, SurfaceDetails
 from flops_fit.fitting.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.fitting.robust import find_outliers, mad, mad_sigma
@@ -235,19 +235,12 @@ def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fi
     total = float(((observed - observed.mean()) ** 2).sum())
     spread = mad(residuals)
     a = law.beta / (law.alpha + law.beta)
-    status = "bound" if hit else "ok" if solved.has_converged else "not_converged"
+    status = FitStatus.OK if solved.has_converged else FitStatus.NOT_CONVERGED
     delta = solved.problem.delta
-    details: dict[str, Any] = {
-        "loss": loss,
-        "huber_delta": None if np.isinf(delta) else delta,
-        "residual_mad": spread,
-        "bounds_hit": hit,
-        "irreducible_loss": held_loss(solved.problem),
-    }
     flops_per_token = FlopsPerToken.through(solved.observations)
     return Fit(
         method=method,
-        status=status,
+        status=FitStatus.BOUND if hit else status,
         parameters=dict(zip(NAMES, (law.E, law.A, law.B, law.alpha, law.beta), strict=True)),
         exponents={"params": a, "tokens": 1 - a},
         frontier=surface_frontier(law, flops_per_token),
@@ -257,7 +250,13 @@ def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fi
         used=solved.observations,
         excluded=solved.outliers,
         notes=tuple(_notes(solved, hit, spread)),
-        details=details,
+        details=SurfaceDetails(
+            loss=loss,
+            huber_delta=None if np.isinf(delta) else delta,
+            residual_mad=spread,
+            bounds_hit=tuple(hit),
+            irreducible_loss=held_loss(solved.problem),
+        ),
     )
 
 

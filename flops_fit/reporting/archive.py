@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import FitError, Note, RunDirError
+from flops_fit.fitting.details import FitStatus, Waste
 from flops_fit.fitting.law import (
     Fit,
     FlopsPerToken,
@@ -29,6 +30,7 @@ from flops_fit.fitting.law import (
 )
 from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.manifest.files import read_json, write_atomic
+from flops_fit.reporting.details import details_from_dict, details_to_dict, gain_from_dict
 
 _FILE = "result.json"
 _FORMAT = 1
@@ -143,8 +145,8 @@ def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
         "plan_warnings": [note.to_dict() for note in held["plan_warnings"]],
         "run_dir": None if held["run_dir"] is None else str(held["run_dir"]),
         "predictions": [asdict(optimum) for optimum in held["predictions"]],
-        "wastes": list(held["wastes"]),
-        "gains": list(held["gains"]),
+        "wastes": [asdict(waste) for waste in held["wastes"]],
+        "gains": [asdict(gain) for gain in held["gains"]],
     }
     return {key: plain(value) for key, value in data.items()}
 
@@ -168,8 +170,8 @@ def fields_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
         "plan_warnings": tuple(Note(**note) for note in data["plan_warnings"]),
         "run_dir": None if data["run_dir"] is None else Path(data["run_dir"]),
         "predictions": tuple(optimum_from_dict(optimum) for optimum in data["predictions"]),
-        "wastes": tuple(data.get("wastes", ())),
-        "gains": tuple(data.get("gains", ())),
+        "wastes": tuple(Waste(**waste) for waste in data.get("wastes", ())),
+        "gains": tuple(gain_from_dict(gain) for gain in data.get("gains", ())),
     }
 
 
@@ -184,7 +186,7 @@ def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any
     places = {o: len(positions) + k for k, o in enumerate(others)}
     return {
         "method": fit.method,
-        "status": fit.status,
+        "status": str(fit.status),
         "parameters": finite(fit.parameters),
         "exponents": finite(fit.exponents),
         "frontier": _frontier_to_dict(fit),
@@ -197,7 +199,7 @@ def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any
         "standard_errors": finite(fit.standard_errors),
         "intervals": dict(fit.intervals),
         "notes": [note.to_dict() for note in fit.notes],
-        "details": fit.details,
+        "details": details_to_dict(fit),
         "draws": _columns(fit.draws),
     }
 
@@ -205,9 +207,10 @@ def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any
 def fit_from_dict(data: Mapping[str, Any], observations: Sequence[Observation]) -> Fit:
     """The inverse of `fit_to_dict`, given the observations at those positions."""
     known = [*observations, *observations_from_dict(data["others"])]
+    details, folds, spread = details_from_dict(data["method"], data["details"])
     return Fit(
         method=data["method"],
-        status=data["status"],
+        status=FitStatus(data["status"]),
         parameters=data["parameters"],
         exponents=data["exponents"],
         frontier=_frontier_from_dict(data["frontier"]),
@@ -219,8 +222,10 @@ def fit_from_dict(data: Mapping[str, Any], observations: Sequence[Observation]) 
         standard_errors=data["standard_errors"],
         intervals={k: (low, high) for k, (low, high) in data["intervals"].items()},
         notes=tuple(Note(**note) for note in data["notes"]),
-        details=data["details"],
+        details=details,
+        folds=folds,
         draws=_rows(data["draws"]),
+        spread=spread,
     )
 
 
@@ -303,7 +308,7 @@ def optimum_from_dict(data: Mapping[str, Any]) -> Optimum:
 def describe_fit(fit: Fit) -> dict[str, Any]:
     """A fit's numbers, without the observations behind them."""
     return {
-        "status": fit.status,
+        "status": str(fit.status),
         "parameters": finite(fit.parameters),
         "intervals": plain(fit.intervals),
         "standard_errors": finite(fit.standard_errors),
@@ -311,7 +316,7 @@ def describe_fit(fit: Fit) -> dict[str, Any]:
         "exponents": {name: plain(fit.exponents.get(name)) for name in ("params", "tokens")},
         "r_squared": finite(fit.r_squared),
         "notes": [note.to_dict() for note in fit.notes],
-        "details": plain(fit.details),
+        "details": plain(details_to_dict(fit)),
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flops_fit.fitting.details import ExtrapolationDetails, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.planning.estimate import MOST_EVALUATION
@@ -178,27 +179,25 @@ def _of_targets(observations: Sequence[Observation], targets: Sequence[float]) -
 
 def _of_minima(isoflop: Fit | None) -> Iterator[Check]:
     """The isoFLOP minima."""
-    minima = [] if isoflop is None else list(isoflop.details.get("minima", ()))
-    if isoflop is None or not minima:
+    if isoflop is None or not isoflop.minima:
         return
-    total = len(minima)
-    open_ones = sum(m["status"] == "unbracketed" for m in minima)
+    minima, total = isoflop.minima, len(isoflop.minima)
+    open_ones = sum(m.status is MinimumStatus.UNBRACKETED for m in minima)
     yield Check(
         "every minimum is bracketed", open_ones == 0, f"{total - open_ones} of {total} budgets",
         "refused", "arXiv:2406.19146",
     )  # fmt: skip
-    bent = sum(m["status"] in ("flat", "concave") for m in minima)
+    bent = sum(m.status in (MinimumStatus.FLAT, MinimumStatus.CONCAVE) for m in minima)
     yield Check(
         "every curvature is positive and larger than its noise", bent == 0,
         f"{total - bent} of {total} budgets", "refused", "arXiv:2406.19146",
     )  # fmt: skip
-    sizes = [m["num_sizes"] for m in minima if "num_sizes" in m]
-    if sizes:
-        yield Check(
-            f"{MIN_SIZES} sizes or more at every budget", min(sizes) >= MIN_SIZES,
-            f"{format_range(sizes)} sizes", "warned", "arXiv:2203.15556",
-        )  # fmt: skip
-    window = isoflop.details.get("window")
+    sizes = [m.num_sizes for m in minima]
+    yield Check(
+        f"{MIN_SIZES} sizes or more at every budget", min(sizes) >= MIN_SIZES,
+        f"{format_range(sizes)} sizes", "warned", "arXiv:2203.15556",
+    )  # fmt: skip
+    window = isoflop.window
     if window is not None:
         yield Check(
             "a parabola uses sizes near its minimum only", window <= 10,
@@ -254,7 +253,7 @@ def _of_uncertainty(fits: Mapping[str, Fit]) -> Iterator[Check]:
         ", ".join(f"{method} {count}" for method, count in draws.items()) or "no resamples",
         "default", "arXiv:2404.10102",
     )  # fmt: skip
-    tested = [m for m, fit in fits.items() if any("back_test" in key for key in fit.details)]
+    tested = [m for m, fit in fits.items() if isinstance(fit.details, ExtrapolationDetails)]
     yield Check(
         "larger budgets were held out and predicted", bool(tested),
         ", ".join(tested) or "no back-test", "default", "arXiv:2403.08540",

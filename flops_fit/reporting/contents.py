@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import Note
+from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.reporting.buildable import Setting, buildable_rows
@@ -102,8 +103,8 @@ class Contents:
     targets: Sequence[float]
     checks: Sequence[Check]
     record: Record | None = None
-    wastes: Sequence[Mapping[str, Any]] = ()
-    gains: Sequence[Mapping[str, Any]] = ()
+    wastes: Sequence[Waste] = ()
+    gains: Sequence[Gain] = ()
     setting: Setting = field(default_factory=Setting)
 
     def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
@@ -120,16 +121,15 @@ class Contents:
                 self.buildable, unit, loss_unit, notes=self.setting.notes(self.buildable)
             )
         isoflop = self.fits.get("isoflop")
-        minima = () if isoflop is None else isoflop.details.get("minima", ())
-        if minima:
-            found["minima"] = tables.minima_table(minima, unit, loss_unit)
+        if isoflop is not None and isoflop.minima:
+            found["minima"] = tables.minima_table(isoflop.minima, unit, loss_unit)
         if self.fits:
             found["laws"] = tables.laws_table(in_order(self.fits))
         if self.conventions:
             found["conventions"] = economy.conventions_table(self.conventions)
-        largest = max((row["budget_flops"] for row in self.wastes), default=None)
+        largest = max((waste.budget_flops for waste in self.wastes), default=None)
         if largest is not None:
-            shown = [row for row in self.wastes if row["budget_flops"] == largest]
+            shown = [waste for waste in self.wastes if waste.budget_flops == largest]
             found["wastes"] = economy.wastes_table(shown)
         if self.gains:
             found["gains"] = economy.gains_table(self.gains, loss_unit)
@@ -192,9 +192,9 @@ class Contents:
             "buildable": self.buildable,
             "conventions": self.conventions,
             "costs": self.costs,
-            "gains": list(self.gains),
+            "gains": [asdict(gain) for gain in self.gains],
             "speeds": self.speeds,
-            "wastes": list(self.wastes),
+            "wastes": [asdict(waste) for waste in self.wastes],
         }
 
     @cached_property

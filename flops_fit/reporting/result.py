@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.reporting.archive import (
@@ -69,9 +70,8 @@ class Result(Questions):
         run_dir: where it came from, if from a run directory.
         predictions: optima that were worked out with the fits, intervals and all; others are worked
             out when they are asked for.
-        wastes: the share of compute that one method's allocation wastes where another's law is
-            true, at the largest target: `budget_flops`, `chosen`, `true`, `wasted_share`.
-        gains: the answer at the largest target from the levels of compute up to each.
+        wastes: what one method's allocation wastes if another's law is true, at the largest target.
+        gains: the optimum at the largest target from the runs up to each level of compute.
     """
 
     fits: Mapping[str, Fit]
@@ -86,8 +86,8 @@ class Result(Questions):
     plan_warnings: Sequence[Note] = ()
     run_dir: Path | None = None
     predictions: Sequence[Optimum] = ()
-    wastes: Sequence[Mapping[str, Any]] = ()
-    gains: Sequence[Mapping[str, Any]] = ()
+    wastes: Sequence[Waste] = ()
+    gains: Sequence[Gain] = ()
 
     @cached_property
     def used(self) -> tuple[Observation, ...]:

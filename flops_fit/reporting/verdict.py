@@ -22,9 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.reporting.tables.cells import format_value
@@ -216,13 +217,13 @@ def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
 
 def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
     """One reason for each budget without a minimum; one for all where a kind has many."""
-    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    by_status: dict[MinimumStatus, list[Minimum]] = {}
     for minimum in _minima(isoflop):
-        if minimum["status"] != "ok":
-            by_status.setdefault(minimum["status"], []).append(minimum)
+        if minimum.status is not MinimumStatus.OK:
+            by_status.setdefault(minimum.status, []).append(minimum)
     for status, found in by_status.items():
-        budgets = [format_value(minimum["budget_flops"], "flops") for minimum in found]
-        why = [minimum.get("reason") or status for minimum in found]
+        budgets = [format_value(minimum.budget_flops, "flops") for minimum in found]
+        why = [minimum.reason or status for minimum in found]
         told = [(f"{budget} FLOPs", reason) for budget, reason in zip(budgets, why, strict=True)]
         if len(found) > MAX_TOLD:
             told = [(f"{len(found)} budgets ({budgets[0]} to {budgets[-1]} FLOPs)", status)]
@@ -232,16 +233,16 @@ def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
 
 def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iterator[Note]:
     """Whether budgets and sizes are enough to speak of a power law."""
-    minima = [m for m in _minima(fits.get("isoflop")) if m["status"] == "ok"]
+    minima = [m for m in _minima(fits.get("isoflop")) if m.status is MinimumStatus.OK]
     if minima and len(minima) < MIN_BUDGETS:
         yield Note(
             "too_few_budgets",
             f"{len(minima)} budgets have a minimum; a power law wants {MIN_BUDGETS} or more",
         )
     # A tapered sweep has few sizes at the top and more below: there three bracket a minimum.
-    is_tapered = bool(minima) and minima[0].get("num_sizes", 0) >= MIN_SIZES
+    is_tapered = bool(minima) and minima[0].num_sizes >= MIN_SIZES
     wanted = MIN_BRACKET if is_tapered and "surface" in fits else MIN_SIZES
-    thin = [m for m in minima if m.get("num_sizes", wanted) < wanted]
+    thin = [m for m in minima if m.num_sizes < wanted]
     if thin:
         yield Note(
             "too_few_sizes",
@@ -333,8 +334,8 @@ def _of_targets(observations: Sequence[Observation], targets: Sequence[float]) -
             )
 
 
-def _minima(isoflop: Fit | None) -> Sequence[Mapping[str, Any]]:
-    return () if isoflop is None else isoflop.details.get("minima", ())
+def _minima(isoflop: Fit | None) -> Sequence[Minimum]:
+    return () if isoflop is None else isoflop.minima
 
 
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
@@ -350,7 +351,7 @@ _SAME = 1e-6  # relative difference up to which two budgets are one
 
 def misfit(fits: Mapping[str, Fit]) -> float:
     """The median deviation of the log losses from the surface; 0 where it is not known."""
-    return float(fits["surface"].details.get("residual_mad") or 0.0) if "surface" in fits else 0.0
+    return (fits["surface"].residual_mad or 0.0) if "surface" in fits else 0.0
 
 
 def hidden_law(surface: Fit, observations: Sequence[Observation], *, factor: float) -> Note | None:

@@ -32,7 +32,7 @@ def test_isoflop_recovers_the_exponents_of_a_planted_law() -> None:
     a = TRUTH.beta / (TRUTH.alpha + TRUTH.beta)
     assert found.exponents["params"] == pytest.approx(a, abs=0.005)
     assert found.exponents["params"] + found.exponents["tokens"] == pytest.approx(1, abs=1e-9)
-    assert [m["status"] for m in found.details["minima"]] == ["ok"] * 5
+    assert [m.status for m in found.minima] == ["ok"] * 5
     at_end = found.predict(1e20)
     assert at_end.loss == pytest.approx(TRUTH.optimum(1e20).loss, rel=2e-3)
     assert 6 * at_end.params * at_end.tokens == pytest.approx(1e20)

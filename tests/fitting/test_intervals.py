@@ -214,17 +214,17 @@ def test_all_methods_stand_side_by_side_at_each_target() -> None:
     found = fit_all(RUNS, targets=[1e20, 1e21], bootstrap=50)
     assert set(found.fits) == {"isoflop", "surface", "extrapolation", "kaplan", "general"}
     assert [p.flops for p in found.predictions] == [1e20] * 5 + [1e21] * 5
-    assert {w["chosen"] for w in found.wastes} == set(found.fits)
-    assert {w["budget_flops"] for w in found.wastes} == {1e21}
-    assert all(0 <= w["wasted_share"] <= 1 for w in found.wastes)
+    assert {w.chosen for w in found.wastes} == set(found.fits)
+    assert {w.budget_flops for w in found.wastes} == {1e21}
+    assert all(0 <= w.wasted_share <= 1 for w in found.wastes)
 
 
 def test_a_fit_with_outliers_is_shown_beside_the_one_without() -> None:
     runs = [*RUNS[:20], replace(RUNS[20], loss=RUNS[20].loss * 1.2), *RUNS[21:]]
     found = fit(runs)
-    beside = found.details["with_outliers"]
+    beside = found.details.with_outliers
     assert [e.name for e in found.excluded] == [RUNS[20].name]
-    assert beside["parameters"]["E"] != pytest.approx(found.parameters["E"], rel=1e-6)
+    assert beside.parameters["E"] != pytest.approx(found.parameters["E"], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -279,4 +279,4 @@ def test_intervals_of_shared_trunks_do_not_hang_on_the_order_of_runs() -> None:
     runs = Branches(6, 5).draw(0)
     one, other = (fit(seen, bootstrap=200, seed=3) for seen in (runs, runs[::-1]))
     assert one.intervals["a"] == pytest.approx(other.intervals["a"], rel=1e-6)
-    assert one.details["resampled"] == "noise"
+    assert one.spread.resampled == "noise"

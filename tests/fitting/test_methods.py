@@ -14,6 +14,7 @@ from scipy.stats import linregress
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.curves import finished, group_curves
+from flops_fit.fitting.details import Minimum
 from flops_fit.fitting.envelope import fit_envelope, lower_hull, lowest_in_bins
 from flops_fit.fitting.fit import fit
 from flops_fit.fitting.isoflop import find_minima, fit_isoflop
@@ -25,13 +26,13 @@ from flops_fit.fitting.powers import fit_line, fit_loss_law
 A = LAW.beta / (LAW.alpha + LAW.beta)
 
 
-def minima_of(losses: list[float], budget: float = 1e18) -> list[dict]:
+def minima_of(losses: list[float], budget: float = 1e18) -> list[Minimum]:
     sizes = np.geomspace(1e7, 1e9, len(losses))
     runs = [
         Observation(n, budget / 6 / n, budget, loss, budget)
         for n, loss in zip(sizes, losses, strict=True)
     ]
-    return [m.to_dict() for m in find_minima(group_curves(runs), FlopsPerToken())]
+    return find_minima(group_curves(runs), FlopsPerToken())
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,8 @@ def minima_of(losses: list[float], budget: float = 1e18) -> list[dict]:
 )
 def test_a_minimum_is_judged_by_its_shape(losses: list[float], status: str) -> None:
     (minimum,) = minima_of(losses)
-    assert minimum["status"] == status
-    assert bool(minimum["reason"]) == (status != "ok")
+    assert minimum.status == status
+    assert bool(minimum.reason) == (status != "ok")
 
 
 def test_a_noisy_budget_does_not_hide_the_minima_of_quiet_ones() -> None:
@@ -57,9 +58,9 @@ def test_a_noisy_budget_does_not_hide_the_minima_of_quiet_ones() -> None:
         replace(o, loss=o.loss + rng.normal(0, 0.05 if o.budget_flops < 2e18 else 0.0005))
         for o in grid(num_budgets=6, num_sizes=7)
     ]
-    minima = fit(runs, method="isoflop").details["minima"]
-    assert [m["status"] for m in minima][1:] == ["ok"] * 5
-    errors = [m["log_params_error"] for m in minima]
+    minima = fit(runs, method="isoflop").minima
+    assert [m.status for m in minima][1:] == ["ok"] * 5
+    errors = [m.log_params_error for m in minima]
     assert errors[0] > 5 * max(errors[1:])
 
 
@@ -82,10 +83,10 @@ def test_a_parabola_gives_back_its_vertex() -> None:
     vertex = math.log(1.3e8)
     losses = [3.0 + 0.02 * (math.log(n) - vertex) ** 2 for n in sizes]
     (minimum,) = minima_of(losses)
-    assert minimum["params"] == pytest.approx(1.3e8, rel=1e-6)
-    assert minimum["loss"] == pytest.approx(3.0, rel=1e-9)
-    c0, c1, c2 = minimum["parabola"]["coefficients"]
-    x = math.log(sizes[1]) - minimum["parabola"]["log_params_center"]
+    assert minimum.params == pytest.approx(1.3e8, rel=1e-6)
+    assert minimum.loss == pytest.approx(3.0, rel=1e-9)
+    c0, c1, c2 = minimum.coefficients
+    x = math.log(sizes[1]) - minimum.centre
     assert c0 + c1 * x + c2 * x * x == pytest.approx(losses[1])
 
 
@@ -98,7 +99,7 @@ def test_minima_left_out_do_not_move_the_power_law() -> None:
     ]
     clean = fit_isoflop(group_curves(runs), runs)
     both = fit_isoflop(group_curves([*runs, *falling]), [*runs, *falling])
-    assert [m["status"] for m in both.details["minima"]].count("ok") == 5
+    assert [m.status for m in both.minima].count("ok") == 5
     assert both.exponents["params"] == pytest.approx(clean.exponents["params"], rel=1e-9)
 
 
@@ -176,7 +177,7 @@ def test_points_of_curves_serve_the_envelope_and_ends_the_surface() -> None:
     assert len(ends) == 60
     assert [n.code for n in notes] == ["curve_points"]
     assert len(fit(curves).used) == 60
-    assert fit(curves, method="envelope").details["num_points"] == len(curves)
+    assert fit(curves, method="envelope").details.num_points == len(curves)
 
 
 def test_lowest_in_bins_is_a_falling_staircase() -> None:
@@ -210,9 +211,9 @@ def test_fixed_tokens_give_a_power_law_in_params() -> None:
         for n in np.geomspace(1e7, 1e9, 5)
         for d in (1e9, 4e9, 1.6e10)
     ]
-    laws = fit(runs, method="kaplan").details["fixed_tokens"]
-    assert [law["tokens"] for law in laws] == pytest.approx([1e9, 4e9, 1.6e10])
-    assert [law["alpha_N"] for law in laws] == pytest.approx([0.08] * 3)
+    laws = fit(runs, method="kaplan").details.fixed_tokens
+    assert [law.tokens for law in laws] == pytest.approx([1e9, 4e9, 1.6e10])
+    assert [law.alpha_N for law in laws] == pytest.approx([0.08] * 3)
 
 
 def test_the_richer_form_finds_its_power_and_doubts_the_sum() -> None:
@@ -222,7 +223,7 @@ def test_the_richer_form_finds_its_power_and_doubts_the_sum() -> None:
     assert found.parameters["gamma"] == pytest.approx(0.6, abs=0.05)
     assert found.exponents["params"] == pytest.approx(0.55 / 1.05, abs=0.01)
     assert found.objective is not None
-    assert found.objective < found.details["objective_of_surface"]
+    assert found.objective < found.details.objective_of_surface
 
 
 def test_e_can_be_pinned_and_is_refused_above_the_losses() -> None:

@@ -10,6 +10,7 @@ from planted_results import (
     surface_fit,
 )
 
+from flops_fit.fitting.details import ExtrapolationDetails
 from flops_fit.fitting.points import Excluded
 from flops_fit.manifest.files import read_json
 from flops_fit.planning.plan import Plan
@@ -82,7 +83,7 @@ def test_an_unbracketed_budget_and_a_thin_grid_are_counted():
 def test_laws_intervals_and_exclusions_are_answered_from_the_fits():
     seen = observe([1e17, 1e18, 1e19])
     fit = surface_fit(
-        draws=({"E": 1.8},) * 1000, intervals={"E": (-0.1, 2.0)}, details={"back_test_error": 0.01}
+        draws=({"E": 1.8},) * 1000, intervals={"E": (-0.1, 2.0)}, details=ExtrapolationDetails()
     )
     result = planted_result(
         observations=seen,

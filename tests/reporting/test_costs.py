@@ -274,9 +274,11 @@ def test_the_gains_figure_says_how_wide_each_interval_is():
     panels = gains_figure(GAINS, "nats per byte").axes
     for axes, key in zip(panels, ("params", "loss"), strict=True):
         (line,) = lines(axes, key)
-        assert list(line.get_xdata()) == [row["spent_flops"] for row in GAINS]
+        assert list(line.get_xdata()) == [gain.spent_flops for gain in GAINS]
         bars = lines(axes, f"{key}-interval")
-        assert [tuple(bar.get_ydata()) for bar in bars] == [r[f"{key}_interval"] for r in GAINS]
+        assert [tuple(bar.get_ydata()) for bar in bars] == [
+            getattr(g, f"{key}_interval") for g in GAINS
+        ]
         widths = [t.get_text() for t in axes.texts if t.get_gid() == "width"]
         assert len(widths) == 3
     assert panels[1].get_ylabel() == "loss (nats per byte)"
@@ -292,13 +294,13 @@ def test_more_compute_buys_a_narrower_answer_at_the_target():
     seen = noisy_sweep()
     found = fit_all(seen, methods=["surface"], targets=[1e18, 1e22], bootstrap=200)
     rows = found.gains
-    assert {row["target_flops"] for row in rows} == {1e22}
-    assert [row["num_runs"] for row in rows] == [21, 28, 35, 42, 49, 56, 63]
-    assert rows[-1]["spent_flops"] == pytest.approx(sum(o.flops for o in seen))
-    widths = [np.log(row["params_interval"][1] / row["params_interval"][0]) for row in rows]
+    assert {row.target_flops for row in rows} == {1e22}
+    assert [row.num_runs for row in rows] == [21, 28, 35, 42, 49, 56, 63]
+    assert rows[-1].spent_flops == pytest.approx(sum(o.flops for o in seen))
+    widths = [np.log(row.params_interval[1] / row.params_interval[0]) for row in rows]
     assert widths[-1] < 0.5 * widths[0]
     truth = PLANTED.optimum(1e22).params
-    assert rows[-1]["params_interval"][0] < truth < rows[-1]["params_interval"][1]
+    assert rows[-1].params_interval[0] < truth < rows[-1].params_interval[1]
     assert fit_all(seen, methods=["surface"], targets=[1e22], shows_gains=False).gains == ()
 
 
@@ -313,19 +315,19 @@ def test_the_last_level_is_the_answer_of_the_report(options):
     seen = observe([1e17 * 10 ** (k / 2) for k in range(9)], noise=noise.tolist())
     found = fit_all(seen, methods=["surface"], targets=[1e22], **options)
     last, surface = found.gains[-1], found.fits["surface"]
-    assert last["params"] == surface.predict(1e22).params
-    assert last["loss"] == surface.predict(1e22).loss
-    assert last["num_runs"] == len(surface.used)
+    assert last.params == surface.predict(1e22).params
+    assert last.loss == surface.predict(1e22).loss
+    assert last.num_runs == len(surface.used)
     if not options:  # Once the outliers are gone, other runs would be outliers of the rest.
         again = solve_surface(surface.used)
         assert len(again.observations) < len(surface.used) < len(seen)
     # A level below is fitted by the same choices, and to every run that the surface rests on.
     below = found.gains[-2]
-    kept = [o for o in surface.used if o.flops <= below["up_to_flops"]]
-    assert below["num_runs"] == len(kept)
+    kept = [o for o in surface.used if o.flops <= below.up_to_flops]
+    assert below.num_runs == len(kept)
     if "irreducible_loss" in options:
         free = fit_all(seen, methods=["surface"], targets=[1e22]).gains[-2]
-        assert below["loss"] < 0.9 * free["loss"]
+        assert below.loss < 0.9 * free.loss
 
 
 def test_gains_are_part_of_a_report_and_survive_being_kept(tmp_path):

@@ -42,19 +42,17 @@ def test_every_budget_has_its_points_its_parabola_and_its_minimum():
     (axes,) = result.plot()["isoflop"].axes
     assert [len(line.get_xdata()) for line in lines(axes, "trials")] == [7] * 5
     assert len(lines(axes, "parabola")) == len(lines(axes, "minimum")) == 5
-    minima = result.fits["isoflop"].details["minima"]
+    minima = result.fits["isoflop"].minima
     for line, minimum in zip(lines(axes, "minimum"), minima, strict=True):
-        assert (line.get_xdata()[0], line.get_ydata()[0]) == (minimum["params"], minimum["loss"])
+        assert (line.get_xdata()[0], line.get_ydata()[0]) == (minimum.params, minimum.loss)
 
 
 def test_a_parabola_goes_through_the_fits_own_values():
     result = planted_result(BUDGETS)
     (axes,) = result.plot()["isoflop"].axes
-    for line, minimum in zip(
-        lines(axes, "parabola"), result.fits["isoflop"].details["minima"], strict=True
-    ):
-        c0, c1, c2 = minimum["parabola"]["coefficients"]
-        x = np.log(line.get_xdata()) - minimum["parabola"]["log_params_center"]
+    for line, minimum in zip(lines(axes, "parabola"), result.fits["isoflop"].minima, strict=True):
+        c0, c1, c2 = minimum.coefficients
+        x = np.log(line.get_xdata()) - minimum.centre
         assert np.allclose(line.get_ydata(), c0 + c1 * x + c2 * x**2, rtol=1e-12)
 
 

@@ -12,6 +12,7 @@ from planted_results import PLANTED, isoflop_fit, observe, planted_result, surfa
 
 import flops_fit
 from flops_fit.errors import FitError, Note, RunDirError
+from flops_fit.fitting.details import Waste
 from flops_fit.fitting.law import FlopsPerToken, SurfaceFrontier
 from flops_fit.fitting.points import Excluded, Optimum
 from flops_fit.reporting.reading import read_table_of_runs
@@ -94,7 +95,7 @@ def test_runs_of_a_budget_each_get_a_table_at_round_budgets(tmp_path):
     budgets = {row["budget_flops"] for row in result.chinchilla_table()}
     powers = {10.0**k for k in range(14, 24) if least <= 10.0**k <= largest}
     assert budgets == {*powers, largest, 10 * largest}
-    assert {waste["budget_flops"] for waste in result.wastes} == {10 * largest}
+    assert {waste.budget_flops for waste in result.wastes} == {10 * largest}
     kept = result.save(tmp_path)
     assert len(json.loads(kept.read_text())["predictions"]) == len(result.fits) * len(budgets)
 
@@ -207,9 +208,7 @@ def test_a_result_that_was_saved_and_loaded_says_the_same(tmp_path):
         plan_warnings=(Note("repeated_data", "3 epochs"),),
         run_dir=tmp_path,
         predictions=(Optimum(5e19, 1e9, 8.4e9, 2.4, (9e8, 1.1e9), method="surface"),),
-        wastes=(
-            {"budget_flops": 5e19, "chosen": "isoflop", "true": "surface", "wasted_share": 0.02},
-        ),
+        wastes=(Waste(budget_flops=5e19, chosen="isoflop", true="surface", wasted_share=0.02),),
         name="sweep",
         unit="image",
         loss_unit="nats per image",
@@ -278,8 +277,7 @@ def test_the_table_says_which_sizes_waste_at_most_one_percent():
 
 def test_what_a_wrong_choice_wastes_is_shown_at_the_largest_budget():
     def waste(budget, share):
-        names = {"chosen": "isoflop", "true": "surface"}
-        return {"budget_flops": budget, **names, "wasted_share": share}
+        return Waste(budget_flops=budget, chosen="isoflop", true="surface", wasted_share=share)
 
     result = planted_result(BUDGETS, wastes=(waste(1e19, 0.01), waste(5e19, 0.034)))
     (row,) = result.tables()["wastes"].to_json()

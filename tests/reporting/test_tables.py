@@ -11,6 +11,7 @@ from planted_results import observe, planted_result, surface_fit, with_outlier
 from rich.console import Console
 
 from flops_fit.errors import Note
+from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.points import Excluded, Optimum
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.reporting.tables.cells import Column, cell, format_value
@@ -150,8 +151,10 @@ def test_a_standard_error_that_a_few_wild_draws_made_is_not_told():
 
 def test_minima_say_which_are_left_out_and_why():
     minima = [
-        {"budget_flops": 6e10, "status": "ok", "params": 1.2e4, "tokens": 8e5, "loss": 2.5},
-        {"budget_flops": 1e12, "status": "concave", "reason": "it curves down"},
+        Minimum(6e10, 1.2e4, 8e5, 2.5, MinimumStatus.OK, "", 7, 9.4, (2.5, 0.0, 0.1)),
+        Minimum(
+            1e12, None, None, None, MinimumStatus.CONCAVE, "it curves down", 7, 9.4, (2.5, 0.0, -1)
+        ),
     ]
     table = minima_table(minima, "image", "nats per image")
     assert "it curves down" in in_terminal(table)

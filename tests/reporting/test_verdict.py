@@ -8,6 +8,7 @@ import pytest
 from planted_results import PLANTED, isoflop_fit, observe, planted_result, surface_fit
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.details import SurfaceDetails
 from flops_fit.fitting.law import PowerLaw, PowerLawFrontier, Surface
 from flops_fit.fitting.points import Excluded
 from flops_fit.reporting.figures.diagnostics import residuals_figure
@@ -168,7 +169,7 @@ def test_an_answer_less_certain_than_the_grid_is_the_first_reason(spread, expect
 def test_scatter_that_hides_which_size_is_best_even_within_the_runs_is_a_refusal(misfit, verdict):
     steep = Surface(E=1e-4, A=3e3, B=2e5, alpha=0.6, beta=0.6)
     seen = observe(BUDGETS, law=steep)
-    fit = surface_fit(steep, details={"residual_mad": misfit})
+    fit = surface_fit(steep, details=SurfaceDetails(residual_mad=misfit))
     widest = max(o.params for o in seen) / min(o.params for o in seen)
     known = tuple(
         replace(fit.predict(budget), params_interval=(1e8, 1e8 * widest * width), method="surface")

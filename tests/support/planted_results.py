@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from flops_fit.fitting.details import IsoflopDetails, Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier, Surface
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.manifest.files import write_json
@@ -62,16 +63,17 @@ def minimum_of(curve):
     params = math.exp(centre + x)
     bracketed = min(o.params for o in curve) < params < max(o.params for o in curve)
     budget = curve[0].budget_flops
-    return {
-        "budget_flops": budget,
-        "params": params,
-        "tokens": budget / (6 * params),
-        "loss": c0 + c1 * x + c2 * x * x,
-        "status": "ok" if bracketed and c2 > 0 else "unbracketed",
-        "reason": None if bracketed else "the vertex lies outside the grid",
-        "num_sizes": len(curve),
-        "parabola": {"log_params_center": centre, "coefficients": [c0, c1, c2]},
-    }
+    return Minimum(
+        budget_flops=budget,
+        params=params,
+        tokens=budget / (6 * params),
+        loss=c0 + c1 * x + c2 * x * x,
+        status=MinimumStatus.OK if bracketed and c2 > 0 else MinimumStatus.UNBRACKETED,
+        reason="" if bracketed else "the vertex lies outside the grid",
+        num_sizes=len(curve),
+        centre=centre,
+        coefficients=(c0, c1, c2),
+    )
 
 
 def surface_fit(law=PLANTED, **given):
@@ -106,7 +108,7 @@ def isoflop_fit(observations, law=PLANTED, **given):
         "exponents": {"params": a, "tokens": 1 - a},
         "frontier": PowerLawFrontier(power, FlopsPerToken(), loss),
         "r_squared": {"params": 0.998, "tokens": 0.998, "loss": 0.999},
-        "details": {"minima": minima},
+        "details": IsoflopDetails(minima=tuple(minima)),
     }
     return Fit(**{**made, **given})
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from flops_fit.fitting.details import Gain
 from flops_fit.reporting.costs import TrialCost
 from flops_fit.reporting.figures.style import (
     MARKERS,
@@ -81,29 +81,32 @@ def costs_figure(costs: Sequence[TrialCost], *, columns: Columns = None) -> Figu
 
 
 def gains_figure(
-    rows: Sequence[Mapping[str, Any]], loss_unit: str = "nats", *, columns: Columns = None
+    gains: Sequence[Gain], loss_unit: str = "nats", *, columns: Columns = None
 ) -> Figure:
     """The optimum at the target, with its interval, against what the runs behind it cost.
 
     The figure at each interval says how wide it is: its upper end over its lower one.
 
     Args:
-        rows: of `fitting.gains.gains`, at one target, those with both intervals.
+        gains: at one target, with both intervals known.
         loss_unit: what the loss is measured in.
         columns: of a paper that the figure is to fill; its panels stand one below the other in one.
     """
-    spent = [row["spent_flops"] for row in rows]
+    spent = [gain.spent_flops for gain in gains]
     with paper_style():
         size = figure_size(columns, (PAGE, 2.75), one=4.6, two=2.75)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(2, 1) if columns == 1 else figure.subplots(1, 2)
         for axes, key, colour in zip(panels, ("params", "loss"), METHOD_COLOURS, strict=False):
-            lows, highs = zip(*(row[f"{key}_interval"] for row in rows), strict=True)
+            intervals = [getattr(gain, f"{key}_interval") for gain in gains]
+            lows, highs = zip(*intervals, strict=True)
             axes.fill_between(spent, lows, highs, color=colour, alpha=0.2, linewidth=0, gid="band")
-            axes.plot(spent, [row[key] for row in rows], color=colour, marker="o", gid=key)
+            axes.plot(
+                spent, [getattr(gain, key) for gain in gains], color=colour, marker="o", gid=key
+            )
             for x, low, high in zip(spent, lows, highs, strict=True):
                 axes.plot([x, x], [low, high], color=colour, linewidth=1, gid=f"{key}-interval")
-            for x, low, high in list(zip(spent, lows, highs, strict=True))[:: len(rows) // 8 + 1]:
+            for x, low, high in list(zip(spent, lows, highs, strict=True))[:: len(gains) // 8 + 1]:
                 axes.annotate(
                     _width(low, high), (x, high), xytext=(0, 3), textcoords="offset points",
                     ha="center", va="bottom", fontsize=7, gid="width",
@@ -111,7 +114,7 @@ def gains_figure(
             axes.margins(x=0.1, y=0.16)
             axes.set_xscale("log")
             axes.set_yscale("log")
-        target = flops_label(rows[0]["target_flops"])
+        target = flops_label(gains[0].target_flops)
         log_counts(panels[0], "y", "optimal N (params)")
         log_loss(panels[1], "y", f"loss ({loss_unit})")
         for axes in panels:

@@ -88,8 +88,8 @@ def surface_figure(
 
 def _deviation(fit: Fit, percent: np.typing.NDArray[np.float64]) -> float:
     """The median deviation of log loss that the verdict names, in percent; 0 without a run."""
-    if fit.details.get("residual_mad") is not None:
-        return 100 * float(fit.details["residual_mad"])
+    if fit.residual_mad is not None:
+        return 100 * fit.residual_mad
     return 100 * mad(np.log1p(percent / 100)) if len(percent) else 0.0
 
 

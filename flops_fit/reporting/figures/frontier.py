@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Observation, Optimum
 from flops_fit.reporting.figures.isoflop import legend_point, minima_of
@@ -53,7 +54,7 @@ def frontier_figure(
         bands: rows of the Chinchilla table of the first method; their 95 % intervals are shaded.
         columns: of a paper that the figure is to fill; its panels stand one below the other in one.
     """
-    minima = [m for m in minima_of(fits) if m["status"] == "ok"]
+    minima = [m for m in minima_of(fits) if m.status is MinimumStatus.OK]
     spent = [o.budget_flops or o.flops for o in observations]
     with paper_style():
         size = figure_size(columns, (PAGE, 2.75), one=6.6, two=2.75)
@@ -123,10 +124,10 @@ def _draw_line(
     )  # fmt: skip
 
 
-def _draw_minima(axes: Axes, minima: Sequence[Mapping[str, Any]], key: str) -> None:
+def _draw_minima(axes: Axes, minima: Sequence[Minimum], key: str) -> None:
     """The isoFLOP curves' own minima, as stars."""
     axes.plot(
-        [m["budget_flops"] for m in minima], [m[key] for m in minima],
+        [m.budget_flops for m in minima], [getattr(m, key) for m in minima],
         linestyle="none", marker="*", markersize=8, color="black",
         markeredgecolor="white", markeredgewidth=0.5, zorder=5, gid=f"minima-{key}",
     )  # fmt: skip

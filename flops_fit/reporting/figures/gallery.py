@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from flops_fit.fitting.details import Gain
 from flops_fit.reporting.figures import costs as spending
 from flops_fit.reporting.figures import diagnostics
 from flops_fit.reporting.figures import frontier as frontiers
@@ -31,7 +31,7 @@ def draw(report: Any, columns: Columns) -> dict[str, Figure]:
     usable = {method: fit for method, fit in in_order(report.fits).items() if is_usable(fit)}
     used = report.used()
     isoflop = report.fits.get("isoflop")
-    has_curves = isoflop is not None and bool(isoflop.details.get("minima"))
+    has_curves = isoflop is not None and bool(isoflop.minima)
     if has_curves or any(o.budget_flops is not None for o in report.observations):
         found["isoflop"] = figures.isoflop_figure(
             report.fits, report.observations, unit, loss_unit, excluded=report.excluded,
@@ -75,7 +75,7 @@ def draw(report: Any, columns: Columns) -> dict[str, Figure]:
     return found
 
 
-def _can_be_drawn(row: Mapping[str, Any]) -> bool:
-    """Whether a row has both intervals, and they tell something: a wider one would flatten all."""
-    intervals = row["params_interval"], row["loss_interval"]
+def _can_be_drawn(gain: Gain) -> bool:
+    """Whether both intervals are known and narrow enough not to flatten all others."""
+    intervals = gain.params_interval, gain.loss_interval
     return all(pair is not None and pair[1] < pair[0] * _WIDEST for pair in intervals)

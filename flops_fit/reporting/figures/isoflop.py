@@ -18,6 +18,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.reporting.figures.style import (
@@ -59,7 +60,7 @@ def isoflop_figure(
     minima = minima_of(fits)
     out = {e.name for e in (*excluded, *(x for fit in fits.values() for x in fit.excluded))}
     curves = _curves(observations, minima)
-    window = fits["isoflop"].details.get("window") if "isoflop" in fits else None
+    window = fits["isoflop"].window if "isoflop" in fits else None
     with paper_style():
         size = figure_size(columns, (5.2, 3.3), one=3.7, two=3.9)
         figure = Figure(figsize=size, layout="constrained")
@@ -75,7 +76,9 @@ def isoflop_figure(
             if found is None and len(curves) <= _MAX_IN_LEGEND:
                 _draw_thread(axes, [o for o in curve if o.name not in out], colours[place])
             # Among very many curves the parabolas without a minimum would only hide the others.
-            is_drawn = len(curves) <= _MAX_IN_LEGEND or (found or {}).get("status") == "ok"
+            is_drawn = len(curves) <= _MAX_IN_LEGEND or (
+                found is not None and found.status is MinimumStatus.OK
+            )
             if found is not None and is_drawn:
                 kept = [o for o in curve if not o.name or o.name not in out]
                 _draw_parabola(axes, found, _near_best(kept, window), colours[place])
@@ -89,20 +92,19 @@ def isoflop_figure(
         return figure
 
 
-def minima_of(fits: Mapping[str, Fit]) -> list[Mapping[str, Any]]:
+def minima_of(fits: Mapping[str, Fit]) -> tuple[Minimum, ...]:
     """The minima of the isoflop fit; empty where there is none."""
-    fit = fits.get("isoflop")
-    return [] if fit is None else list(fit.details.get("minima", ()))
+    return fits["isoflop"].minima if "isoflop" in fits else ()
 
 
 def _curves(
-    observations: Sequence[Observation], minima: Sequence[Mapping[str, Any]]
+    observations: Sequence[Observation], minima: Sequence[Minimum]
 ) -> dict[float, list[Observation]]:
     """The observations of each budget, by rising budget; those on no curve are left out."""
     curves: dict[float, list[Observation]] = {}
     for seen in observations:
         found = _closest(minima, seen.budget_flops or seen.flops)
-        budget = seen.budget_flops if found is None else found["budget_flops"]
+        budget = seen.budget_flops if found is None else found.budget_flops
         if budget is not None:
             curves.setdefault(budget, []).append(seen)
     return dict(sorted(curves.items()))
@@ -117,10 +119,10 @@ def _near_best(curve: Sequence[Observation], window: float | None) -> Sequence[O
     return near if len({o.params for o in near}) >= 5 else curve
 
 
-def _closest(minima: Sequence[Mapping[str, Any]], budget: float) -> Mapping[str, Any] | None:
+def _closest(minima: Sequence[Minimum], budget: float) -> Minimum | None:
     """The minimum of this budget (budgets within 10 % are one)."""
-    close = [m for m in minima if abs(math.log(m["budget_flops"] / budget)) < math.log(1.1)]
-    return min(close, key=lambda m: abs(math.log(m["budget_flops"] / budget)), default=None)
+    close = [m for m in minima if abs(math.log(m.budget_flops / budget)) < math.log(1.1)]
+    return min(close, key=lambda m: abs(math.log(m.budget_flops / budget)), default=None)
 
 
 def _draw_points(
@@ -152,24 +154,21 @@ def _draw_thread(axes: Axes, curve: Sequence[Observation], colour: Any) -> None:
     axes.plot(sizes, losses, color=colour, linewidth=0.7, alpha=0.6, zorder=2, gid="thread")
 
 
-def _draw_parabola(
-    axes: Axes, found: Mapping[str, Any], curve: Sequence[Observation], colour: Any
-) -> None:
+def _draw_parabola(axes: Axes, found: Minimum, curve: Sequence[Observation], colour: Any) -> None:
     """The parabola over its own curve's sizes, and the minimum if it is one."""
-    parabola = found.get("parabola")
-    bracketed = found["status"] == "ok"
-    if parabola is not None and found["status"] != "too_few" and len(curve) > 1:
+    bracketed = found.status is MinimumStatus.OK
+    if found.status is not MinimumStatus.TOO_FEW and len(curve) > 1:
         sizes = [math.log(o.params) for o in curve]
         log_params = np.linspace(min(sizes), max(sizes), 60)
-        x = log_params - parabola["log_params_center"]
-        losses = sum(c * x**power for power, c in enumerate(parabola["coefficients"]))
+        x = log_params - found.centre
+        losses = sum(c * x**power for power, c in enumerate(found.coefficients))
         axes.plot(
             np.exp(log_params), losses, color=colour, linestyle="-" if bracketed else ":",
             zorder=2, gid="parabola",
         )  # fmt: skip
-    if bracketed:
+    if bracketed and found.params is not None and found.loss is not None:
         axes.plot(
-            [found["params"]], [found["loss"]], linestyle="none", marker="*", markersize=9,
+            [found.params], [found.loss], linestyle="none", marker="*", markersize=9,
             color="black", markeredgecolor="white", markeredgewidth=0.6, zorder=5, gid="minimum",
         )  # fmt: skip
 
@@ -199,7 +198,7 @@ def _budget_bar(figure: Figure, axes: Axes, budgets: Sequence[float]) -> None:
 def _isoflop_legend(
     figure: Figure,
     budgets: Sequence[float],
-    minima: Sequence[Mapping[str, Any]],
+    minima: Sequence[Minimum],
     *,
     has_out: bool,
     is_below: bool,
@@ -208,14 +207,14 @@ def _isoflop_legend(
     handles = []
     for place, budget in enumerate(budgets):
         found = _closest(minima, budget)
-        dotted = found is not None and found["status"] != "ok"
-        note = f" ({found['status'].replace('_', ' ')})" if found is not None and dotted else ""
+        dotted = found is not None and found.status is not MinimumStatus.OK
+        note = f" ({found.status.replace('_', ' ')})" if found is not None and dotted else ""
         line = Line2D([], [], color=colours[place], marker=MARKERS[place % len(MARKERS)])
         line.set_linestyle(":" if dotted else "-")
         line.set_linewidth(0.7 if found is None else line.get_linewidth())
         line.set_label(flops_label(budget) + note)
         handles.append(line)
-    if any(m["status"] == "ok" for m in minima):
+    if any(m.status is MinimumStatus.OK for m in minima):
         handles.append(legend_point("*", "black", "minimum", 7))
     if has_out:
         handles.append(legend_point("x", RED, "left out", 5))

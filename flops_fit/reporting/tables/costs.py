@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from flops_fit.fitting.details import Gain, Waste
 from flops_fit.reporting.tables.cells import Column
 from flops_fit.reporting.tables.table import Table
 from flops_fit.units import plural
@@ -42,13 +44,8 @@ def buildable_table(
     return Table("Nearest sizes that can be built", columns, told, tuple(notes))
 
 
-def gains_table(rows: Sequence[Mapping[str, Any]], loss_unit: str = "nats") -> Table:
-    """What each level of compute bought: the answer at the target from the runs up to it.
-
-    Args:
-        rows: of `fitting.gains.gains`.
-        loss_unit: what the loss is measured in.
-    """
+def gains_table(gains: Sequence[Gain], loss_unit: str = "nats") -> Table:
+    """The optimum at the target from the runs up to each level of compute."""
     columns = (
         Column("up_to_flops", "runs up to (FLOPs)", "flops"),
         Column("num_runs", "runs", "integer"),
@@ -61,7 +58,8 @@ def gains_table(rows: Sequence[Mapping[str, Any]], loss_unit: str = "nats") -> T
         "intervals here are of the runs' scatter alone: they leave out that the law may be wrong",
         "FLOPs of the runs that are fitted, each as if trained alone: not those of failed ones",
     )
-    return Table("What each level of compute bought", columns, tuple(rows), notes)
+    rows = tuple(asdict(gain) for gain in gains)
+    return Table("What each level of compute bought", columns, rows, notes)
 
 
 def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
@@ -117,17 +115,13 @@ def conventions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Exponents by convention", columns, tuple(rows), (note,))
 
 
-def wastes_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The compute that one method's allocation wastes where another's law is the true one.
-
-    Args:
-        rows: `budget_flops`, `chosen`, `true`, `wasted_share` (0 to 1).
-    """
+def wastes_table(wastes: Sequence[Waste]) -> Table:
+    """The compute that one method's allocation wastes if another method's law is true."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops"),
         Column("chosen", "chosen by"),
         Column("true", "if this is true"),
         Column("wasted_percent", "wasted (% of compute)", "number"),
     )
-    told = tuple({**row, "wasted_percent": 100 * row["wasted_share"]} for row in rows)
+    told = tuple({**asdict(waste), "wasted_percent": 100 * waste.wasted_share} for waste in wastes)
     return Table("Waste of a wrong choice", columns, told)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flops_fit.errors import Note
+from flops_fit.fitting.details import Minimum
 from flops_fit.fitting.law import Fit, Surface
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.manifest.trials import Trial
+from flops_fit.reporting.details import minimum_to_dict
 from flops_fit.reporting.tables.cells import Column, cell, flat_cells, format_value, printable
 from flops_fit.reporting.tables.latex import to_latex
 from flops_fit.reporting.tables.terminal import ForTerminal
@@ -167,10 +169,8 @@ def estimate_table(
     return Table("Estimate", columns, tuple(rows), notes)
 
 
-def minima_table(
-    minima: Sequence[Mapping[str, Any]], unit: str = "token", loss_unit: str = "nats"
-) -> Table:
-    """The minimum of each isoFLOP curve: `Fit.details["minima"]` of the method isoflop."""
+def minima_table(minima: Sequence[Minimum], unit: str = "token", loss_unit: str = "nats") -> Table:
+    """The minimum of each isoFLOP curve."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops"),
         Column("status", "status"),
@@ -180,7 +180,7 @@ def minima_table(
         Column("loss", f"loss ({loss_unit})", "loss"),
         Column("reason", "what is wrong"),
     )
-    return Table("IsoFLOP minima", columns, tuple({"reason": None, **row} for row in minima))
+    return Table("IsoFLOP minima", columns, tuple(map(minimum_to_dict, minima)))
 
 
 def laws_table(fits: Mapping[str, Fit]) -> Table:
@@ -198,7 +198,7 @@ def laws_table(fits: Mapping[str, Fit]) -> Table:
     rows = tuple(
         {
             "method": method,
-            "status": fit.status,
+            "status": str(fit.status),
             "parameter": name,
             "value": value,
             "value_interval": fit.intervals.get(name),
