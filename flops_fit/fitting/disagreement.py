@@ -13,9 +13,9 @@ from flops_fit.fitting.details import Waste
 from flops_fit.fitting.law import Fit, Frontier, GeneralSurface, Surface, SurfaceFrontier
 from flops_fit.fitting.points import Interval, Optimum
 from flops_fit.fitting.robust import mad
+from flops_fit.fitting.thresholds import MAX_RATIO
 
 RIVALS = ("isoflop", "surface", "envelope")
-MAX_RATIO = 1.5  # of optimal params, where intervals are not known
 
 
 def wasted_share(chosen: Optimum, truth: Frontier) -> float | None:

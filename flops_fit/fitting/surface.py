@@ -26,12 +26,12 @@ from flops_fit.fitting.robust import find_outliers, mad, mad_sigma
 from flops_fit.fitting.solver.newton import minimise
 from flops_fit.fitting.solver.objective import Array, Problem, Workspace, components
 from flops_fit.fitting.solver.search import Coordinates, log_residuals, search
+from flops_fit.fitting.thresholds import MAX_MAD
 
 LOSSES = ("adaptive", "huber", "log-ls", "ls")
 ADAPTIVE = 1.345
 MIN_DELTA = 1e-5  # adaptive threshold where the observations have no noise
 LITERATURE_DELTA = 1e-3
-MAX_MAD = 0.015  # log loss; above it the law does not describe the runs
 _FAR = math.log(1e6)
 NAMES = ("E", "A", "B", "alpha", "beta")
 

@@ -1,20 +1,8 @@
 """The verdict before any number: trust, provisional or refuse, each with its reasons.
 
-`refuse`: there is no usable law, or the runs' scatter hides it, so there is nothing to believe.
-`provisional`: there is one, and at least one rule of a credible study is not held. `trust`: none is
-broken. Each reason has a code for programs and a sentence that names the figure. The thresholds,
-with their sources:
-
-- at least 5 bracketed budgets over at least 1.5 decades, at least 5 sizes at each: Hoffmann et al.
-  2022 (arXiv:2203.15556) used 9 budgets, Porian et al. 2024 (arXiv:2406.19146) 12;
-- a prediction within 10 times the largest budget: beyond it the error of held-out predictions
-  grows quickly (Gadre et al. 2024, arXiv:2403.08540, needed tuned recipes to go to 300 times);
-- runs within 10 % of the surface (median): about what ten times the compute buys, in the law of
-  Hoffmann et al. from 1e20 to 1e21 FLOPs. Above it that is the first reason; where the law's own
-  loss falls by less over the last tenfold, nothing is told apart, and the verdict is `refuse`;
-- N at a target within a range narrower than that of the sizes that were trained (95 % interval): a
-  wider one says less than the plan did. That goes before all but the misfit;
-- a in 0.25 to 0.85, alpha and beta in 0.05 to 1: the range of published laws, rounded outwards.
+`refuse`: there is no usable law, or noise hides it. `provisional`: there is a law, and at least one
+rule of a credible study is broken. `trust`: no rule is broken. Each reason has a code for programs
+and a sentence that names the figure. Thresholds, sources and next steps stand in `rules`.
 """
 
 from __future__ import annotations
@@ -28,27 +16,15 @@ from flops_fit.errors import FitError, Note
 from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.reporting import rules
 from flops_fit.reporting.tables.cells import format_value
 
 Judgement = Literal["trust", "provisional", "refuse"]
 
-MIN_BUDGETS = 5
-MIN_DECADES = 1.5
-MIN_SIZES = 5
-MIN_BRACKET = 3  # sizes at the upper budgets of a tapered sweep
-MAX_EXTRAPOLATION = 10.0
-EXPONENT_RANGE = (0.25, 0.85)
-POWER_RANGE = (0.05, 1.0)
-# Two methods whose optimal N differ by more than this, and whose intervals do not meet, disagree.
-MAX_RATIO = 1.5
-MAX_EXCLUDED_SHARE = 0.1
 MAX_TOLD = 3
-# What a plan fears of its grid, and the minima have answered by the time of the report.
+ROUNDING = 0.005  # decades: 1e11 to 3e12 counts as one and a half
+# The minima that were measured answer these warnings of the plan.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
-# Codes of a fit's own notes that speak against the law; the others only inform.
-DOUBTS = frozenset(
-    {"bound", "law_does_not_hold", "methods_disagree", "additive_form_in_doubt", "not_converged"}
-)
 # Methods that answer what is optimal; the others are forms to hold the law against.
 RIVALS = ("surface", "isoflop", "extrapolation", "envelope")
 # Methods without which a study is incomplete.
@@ -99,7 +75,9 @@ def judge(
     usable = {method: fit for method, fit in fits.items() if is_usable(fit)}
     if not usable:
         told = [Note(error.code, f"{name}: {error.message}") for name, error in failures.items()]
-        none = Note("no_usable_law", f"no method gave a law from {len(observations)} observations")
+        none = rules.NO_USABLE_LAW.reason(
+            f"no method gave a law from {len(observations)} observations"
+        )
         return Verdict("refuse", (none, *told))
     rivals = {method: fit for method, fit in usable.items() if method in RIVALS}
     reasons = [
@@ -116,15 +94,15 @@ def judge(
     reasons += _of_laws(rivals, observations)
     if not predictions:
         reasons += _of_agreement(rivals, observations, targets)
-    reasons += [note for note in notes if note.code in DOUBTS]
+    reasons += [note for note in notes if note.code in rules.DOUBTS]
     reasons += _of_targets(observations, targets)
     reasons += _of_excluded(excluded, len(observations))
     reasons += [w for w in warnings if "isoflop" not in fits or w.code not in ANSWERED]
     unknown = unknown_optimum(predictions, headline_method(usable), observations, targets)
     reasons = reasons if unknown is None else [unknown, *reasons]
-    if misfit(usable) > MAX_MISFIT:
-        reasons.sort(key=lambda note: note.code != "law_does_not_hold")
-        hidden = hidden_law(usable["surface"], observations, factor=MAX_EXTRAPOLATION)
+    if not rules.LARGE_MISFIT.holds(misfit(usable)):
+        reasons.sort(key=lambda note: note.code != rules.LAW_DOES_NOT_HOLD.code)
+        hidden = hidden_law(usable["surface"], observations, factor=rules.EXTRAPOLATION.most)
         if hidden is None:
             inside = [o.flops for o in predictions if _is_inside(o, observations)]
             hidden = unknown_optimum(predictions, headline_method(usable), observations, inside)
@@ -197,7 +175,7 @@ def _of_status(method: str, fit: Fit, *, known: set[str]) -> Iterator[Note]:
 
     `known`: messages that stand among the reasons anyway.
     """
-    told = [note for note in fit.notes if note.code in DOUBTS or note.code == fit.status]
+    told = [note for note in fit.notes if note.code in rules.DOUBTS or note.code == fit.status]
     for note in told:
         if note.message not in known:
             yield Note(note.code, f"{method}: {note.message}")
@@ -209,10 +187,10 @@ def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
     """Whether trials diverged, and whether more were left out than a few."""
     seen = num_used + len(excluded)
     diverged = sum(out.reason.startswith("diverged") for out in excluded)
-    if diverged:
-        yield Note("diverged_trials", f"{diverged} of {seen} trials diverged")
-    if len(excluded) > MAX_EXCLUDED_SHARE * seen:
-        yield Note("many_excluded", f"{len(excluded)} of {seen} trials were left out")
+    if not rules.DIVERGED_TRIALS.holds(diverged):
+        yield rules.DIVERGED_TRIALS.reason(f"{diverged} of {seen} trials diverged")
+    if len(excluded) > rules.MANY_EXCLUDED.most * seen:
+        yield rules.MANY_EXCLUDED.reason(f"{len(excluded)} of {seen} trials were left out")
 
 
 def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
@@ -234,26 +212,25 @@ def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
 def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iterator[Note]:
     """Whether budgets and sizes are enough to speak of a power law."""
     minima = [m for m in _minima(fits.get("isoflop")) if m.status is MinimumStatus.OK]
-    if minima and len(minima) < MIN_BUDGETS:
-        yield Note(
-            "too_few_budgets",
-            f"{len(minima)} budgets have a minimum; a power law wants {MIN_BUDGETS} or more",
+    least_budgets = rules.TOO_FEW_BUDGETS.least
+    if minima and len(minima) < least_budgets:
+        yield rules.TOO_FEW_BUDGETS.reason(
+            f"{len(minima)} budgets have a minimum; a power law wants {least_budgets:g} or more"
         )
     # A tapered sweep has few sizes at the top and more below: there three bracket a minimum.
-    is_tapered = bool(minima) and minima[0].num_sizes >= MIN_SIZES
-    wanted = MIN_BRACKET if is_tapered and "surface" in fits else MIN_SIZES
-    thin = [m for m in minima if m.num_sizes < wanted]
+    is_tapered = bool(minima) and rules.TOO_FEW_SIZES.holds(minima[0].num_sizes)
+    rule = rules.TAPERED_SIZES if is_tapered and "surface" in fits else rules.TOO_FEW_SIZES
+    thin = [m for m in minima if not rule.holds(m.num_sizes)]
     if thin:
-        yield Note(
-            "too_few_sizes",
-            f"{len(thin)} of {len(minima)} budgets have fewer than {wanted} sizes",
+        yield rules.TOO_FEW_SIZES.reason(
+            f"{len(thin)} of {len(minima)} budgets have fewer than {rule.least:g} sizes"
         )
     spent = [o.budget_flops or o.flops for o in observations]
     decades = math.log10(max(spent) / min(spent)) if spent else 0.0
-    if decades < MIN_DECADES - 0.005:  # 1e11 to 3e12 counts as one and a half
-        yield Note(
-            "narrow_budgets",
-            f"compute spans {decades:.2f} decades; a power law wants {MIN_DECADES} or more",
+    if not rules.NARROW_BUDGETS.holds(decades + ROUNDING):
+        yield rules.NARROW_BUDGETS.reason(
+            f"compute spans {decades:.2f} decades; a power law wants "
+            f"{rules.NARROW_BUDGETS.least:g} or more"
         )
 
 
@@ -261,19 +238,18 @@ def _of_laws(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> It
     """Whether the laws' parameters are ones that nature has been seen to give."""
     for method, fit in fits.items():
         a = fit.exponents["params"]
-        if not EXPONENT_RANGE[0] <= a <= EXPONENT_RANGE[1]:
-            yield Note(
-                "implausible_exponent",
-                f"{method}: N_opt ~ C^{a:.4g}; published laws lie in "
-                f"{EXPONENT_RANGE[0]} to {EXPONENT_RANGE[1]}",
+        rule = rules.IMPLAUSIBLE_EXPONENT
+        if not rule.holds(a):
+            yield rule.reason(
+                f"{method}: N_opt ~ C^{a:.4g}; published laws lie in {rule.least} to {rule.most}"
             )
+        rule = rules.IMPLAUSIBLE_POWER
         for name in ("alpha", "beta"):
             value = fit.parameters.get(name)
-            if value is not None and not POWER_RANGE[0] <= value <= POWER_RANGE[1]:
-                yield Note(
-                    "implausible_exponent",
+            if value is not None and not rule.holds(value):
+                yield rule.reason(
                     f"{method}: {name} = {value:.4g}; published laws lie in "
-                    f"{POWER_RANGE[0]} to {POWER_RANGE[1]}",
+                    f"{rule.least} to {rule.most}"
                 )
         yield from _of_irreducible_loss(method, fit, observations)
 
@@ -286,15 +262,13 @@ def _of_irreducible_loss(
     least = min((o.loss for o in observations), default=None)
     if floor is None or least is None:
         return
-    if floor <= 1e-6 * least:
-        yield Note(
-            "irreducible_loss_at_bound",
-            f"{method}: the irreducible loss E is at its bound 0; these runs do not determine it",
+    if floor <= rules.IRREDUCIBLE_LOSS_AT_BOUND.least * least:
+        yield rules.IRREDUCIBLE_LOSS_AT_BOUND.reason(
+            f"{method}: the irreducible loss E is at its bound 0; these runs do not determine it"
         )
     elif floor >= least:
-        yield Note(
-            "irreducible_loss_above_data",
-            f"{method}: E = {floor:.4f} is not below the least observed loss, {least:.4f}",
+        yield rules.IRREDUCIBLE_LOSS_ABOVE_DATA.reason(
+            f"{method}: E = {floor:.4f} is not below the least observed loss, {least:.4f}"
         )
 
 
@@ -312,12 +286,13 @@ def _of_agreement(
                 continue
             ours, theirs = sound[headline].predict(budget), sound[method].predict(budget)
             ratio = max(ours.params / theirs.params, theirs.params / ours.params)
-            if ratio > MAX_RATIO and not _meet(ours.params_interval, theirs.params_interval):
-                yield Note(
-                    "methods_disagree",
+            if not rules.METHODS_DISAGREE.holds(ratio) and not _meet(
+                ours.params_interval, theirs.params_interval
+            ):
+                yield rules.METHODS_DISAGREE.reason(
                     f"at {format_value(budget, 'flops')} FLOPs {headline} gives "
                     f"N = {format_value(ours.params, 'count')}, {method} "
-                    f"{format_value(theirs.params, 'count')}",
+                    f"{format_value(theirs.params, 'count')}"
                 )
 
 
@@ -326,11 +301,11 @@ def _of_targets(observations: Sequence[Observation], targets: Sequence[float]) -
     largest = max((o.flops for o in observations), default=0.0)
     for target in targets:
         factor = 10.0 ** extrapolation_decades(target, largest)
-        if factor > MAX_EXTRAPOLATION * (1 + 1e-9):
-            yield Note(
-                "extrapolation",
+        if not rules.EXTRAPOLATION.holds(factor / (1 + 1e-9)):
+            yield rules.EXTRAPOLATION.reason(
                 f"{format_value(target, 'flops')} FLOPs is {format_value(factor, 'number')} times "
-                f"the largest budget; predictions hold to about {MAX_EXTRAPOLATION:.0f} times",
+                "the largest budget; predictions hold to about "
+                f"{rules.EXTRAPOLATION.most:.0f} times"
             )
 
 
@@ -341,9 +316,6 @@ def _minima(isoflop: Fit | None) -> Sequence[Minimum]:
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
     """Whether both intervals are known and share a point."""
     return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
-
-
-MAX_MISFIT = 0.1  # median deviation of the log losses from the surface
 
 
 _SAME = 1e-6  # relative difference up to which two budgets are one
@@ -369,10 +341,9 @@ def hidden_law(surface: Fit, observations: Sequence[Observation], *, factor: flo
     scatter, fall = misfit({"surface": surface}), math.log(below / here)
     if scatter <= fall:
         return None
-    return Note(
-        "law_hidden_by_scatter",
+    return rules.LAW_HIDDEN_BY_SCATTER.reason(
         f"the runs scatter about the surface by {scatter:.1%} (median deviation), more than the "
-        f"{fall:.1%} by which it lets the loss fall over the last {factor:.0f}-fold of compute",
+        f"{fall:.1%} by which it lets the loss fall over the last {factor:.0f}-fold of compute"
     )
 
 
@@ -400,9 +371,8 @@ def unknown_optimum(
     flops, interval = max(wide)
     counts = (*interval, min(sizes), max(sizes))
     low, high, least, most = (format_value(count, "count") for count in counts)
-    return Note(
-        "optimum_unknown",
+    return rules.OPTIMUM_UNKNOWN.reason(
         f"{method}: N at {format_value(flops, 'flops')} FLOPs lies anywhere from {low} to {high} "
         "params (95 %), a wider range than that of the sizes that were trained, "
-        f"{least} to {most}",
+        f"{least} to {most}"
     )

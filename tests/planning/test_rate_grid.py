@@ -155,7 +155,7 @@ def test_the_report_of_the_sweep_knows_the_study_beside_it(study, tmp_path, monk
     (sweep / "report").mkdir(exist_ok=True)
     monkeypatch.chdir(sweep / "report")
     assert Record.read(Path("..")).transfer == record.transfer
-    checks = [c for c in checklist({}, [], record=record) if "learning rate" in c.rule]
+    checks = [c for c in checklist({}, [], record=record) if "learning rate" in c.rule.statement]
     assert "of 2 sizes" in checks[0].figure
     other = replace(record, provenance={"fingerprint": "another"})
     assert other.transfer is None

@@ -21,7 +21,7 @@ from flops_fit.sweep.rundir import RunDir
 
 
 def answers(result):
-    return {check.rule: check for check in result.checklist()}
+    return {check.rule.statement: check for check in result.checklist()}
 
 
 def find(result, part):
