@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from flops_fit.planning.estimate import Estimate
 from flops_fit.planning.plan import Plan
 
 if TYPE_CHECKING:
-    from flops_fit.experiment.prepared import Prepared
+    from flops_fit.experiment.prepared import Options, Prepared
     from flops_fit.fitting.law import Fit
     from flops_fit.reporting.result import Result
+    from flops_fit.sweep.caps import Limits
     from flops_fit.sweep.conductor import Watcher
 
 # The rest is imported inside the functions: `import flops_fit` is part of every command, and the
@@ -29,16 +30,18 @@ def plan(
     dataset: Any = None,
     loss_fn: Callable[[Any, Any], Any] | None = None,
     compute_budgets: Sequence[float | str] | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Plan:
-    """Lay out the sweep that `find_optimal` with the same arguments would run."""
-    from flops_fit.planning.from_manifest import make_plan
+    """Return the plan of the sweep that `find_optimal` with the same arguments would run.
 
-    return make_plan(
-        _prepared(
-            model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
-        )
+    Trains and writes nothing. Arguments and errors are those of `find_optimal`.
+    """
+    from flops_fit.sweep.opening import planned
+
+    source = _source(
+        model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
     )
+    return planned(source)[1]
 
 
 def estimate(
@@ -51,32 +54,32 @@ def estimate(
     *,
     flops_per_second: float | None = None,
     price_per_hour: float | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Estimate:
-    """Cost the sweep that `find_optimal` with the same arguments would run.
+    """Return what the sweep that `find_optimal` would run costs in time, memory and money.
+
+    The other arguments are those of `find_optimal`.
 
     Args:
-        model_cls: this and the next five as for `find_optimal`.
-        model_size_param: see there.
-        model_kwargs: see there.
-        dataset: see there.
-        loss_fn: see there.
-        compute_budgets: see there.
-        flops_per_second: achieved by one trial; without it a few sizes are timed here.
-        price_per_hour: of one device.
-        **options: see there.
+        model_cls: as for `find_optimal`.
+        model_size_param: as for `find_optimal`.
+        model_kwargs: as for `find_optimal`.
+        dataset: as for `find_optimal`.
+        loss_fn: as for `find_optimal`.
+        compute_budgets: as for `find_optimal`.
+        flops_per_second: FLOP/s that one trial achieves; None times a few sizes on this machine.
+        price_per_hour: price per device-hour; the manifest's if None.
+        **options: as for `find_optimal`.
     """
     from flops_fit.planning.costing import make_estimate
-    from flops_fit.planning.from_manifest import make_plan
+    from flops_fit.sweep.opening import planned
 
-    prepared = _prepared(
+    source = _source(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
     )
+    prepared, laid_out = planned(source)
     return make_estimate(
-        prepared,
-        make_plan(prepared),
-        flops_per_second=flops_per_second,
-        price_per_hour=price_per_hour,
+        prepared, laid_out, flops_per_second=flops_per_second, price_per_hour=price_per_hour
     )
 
 
@@ -95,88 +98,78 @@ def find_optimal(
     max_hours: float | None = None,
     max_cost: float | None = None,
     price_per_hour: float | None = None,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Result:
     """Train a sweep of a model's sizes and fit its scaling law.
 
     Args:
-        model_cls: a class or factory of torch modules with `num_params()` (see `counted`); or,
-            alone, the path of a manifest, which then says all the rest.
-        model_size_param: the name of its argument that sets the size.
-        model_kwargs: its other arguments.
+        model_cls: a class or factory of torch modules with `num_params()` (see `counted`); or, as
+            the only description, the path of a manifest.
+        model_size_param: name of the constructor argument that sets the size.
+        model_kwargs: the other constructor arguments.
         dataset: a Dataset, a pair (training, held-out), or an object with `train` and `heldout`.
         loss_fn: (outputs, targets) -> mean loss in nats per unit of data; cross-entropy if None.
-        compute_budgets: FLOPs of each isoFLOP curve; None for another design, whose size is then
-            among the options: `design`, `total_flops`, `top_flops`, `largest_params`, `tokens`.
-        run_dir: where the sweep keeps its state; called again with the same arguments, it resumes.
-            `runs/<model>-<fingerprint>` if None.
+        compute_budgets: FLOPs of each isoFLOP curve; None if an option says how large the sweep
+            is: `total_flops`, `top_flops`, `largest_params` or `tokens`.
+        run_dir: where the sweep keeps its files; called again with the same arguments, it resumes.
+            `runs/NAME-FINGERPRINT` if None.
         watcher: told of the ledger's entries and of progress.
-        adaptive: choose the runs one batch after another, until the `goal` or a cap is reached.
+        adaptive: choose the runs in batches, until the `goal` or a cap is reached.
         max_flops: the sweep stops before the trial that would pass this many FLOPs in all.
-        max_hours: the same for device hours, all trials added up.
+        max_hours: the same for device-hours, all trials added up.
         max_cost: the same for money, at `price_per_hour`.
-        price_per_hour: of one device.
-        **options: `heldout_dataset`, `sizes` and `derive` (as in the manifest), `design` and the
-            keys of its `[sweep]` section: `total_flops`, `top_flops`, `levels`, `level_spacing`,
-            `num_sizes`, `size_range`, `largest_params`, `tokens`, `goal`, `sizes_per_budget`,
-            `tokens_per_param`, `size_span`, `replicates`, `seed`, `name`, `count` (of FLOPs; or a
-            function (model, batch) -> FLOPs), `unit`, `units_per_example`, `unique_units`,
-            `loss_unit`, `causal`, `training` (a mapping, as the manifest's section), `device`,
-            `checkpoint_minutes`, `keep_checkpoints`, `target_budgets`, `methods`, `bootstrap`.
+        price_per_hour: price per device-hour; the manifest's if None.
+        **options: any key of the manifest's [model], [sweep], [data] and [execution], by its own
+            name; `training` (a mapping or a `Recipe`), `name`, `seed`, `count` (of FLOPs: a word,
+            or a function (model, batch) -> FLOPs), `heldout_dataset`, and of [report]
+            `target_budgets`, `methods` and `bootstrap`. `flops_fit.experiment.prepared.Options`
+            lists them with their types.
 
     Raises:
         TypeError: an unknown option, or a missing argument.
-        CapReachedError: a cap was reached; the run directory holds what was trained.
+        TrialsFailedError: every trial failed.
+        CapReachedError: a cap was reached; the run directory holds the finished trials.
         FlopsFitError: as the stages raise.
     """
-    prepared = _prepared(
+    from flops_fit.sweep.caps import Limits
+
+    source = _source(
         model_cls, model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, options
     )
-    limits = {
-        "max_flops": max_flops,
-        "max_hours": max_hours,
-        "max_cost": max_cost,
-        "price_per_hour": price_per_hour,
-    }
-    return _sweep(prepared, run_dir, limits, watcher=watcher, is_adaptive=adaptive)
+    limits = Limits(max_flops, max_hours, max_cost, price_per_hour)
+    return _sweep(source, run_dir, limits, watcher=watcher, is_adaptive=adaptive)
 
 
 def _sweep(
-    prepared: Prepared,
+    source: Path | Prepared,
     run_dir: str | Path | None,
-    limits: Mapping[str, float | None],
+    limits: Limits,
     *,
     watcher: Watcher | None,
     is_adaptive: bool,
 ) -> Result:
-    """Plan, train, fit; a sweep that did not come to its end is an error that says why.
-
-    `limits`: of `make_caps`.
-    """
-    from flops_fit.experiment.loading import fingerprint
-    from flops_fit.planning.from_manifest import make_plan
+    """Plan, train and fit; a sweep that did not come to its end is an error that says why."""
+    from flops_fit.manifest.manifest import read_manifest
     from flops_fit.reporting.reading import read_run, write_report
     from flops_fit.sweep.caps import make_caps
-    from flops_fit.sweep.provenance import start_run
+    from flops_fit.sweep.opening import default_directory, open_sweep
     from flops_fit.sweep.publishing import publish_report
-    from flops_fit.sweep.running import carry_out, failure_of, stopped_at
+    from flops_fit.sweep.running import Execution, carry_out, error_of
 
-    manifest = prepared.manifest
-    name = f"{manifest.name}-{fingerprint(manifest)}"
-    directory = Path("runs") / name if run_dir is None else Path(run_dir)
-    run = start_run(prepared, make_plan(prepared), directory, is_adaptive=is_adaptive)
-    caps = make_caps(manifest, **limits)
-    summary = carry_out(prepared, run, watcher=watcher, caps=caps, is_adaptive=is_adaptive)
+    manifest = read_manifest(source) if isinstance(source, Path) else source.manifest
+    directory = default_directory(manifest) if run_dir is None else Path(run_dir)
+    with open_sweep(source, directory, is_adaptive=is_adaptive) as sweep:
+        execution = Execution(caps=make_caps(manifest, limits), is_adaptive=is_adaptive)
+        summary = carry_out(sweep, execution, watcher=watcher)
     if summary.is_interrupted:
         raise KeyboardInterrupt
-    if summary.cap is not None:
-        raise stopped_at(run, summary)
-    if summary.failed and not summary.finished:
-        raise failure_of(run, summary)
+    error = error_of(sweep, summary)
+    if error is not None and not (summary.failed and summary.finished and summary.cap is None):
+        raise error
     result = read_run(directory)
     if manifest.training.log_with:
-        write_report(result, run.report)
-        publish_report(run)
+        write_report(result, sweep.run.report)
+        publish_report(sweep.run)
     return result
 
 
@@ -285,29 +278,30 @@ def fit(
     )
 
 
-def _prepared(
+def _source(
     model_cls: Any,
     model_size_param: str,
     model_kwargs: Mapping[str, Any] | None,
     dataset: Any,
     loss_fn: Callable[[Any, Any], Any] | None,
     compute_budgets: Sequence[float | str] | None,
-    options: Mapping[str, Any],
-) -> Prepared:
-    """A manifest's path, or live objects, prepared; unknown options are refused."""
-    from flops_fit.experiment.prepared import OPTIONS, prepare, prepare_live
+    options: Options,
+) -> Path | Prepared:
+    """A manifest's path, or live objects, prepared.
+
+    Raises:
+        TypeError: an unknown option, a missing argument, or arguments beside a manifest.
+    """
+    from flops_fit.experiment.prepared import prepare_live, refuse_unknown
     from flops_fit.sweep.ranks import refuse_launcher
 
     refuse_launcher("a script that calls flops_fit")
-    for option in options:
-        if option not in OPTIONS and option != "heldout_dataset":
-            known = ", ".join(["heldout_dataset", *OPTIONS])
-            raise TypeError(f"unexpected argument `{option}`; known: {known}")
+    refuse_unknown(options)
     if isinstance(model_cls, str | Path):
         given = (model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, *options)
         if any(value is not None and value != "" for value in given):
             raise TypeError("a manifest says everything: give its path alone")
-        return prepare(model_cls)
+        return Path(model_cls)
     if not model_size_param:
         raise TypeError("`model_size_param` is missing: the argument that sets the model's size")
     return prepare_live(

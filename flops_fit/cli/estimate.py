@@ -15,7 +15,6 @@ from flops_fit.cli.options import (
     WorkersOption,
 )
 from flops_fit.cli.output import number_of, print_json, print_tables
-from flops_fit.cli.plan import planned
 
 if TYPE_CHECKING:
     from flops_fit.experiment.prepared import Prepared
@@ -37,9 +36,10 @@ def estimate(
 ) -> None:
     """Cost the plan: time, memory and money, by timing three sizes here or from a stated rate."""
     from flops_fit.planning.costing import make_estimate
+    from flops_fit.sweep.opening import planned
 
     rate = number_of(flops_per_second, "--flops-per-second")
-    prepared, made = planned(manifest, number_of(total_flops, "--total-flops"))
+    prepared, made = planned(manifest, total_flops=number_of(total_flops, "--total-flops"))
     costed = make_estimate(
         prepared, made, flops_per_second=rate, price_per_hour=price_per_hour, workers=workers
     )

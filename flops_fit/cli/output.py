@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flops_fit.reporting.result import Result
     from flops_fit.reporting.tables.table import Table
     from flops_fit.sweep.conductor import SweepSummary
-    from flops_fit.sweep.rundir import RunDir
+    from flops_fit.sweep.opening import OpenSweep
 
 
 INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
@@ -29,13 +29,11 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def leave_interrupted(
-    run: RunDir, summary: SweepSummary, *, command: Literal["run", "transfer"] = "run"
-) -> NoReturn:
-    """Say how a sweep that Ctrl-C stopped goes on, and leave with the exit code that says so."""
+def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
+    """Say how to continue a sweep that Ctrl-C stopped, and leave with the exit code for it."""
     say(
         f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
-        f"go on with: flops-fit {command} {run.path}"
+        f"go on with: {sweep.command}"
     )
     sys.exit(INTERRUPTED)
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flops_fit.cli.options import FormatOption, JsonOption, ManifestArgument, TotalOption
 from flops_fit.cli.output import number_of, print_json, print_tables, say
 from flops_fit.errors import ManifestError
-
-if TYPE_CHECKING:
-    from flops_fit.experiment.prepared import Prepared
-    from flops_fit.planning.plan import Plan
 
 
 def plan(
@@ -39,11 +35,12 @@ def plan(
     from flops_fit.planning.notes import share_note
     from flops_fit.reporting.tables.plan import power_table
     from flops_fit.reporting.tables.table import plan_table
+    from flops_fit.sweep.opening import planned
 
     if refine:
         _refine(manifest, as_json=as_json, layout=layout)
         return
-    prepared, made = planned(manifest, number_of(total_flops, "--total-flops"))
+    prepared, made = planned(manifest, total_flops=number_of(total_flops, "--total-flops"))
     bought = plan_power(prepared, made, noise=noise, prior=prior) if power or prior else None
     if as_json:
         more = {} if bought is None else {"power": bought.to_dict()}
@@ -56,28 +53,6 @@ def plan(
     print_tables(tables, layout)
     if total_flops is not None:
         say(f"to run this plan, write `total_flops = {total_flops}` into [sweep]")
-
-
-def planned(source: Path, total_flops: float | None = None) -> tuple[Prepared, Plan]:
-    """The plan of a manifest, or the one that a run directory was started with."""
-    from flops_fit.experiment.prepared import prepare
-    from flops_fit.manifest.files import read_json
-    from flops_fit.planning.from_manifest import make_plan
-    from flops_fit.planning.plan import Plan
-    from flops_fit.sweep.provenance import require_trials, resume
-    from flops_fit.sweep.rundir import RunDir
-
-    if source.is_dir():
-        if total_flops is not None:
-            raise ManifestError(
-                f"`--total-flops` sizes a new plan, and `{source}` was started with its own",
-                hint="give the manifest instead",
-            )
-        resumed, plan = resume(source), Plan.from_dict(read_json(RunDir(source).plan))
-        require_trials(source, plan)
-        return resumed, plan
-    prepared = prepare(source, total_flops=total_flops)
-    return prepared, make_plan(prepared)
 
 
 def _refine(source: Path, *, as_json: bool, layout: FormatOption) -> None:

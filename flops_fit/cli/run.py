@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.options import (
@@ -22,10 +21,9 @@ from flops_fit.cli.report import refuse_without_law, show, write
 from flops_fit.errors import ManifestError
 
 if TYPE_CHECKING:
-    from flops_fit.experiment.prepared import Prepared
     from flops_fit.planning.estimate import Estimate
     from flops_fit.sweep.conductor import SweepSummary
-    from flops_fit.sweep.rundir import RunDir
+    from flops_fit.sweep.opening import OpenSweep
 
 
 def run(
@@ -43,89 +41,53 @@ def run(
     """Train the sweep, or go on with it; then report."""
     from flops_fit.cli.progress import watching
     from flops_fit.planning.notes import share_of_target
-    from flops_fit.sweep.caps import make_caps
-    from flops_fit.sweep.running import carry_out, estimate_first
+    from flops_fit.sweep.caps import Limits, make_caps
+    from flops_fit.sweep.opening import open_sweep
+    from flops_fit.sweep.running import Execution, carry_out, estimate_first
 
-    flops_cap = number_of(max_flops, "--max-flops")
-    new_total = number_of(total_flops, "--total-flops")
-    if new_total is not None and not adaptive:
+    limits = Limits(
+        max_flops=number_of(max_flops, "--max-flops"),
+        max_hours=max_hours,
+        max_cost=max_cost,
+        price_per_hour=price_per_hour,
+        total_flops=number_of(total_flops, "--total-flops"),
+    )
+    if limits.total_flops is not None and not adaptive:
         raise ManifestError(
             "`run --total-flops` is what an adaptive sweep may now cost: it goes with `--adaptive`",
             hint="size a new sweep by `total_flops` in [sweep]",
         )
-    prepared, started = _opened(manifest, run_dir, simulated=simulate, is_adaptive=adaptive)
-    caps = make_caps(
-        prepared.manifest,
-        max_flops=flops_cap,
-        max_hours=max_hours,
-        max_cost=max_cost,
-        price_per_hour=price_per_hour,
-        total_flops=new_total,
-    )
-    expected = estimate_first(prepared, started, workers=workers)
-    if expected is not None:
-        _announce(expected)
-    with watching(started) as watcher:
-        summary = carry_out(
-            prepared,
-            started,
-            workers=workers,
-            watcher=watcher,
-            caps=caps,
-            is_adaptive=adaptive,
-        )
-    say(share_of_target(prepared.manifest, summary.spent_flops))
-    _conclude(started, summary)
+    with open_sweep(manifest, run_dir, simulated=simulate, is_adaptive=adaptive) as sweep:
+        execution = Execution(workers, make_caps(sweep.prepared.manifest, limits), adaptive)
+        expected = estimate_first(sweep, workers=workers)
+        if expected is not None:
+            _announce(expected)
+        with watching(sweep.run) as watcher:
+            summary = carry_out(sweep, execution, watcher=watcher)
+    say(share_of_target(sweep.prepared.manifest, summary.spent_flops))
+    _conclude(sweep, summary)
 
 
-def _conclude(run: RunDir, summary: SweepSummary) -> None:
-    """Report what a sweep came to, and leave with the exit code that says how it ended."""
+def _conclude(sweep: OpenSweep, summary: SweepSummary) -> None:
+    """Report what the trials show, and leave with the exit code that says how the sweep ended."""
     from flops_fit.reporting.reading import read_run
     from flops_fit.sweep.publishing import publish_report
-    from flops_fit.sweep.running import failure_of, stopped_at
+    from flops_fit.sweep.running import error_of
 
     if summary.is_interrupted:
-        leave_interrupted(run, summary)
-    if summary.failed:
-        failure = failure_of(run, summary)
-        if summary.finished:
-            partial = read_run(run.path)
-            show(partial, "terminal")
-            write(partial, run.report)
-        raise failure
-    result = read_run(run.path)
+        leave_interrupted(sweep, summary)
+    error = error_of(sweep, summary)
+    if summary.failed and not summary.finished and error is not None:
+        raise error
+    result = read_run(sweep.run.path)
     show(result, "terminal")
-    write(result, run.report)
-    for name, reason in publish_report(run).items():
-        say(f"the report is not in {name}: {reason}")
-    if summary.cap is not None:
-        raise stopped_at(run, summary)
+    write(result, sweep.run.report)
+    if not summary.failed:
+        for name, reason in publish_report(sweep.run).items():
+            say(f"the report is not in {name}: {reason}")
+    if error is not None:
+        raise error
     refuse_without_law(result)
-
-
-def _opened(
-    source: Path, run_dir: Path | None, *, simulated: bool, is_adaptive: bool
-) -> tuple[Prepared, RunDir]:
-    """What to train, and its run directory: the one that is there, or one laid down now."""
-    from flops_fit.experiment.prepared import prepare
-    from flops_fit.manifest.manifest import read_manifest
-    from flops_fit.planning.from_manifest import make_plan
-    from flops_fit.sweep.provenance import adopt, check_same, resume, start_run
-    from flops_fit.sweep.rundir import RunDir
-
-    if source.is_dir():
-        return resume(source), RunDir(source)
-    read = read_manifest(source)
-    run = RunDir(run_dir or Path("runs") / read.name)
-    if run.is_run():
-        check_same(run, read, simulated=simulated)
-        adopt(run, source.read_text(encoding="utf-8"))
-        return resume(run.path), run
-    prepared = prepare(source)
-    plan = make_plan(prepared)
-    return prepared, start_run(
-        prepared, plan, run.path, simulated=simulated, is_adaptive=is_adaptive
-    )
 
 
 def _announce(expected: Estimate) -> None:

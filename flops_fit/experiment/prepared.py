@@ -1,7 +1,7 @@
-"""Prepared: an experiment that is ready to be planned, from a manifest, live objects or a run.
+"""Prepared: an experiment that is ready to be planned, from a manifest or from live objects.
 
-The three ways in to the same stages. What planning needs is its Description; plugins are loaded in
-a child process, or not at all where the manifest, or the run directory, says enough.
+Planning needs the manifest and the Description of sizes and data. A child process loads the
+plugins to describe them; no plugin is loaded if the manifest states all counts.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
+
+from pydantic import BaseModel
 
 from flops_fit.experiment.child import ask_description
 from flops_fit.experiment.describing import describe
 from flops_fit.experiment.description import Description, stated_description
 from flops_fit.experiment.loading import LIVE, Experiment, live_experiment, live_manifest, name_of
 from flops_fit.experiment.plugins import Kind, find_plugin, load_plugin
-from flops_fit.manifest.manifest import Manifest, read_manifest
+from flops_fit.manifest.manifest import Manifest, SizeRange, StatedSize, read_manifest
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.sweep_section import Design, Goal
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,12 @@ class Prepared:
     """An experiment that is ready to be planned.
 
     Attributes:
-        manifest: as validated; `text` is how it was written.
+        manifest: the validated manifest.
+        text: the manifest as written.
         description: sizes and facts of the data.
-        path, search_path: where the manifest lies, and where its import paths are looked up.
-        experiment: the live objects, where it was made of such; else None.
+        path: file of the manifest; None for live objects.
+        search_path: folders in which its import paths are looked up.
+        experiment: the live objects; None for a manifest.
     """
 
     manifest: Manifest
@@ -60,7 +67,7 @@ def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepar
 
     Args:
         manifest: its path.
-        total_flops: make the sweep cost this much in all, whatever the manifest says.
+        total_flops: FLOPs that the whole sweep may cost, in place of the manifest's design size.
 
     Raises:
         ManifestError: the manifest breaks a rule.
@@ -98,6 +105,83 @@ def written(manifest: Manifest) -> str:
     return tomli_w.dumps(manifest.model_dump(mode="json", exclude_none=True))
 
 
+class ModelOptions(TypedDict, total=False):
+    """Keywords of a library call that belong to [model]."""
+
+    sizes: Sequence[int | float | StatedSize | Mapping[str, Any]] | Mapping[str, int] | SizeRange
+    derive: Mapping[str, str]
+
+
+class SweepOptions(TypedDict, total=False):
+    """Keywords of a library call that belong to [sweep]; `budgets` is `compute_budgets` there."""
+
+    design: Design
+    total_flops: float | str
+    sizes_per_budget: int
+    tokens_per_param: float | Sequence[float]
+    size_span: float
+    top_flops: float | str
+    levels: int
+    level_spacing: float
+    num_sizes: int
+    size_range: float
+    largest_params: float | str
+    tokens: Sequence[float | str]
+    replicates: int
+    goal: Goal | Mapping[str, float | str]
+
+
+class DataOptions(TypedDict, total=False):
+    """Keywords of a library call that belong to [data]: facts in place of what the data says."""
+
+    unit: str
+    units_per_example: int
+    unique_units: int
+    loss_unit: str
+    causal: bool
+
+
+class ExecutionOptions(TypedDict, total=False):
+    """Keywords of a library call that belong to [execution]."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    checkpoint_minutes: float
+    keep_checkpoints: bool
+
+
+class Options(ModelOptions, SweepOptions, DataOptions, ExecutionOptions, total=False):
+    """Every keyword of `find_optimal`, `plan` and `estimate` that describes an experiment.
+
+    Each is the manifest's key of the same name, except `count` ([flops]; or a function
+    (model, batch) -> FLOPs), `target_budgets`, `methods`, `bootstrap` ([report] budgets, methods
+    and bootstrap) and `heldout_dataset` (live objects only). None means not given.
+    """
+
+    name: str
+    seed: int
+    training: Recipe | Mapping[str, Any]
+    count: str | Callable[[Any, Any], float]
+    target_budgets: Sequence[float | str]
+    methods: Sequence[str]
+    bootstrap: int
+    heldout_dataset: Any
+
+
+_SECTIONS: Mapping[str, type] = {
+    "model": ModelOptions,
+    "sweep": SweepOptions,
+    "data": DataOptions,
+    "execution": ExecutionOptions,
+}
+_RENAMED: Mapping[str, tuple[str, str]] = {
+    "count": ("flops", "count"),
+    "target_budgets": ("report", "budgets"),
+    "methods": ("report", "methods"),
+    "bootstrap": ("report", "bootstrap"),
+}
+_SIZING = ("total_flops", "top_flops", "largest_params", "tokens")  # instead of budgets
+
+
 def prepare_live(
     model_cls: Any,
     model_size_param: str,
@@ -105,15 +189,22 @@ def prepare_live(
     dataset: Any,
     loss_fn: Callable[[Any, Any], Any] | None,
     compute_budgets: Sequence[float | str] | None,
-    options: Mapping[str, Any],
+    options: Options,
 ) -> Prepared:
-    """The same for live objects; `options` are the keyword arguments of `find_optimal`."""
+    """Prepare live objects; the arguments are those of `find_optimal`.
+
+    Raises:
+        TypeError: an unknown option, or no data, or nothing that says how large the sweep is.
+        ManifestError: an option breaks a rule of the manifest.
+        PluginError: the objects do not keep their contract.
+    """
+    refuse_unknown(options)
     is_sized = compute_budgets is not None or any(options.get(key) for key in _SIZING)
     if dataset is None or not is_sized:
         missing = "dataset" if dataset is None else "compute_budgets"
         raise TypeError(f"`{missing}` is missing: expected it beside the model")
     loss = loss_fn or load_plugin("loss", "cross-entropy")
-    heldout = options.get("heldout_dataset")
+    heldout, count = options.get("heldout_dataset"), options.get("count")
     made = dataset if heldout is None else (dataset, heldout)
     manifest = live_manifest(
         factory=model_cls,
@@ -123,62 +214,52 @@ def prepare_live(
         loss=loss,
         sections=_sections(compute_budgets, options),
     )
-    count = options.get("count") if callable(options.get("count")) else None
-    experiment = live_experiment(manifest, model_cls, model_kwargs or {}, made, loss, count)
+    own_count = count if callable(count) else None
+    experiment = live_experiment(manifest, model_cls, model_kwargs or {}, made, loss, own_count)
     return Prepared(manifest, written(manifest), describe(experiment), experiment=experiment)
 
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "name": ("name",),
-    "seed": ("seed",),
-    "sizes": ("model", "sizes"),
-    "derive": ("model", "derive"),
-    "count": ("flops", "count"),
-    "design": ("sweep", "design"),
-    "total_flops": ("sweep", "total_flops"),
-    "top_flops": ("sweep", "top_flops"),
-    "levels": ("sweep", "levels"),
-    "level_spacing": ("sweep", "level_spacing"),
-    "num_sizes": ("sweep", "num_sizes"),
-    "size_range": ("sweep", "size_range"),
-    "largest_params": ("sweep", "largest_params"),
-    "tokens": ("sweep", "tokens"),
-    "goal": ("sweep", "goal"),
-    "sizes_per_budget": ("sweep", "sizes_per_budget"),
-    "tokens_per_param": ("sweep", "tokens_per_param"),
-    "size_span": ("sweep", "size_span"),
-    "replicates": ("sweep", "replicates"),
-    "unit": ("data", "unit"),
-    "units_per_example": ("data", "units_per_example"),
-    "unique_units": ("data", "unique_units"),
-    "loss_unit": ("data", "loss_unit"),
-    "causal": ("data", "causal"),
-    "training": ("training",),
-    "device": ("execution", "device"),
-    "checkpoint_minutes": ("execution", "checkpoint_minutes"),
-    "keep_checkpoints": ("execution", "keep_checkpoints"),
-    "target_budgets": ("report", "budgets"),
-    "methods": ("report", "methods"),
-    "bootstrap": ("report", "bootstrap"),
-}
+def refuse_unknown(options: Options) -> None:
+    """Refuse a keyword that no option has.
+
+    Raises:
+        TypeError: with the nearest known one.
+    """
+    known = list(Options.__annotations__)
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise TypeError(f"unexpected argument `{option}`{hint} Known: {', '.join(known)}")
 
 
-_SIZING = ("total_flops", "top_flops", "largest_params", "tokens")  # instead of budgets
-
-
-def _sections(budgets: Sequence[float | str] | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a library call as sections of a manifest."""
+def _sections(budgets: Sequence[float | str] | None, options: Options) -> dict[str, Any]:
+    """The keywords of a library call as sections of a manifest."""
     sections: dict[str, Any] = {"sweep": {} if budgets is None else {"budgets": list(budgets)}}
     for option, value in options.items():
         if option == "heldout_dataset" or value is None:
             continue
-        *sections_of, key = OPTIONS[option]
-        at = sections
-        for section in sections_of:
-            at = at.setdefault(section, {})
-        named = LIVE + name_of(value) if callable(value) else value
-        at[key] = dict(value) if isinstance(value, Mapping) else named
+        section, key = _RENAMED.get(option, (_section_of(option), option))
+        at = sections if section is None else sections.setdefault(section, {})
+        at[key] = _plain(value)
     return sections
+
+
+def _section_of(option: str) -> str | None:
+    """The manifest's section that an option belongs to; None for the top."""
+    found = (name for name, group in _SECTIONS.items() if option in group.__annotations__)
+    return next(found, None)
+
+
+def _plain(value: Any) -> Any:
+    """An option's value as a manifest would hold it; a function by its name."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return LIVE + name_of(value) if callable(value) else value
 
 
 def _cores() -> int:

@@ -237,39 +237,43 @@ class Allowance:
         return pace * self._cost(trial)
 
 
-def make_caps(
-    manifest: Manifest,
-    *,
-    max_flops: float | None = None,
-    max_hours: float | None = None,
-    max_cost: float | None = None,
-    price_per_hour: float | None = None,
-    total_flops: float | None = None,
-) -> Caps:
-    """What a sweep may spend in all.
+@dataclass(frozen=True)
+class Limits:
+    """What a user allows a sweep to spend in all; None: no limit.
 
-    Args:
-        manifest: says how many devices a trial occupies, and their price.
-        max_flops: of all trials.
-        max_hours: of devices, all trials added up.
-        max_cost: in the currency of the price.
-        price_per_hour: of one device; the manifest's if None.
-        total_flops: that an adaptive sweep is planned to cost, in place of the manifest's.
+    Attributes:
+        max_flops: FLOPs of all trials.
+        max_hours: device-hours of all trials.
+        max_cost: money, in the currency of the price.
+        price_per_hour: price per device-hour; the manifest's if None.
+        total_flops: what an adaptive sweep is planned to cost, in place of the manifest's total.
+    """
+
+    max_flops: float | None = None
+    max_hours: float | None = None
+    max_cost: float | None = None
+    price_per_hour: float | None = None
+    total_flops: float | None = None
+
+
+def make_caps(manifest: Manifest, limits: Limits) -> Caps:
+    """Turn limits into caps, with the devices of a trial and their price from the manifest.
 
     Raises:
         ManifestError: a cost without a price.
     """
     execution = manifest.execution
-    price = execution.price_per_hour if price_per_hour is None else price_per_hour
-    limits: list[tuple[float, str]] = []
-    if max_hours is not None:
-        limits.append((3600.0 * max_hours, f"--max-hours {max_hours:g}"))
-    if max_cost is not None:
+    price = limits.price_per_hour
+    price = execution.price_per_hour if price is None else price
+    stated: list[tuple[float, str]] = []
+    if limits.max_hours is not None:
+        stated.append((3600.0 * limits.max_hours, f"--max-hours {limits.max_hours:g}"))
+    if limits.max_cost is not None:
         if not price:
             raise ManifestError(
-                "`--max-cost` needs the price of a device hour, and none is stated",
+                "`--max-cost` needs the price of a device-hour, and none is stated",
                 hint="write `price_per_hour` in [execution], or give --price-per-hour",
             )
-        limits.append((3600.0 * max_cost / price, f"--max-cost {max_cost:g}"))
-    seconds, said = min(limits, default=(None, ""))
-    return Caps(max_flops, seconds, said, execution.devices_per_trial, total_flops)
+        stated.append((3600.0 * limits.max_cost / price, f"--max-cost {limits.max_cost:g}"))
+    seconds, said = min(stated, default=(None, ""))
+    return Caps(limits.max_flops, seconds, said, execution.devices_per_trial, limits.total_flops)

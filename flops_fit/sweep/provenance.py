@@ -1,15 +1,14 @@
-"""A run directory and what it was started from: laid down for a plan, or taken up and checked.
+"""What a run directory was started from: `provenance.json`, read, written and compared.
 
-A plan, the manifest, and `provenance.json`: the experiment's fingerprint, its data, what the
-plugins said, and the versions behind the numbers. Nothing is trained under a directory that holds
-another experiment.
+It holds the experiment's fingerprint, its data, what the plugins said, and the versions behind the
+numbers. Nothing is trained under a directory that holds another experiment.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,71 +18,15 @@ from flops_fit.experiment.description import Description
 from flops_fit.experiment.loading import (
     fingerprint,
 )
-from flops_fit.experiment.plugins import require_trackers
 from flops_fit.experiment.prepared import Prepared
-from flops_fit.manifest.files import read_json, write_atomic, write_json
+from flops_fit.manifest.files import read_json
 from flops_fit.manifest.manifest import Manifest, parse_manifest
-from flops_fit.planning.from_manifest import ground_of
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.rehearsal import planted_law
 from flops_fit.sweep.rundir import RunDir
 
 
-def start_run(
-    prepared: Prepared,
-    plan: Plan,
-    directory: Path,
-    *,
-    simulated: bool = False,
-    is_adaptive: bool = False,
-    study: Study = "sweep",
-) -> RunDir:
-    """Lay down a new run directory for a plan, or take up the one that is there.
-
-    An adaptive sweep begins without trials; the plan says how large it may become. A study of
-    learning rates may change its grid: what was trained counts where it is still asked for.
-
-    Raises:
-        RunDirError: the directory holds another experiment (what differs is named), or files that
-            are not a run.
-        PlanError: an adaptive sweep of this design, or of these sizes, cannot be.
-    """
-    run = RunDir(directory)
-    if not simulated:
-        require_trackers(prepared.manifest.training.log_with)
-    if run.is_run():
-        check_same(run, prepared.manifest, simulated=simulated, study=study)
-        adopt(run, prepared.text)
-        if study == "transfer":
-            with run.lock():
-                write_json(run.plan, plan.to_dict())
-        return run
-    if directory.exists() and any(each.name != "lock" for each in directory.iterdir()):
-        raise RunDirError(
-            f"`{directory}` is not empty and is not a run directory",
-            hint="name another with --run-dir",
-        )
-    if is_adaptive:
-        from flops_fit.sweep.rounds import make_terms
-
-        make_terms(prepared.manifest, ground_of(prepared), plan)
-    provenance = _provenance_of(
-        prepared, plan, study=study, simulated=simulated, is_adaptive=is_adaptive
-    )
-    try:
-        write_json(run.provenance, provenance)
-        write_json(run.plan, (replace(plan, trials=()) if is_adaptive else plan).to_dict())
-        # The manifest comes last: a directory that has it has all three.
-        write_atomic(run.manifest, prepared.text)
-    except OSError as error:
-        raise RunDirError(
-            f"`{directory}` cannot be written: {error.strerror}",
-            hint="name another directory with --run-dir",
-        ) from None
-    return run
-
-
-def _provenance_of(
+def provenance_of(
     prepared: Prepared, plan: Plan, *, study: Study, simulated: bool, is_adaptive: bool
 ) -> dict[str, Any]:
     """What a run rests on: the experiment, its data and the versions behind its numbers."""
@@ -99,16 +42,6 @@ def _provenance_of(
         "description": prepared.description.to_dict(),
         "versions": versions(),
     }
-
-
-def adopt(run: RunDir, text: str) -> None:
-    """Let a changed manifest of the same sweep take effect.
-
-    What makes no trial another trial may change on the way: execution, report, trackers.
-    """
-    if text != run.manifest.read_text(encoding="utf-8"):
-        with run.lock():
-            write_atomic(run.manifest, text)
 
 
 def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:

@@ -1,57 +1,72 @@
-"""The stages in their order, for both doors: composes, does not compute.
+"""Carries out an open sweep, and says how it ended.
 
-prepare (a manifest, or live objects) -> plan -> estimate -> run -> report. The command line and
-`find_optimal` call these same functions; no stage below knows another.
+    estimate_first   what it will cost, before the first trial of a new sweep
+    carry_out        train what the ledger lacks, as far as the caps allow
+    error_of         why it did not come to its end
+
+Reading the finished trials and fitting them is a later stage (`reporting.reading`), which needs
+only the run directory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
 
 from flops_fit.errors import CapReachedError, TrialsFailedError
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import load_plugin, require_trackers
-from flops_fit.experiment.prepared import Prepared
-from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.files import write_json
 from flops_fit.planning.costing import make_estimate
 from flops_fit.planning.estimate import Estimate
 from flops_fit.planning.from_manifest import ground_of, make_plan
 from flops_fit.planning.plan import Plan
-from flops_fit.sweep.caps import Caps
+from flops_fit.sweep.caps import CapReached, Caps
 from flops_fit.sweep.conductor import SweepSummary, Watcher, conduct
 from flops_fit.sweep.executors.contract import Executor, Resources
 from flops_fit.sweep.executors.inline import InlineExecutor
 from flops_fit.sweep.executors.lasting import LastingExecutor
 from flops_fit.sweep.interrupts import interrupting
 from flops_fit.sweep.ledger import FORMAT, Ledger, read_ledger, replay
+from flops_fit.sweep.opening import OpenSweep
 from flops_fit.sweep.provenance import versions
-from flops_fit.sweep.rundir import RunDir
 from flops_fit.sweep.worker import Bench
 from flops_fit.units import format_flops
 
 _WORTH_TIMING = (1e12, 30_000)  # FLOPs and steps of a sweep: minutes on one core of a CPU
 
 
-def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> Estimate | None:
+@dataclass(frozen=True)
+class Execution:
+    """How a sweep is carried out this time.
+
+    Attributes:
+        workers: trials side by side; as many as fit if None.
+        caps: what the sweep may spend in all.
+        is_adaptive: whether to add the runs that narrow the answer most. A sweep that was started
+            as an adaptive one always continues as one.
+    """
+
+    workers: int | None = None
+    caps: Caps = field(default_factory=Caps)
+    is_adaptive: bool = False
+
+
+def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate | None:
     """Cost a sweep before its first trial, and keep the estimate beside its plan.
 
-    An adaptive sweep has no trials yet: those of the static plan with its top and its total stand
-    for them, side by side as far as a decision asks for several, so the estimate is of the most
-    that it takes.
+    An adaptive sweep has no trials yet. The static plan with its top and its total stands for
+    them, so the estimate is an upper bound.
 
-    None for a rehearsal, for a sweep that has begun, for one whose trials run on other machines
-    than this, and for one so small that timing a few sizes would cost as much as the sweep.
+    None for a rehearsal, for a sweep that has begun, for one whose trials run on other machines,
+    and for one so small that timing a few sizes would cost as much as the sweep.
     """
-    provenance = read_json(run.provenance)
-    is_simulated = provenance["planted"] is not None
+    prepared, run = sweep.prepared, sweep.run
     is_elsewhere = prepared.manifest.execution.executor != "local"
-    if is_simulated or is_elsewhere or run.ledger.exists():
+    if sweep.is_simulated or is_elsewhere or run.ledger.exists():
         return None
-    is_adaptive = bool(provenance.get("adaptive"))
-    plan = Plan.from_dict(read_json(run.plan))
+    plan, is_adaptive = sweep.plan, sweep.was_adaptive
     if is_adaptive:
         from flops_fit.planning.adaptive.decide import BATCH
 
@@ -69,99 +84,80 @@ def estimate_first(prepared: Prepared, run: RunDir, *, workers: int | None) -> E
 
 
 def carry_out(
-    prepared: Prepared,
-    run: RunDir,
-    *,
-    workers: int | None = None,
-    watcher: Watcher | None = None,
-    caps: Caps | None = None,
-    is_adaptive: bool = False,
+    sweep: OpenSweep, execution: Execution | None = None, *, watcher: Watcher | None = None
 ) -> SweepSummary:
-    """Train what the ledger says is still to be trained, as far as the caps allow.
+    """Train what the ledger lacks, as far as the caps allow.
 
-    Ctrl-C, SIGTERM and SIGUSR1 stop it with a checkpoint of each running trial.
+    Ctrl-C, SIGTERM and SIGUSR1 stop the sweep; each running trial keeps a checkpoint.
 
     Args:
-        prepared: the experiment.
-        run: its run directory.
-        workers: trials side by side; as many as fit if None.
+        sweep: open, so this process holds its lock.
+        execution: how to carry it out.
         watcher: told of the ledger's entries and of progress.
-        caps: what the sweep may spend in all.
-        is_adaptive: go on with the runs that narrow the answer most; a sweep that was started so
-            goes on so in any case.
 
     Raises:
-        RunDirError: another process conducts this sweep, or the ledger cannot be read.
+        PluginError: the executor, or a tracker, is missing.
+        LedgerError: the ledger cannot be read.
     """
-    with interrupting(), run.lock():
-        plan = Plan.from_dict(read_json(run.plan))
-        provenance = read_json(run.provenance)
-        is_simulated = provenance["planted"] is not None
-        was_adaptive = bool(provenance.get("adaptive"))
-        if not is_simulated:
+    execution, watcher = execution or Execution(), watcher or Watcher()
+    prepared = sweep.prepared
+    with interrupting():
+        if not sweep.is_simulated:
             require_trackers(prepared.manifest.training.log_with)
-        workers = workers or prepared.num_workers
-        ledger = Ledger.open(run.ledger)
-        executor = LastingExecutor(
-            partial(_make_executor, prepared, run, workers, is_simulated=is_simulated)
-        )
-
+        plan, workers = sweep.plan, execution.workers or prepared.num_workers
+        ledger = Ledger.open(sweep.run.ledger)
+        executor = LastingExecutor(partial(_make_executor, sweep, workers))
         carry = partial(
             conduct,
-            run=run,
+            run=sweep.run,
             ledger=ledger,
             make_executor=lambda: executor,
             max_running=workers,
             resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
             watcher=watcher,
-            caps=caps,
+            caps=execution.caps,
         )
         try:
-            _open_sweep(prepared, ledger, plan, is_simulated=is_simulated)
-            if not (is_adaptive or was_adaptive or ledger.state.decisions):
+            _record_start(sweep, ledger, plan)
+            if not (execution.is_adaptive or sweep.was_adaptive or ledger.state.decisions):
                 return carry(plan)
-            each = partial(carry, is_last=False)
-            return _go_on_adaptively(
-                prepared, run, ledger, plan, each, is_new=was_adaptive, watcher=watcher, caps=caps
+            return _carry_out_adaptively(
+                sweep, ledger, partial(carry, is_last=False), execution, watcher
             )
         finally:
             executor.shutdown()
             ledger.close()
 
 
-def _go_on_adaptively(
-    prepared: Prepared,
-    run: RunDir,
+def _carry_out_adaptively(
+    sweep: OpenSweep,
     ledger: Ledger,
-    plan: Plan,
     carry: Callable[[Plan], SweepSummary],
-    *,
-    is_new: bool,
-    watcher: Watcher | None,
-    caps: Caps | None,
+    execution: Execution,
+    watcher: Watcher,
 ) -> SweepSummary:
-    """Carry out the runs that narrow the answer most, one batch after another.
+    """Decide on runs and carry them out, in turn.
 
-    `is_new`: the sweep was started so, and its plan is empty; else it goes on from a plan.
+    A sweep that was started as an adaptive one has levels of compute of its own; any other
+    continues on the levels of its plan.
     """
     from flops_fit.sweep.rounds import conduct_adaptively, given_part, make_terms, stated_total
 
-    stated = None if caps is None else caps.total_flops
+    prepared, is_new = sweep.prepared, sweep.was_adaptive
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),
-        make_plan(prepared, is_adaptive=True) if is_new else given_part(plan, ledger.state),
-        total_flops=stated or stated_total(ledger.state),
+        make_plan(prepared, is_adaptive=True) if is_new else given_part(sweep.plan, ledger.state),
+        total_flops=execution.caps.total_flops or stated_total(ledger.state),
         is_new=is_new,
     )
-    return conduct_adaptively(run, ledger, carry, terms, watcher or Watcher())
+    return conduct_adaptively(sweep.run, ledger, carry, terms, watcher)
 
 
-def _make_executor(
-    prepared: Prepared, run: RunDir, workers: int, *, is_simulated: bool
-) -> Executor:
-    """What runs tasks: this process for simulations and live objects, else the manifest's."""
-    if is_simulated or prepared.experiment is not None:
+def _make_executor(sweep: OpenSweep, workers: int) -> Executor:
+    """The executor: this process for simulations and live objects, else the manifest's."""
+    prepared, run = sweep.prepared, sweep.run
+    if sweep.is_simulated or prepared.experiment is not None:
         bench = Bench(run, prepared.experiment)
         return InlineExecutor(bench.run_task, bench.stop.set)
     execution = prepared.manifest.execution
@@ -175,50 +171,50 @@ def _make_executor(
     return made
 
 
-def _open_sweep(prepared: Prepared, ledger: Ledger, plan: Plan, *, is_simulated: bool) -> None:
-    """Record that the sweep begins, or that it goes on."""
+def _record_start(sweep: OpenSweep, ledger: Ledger, plan: Plan) -> None:
+    """Record in the ledger that the sweep starts, or resumes."""
     if ledger.state.fingerprint is None:
         ledger.append(
             "sweep_started",
             format=FORMAT,
-            fingerprint=fingerprint(prepared.manifest),
+            fingerprint=fingerprint(sweep.prepared.manifest),
             trials=len(plan.trials),
-            simulated=is_simulated,
+            simulated=sweep.is_simulated,
             versions=versions(),
         )
     elif pending := sum(ledger.state.is_pending(trial) for trial in plan.trials):
         ledger.append("sweep_resumed", pending=pending, cut_bytes=ledger.cut_bytes)
 
 
-def failure_of(
-    run: RunDir, summary: SweepSummary, *, command: Literal["run", "transfer"] = "run"
-) -> TrialsFailedError:
-    """The error that names the failed trials and the first one's log; `command` goes on."""
-    failed = replay(read_ledger(run.ledger)).failed
+MAX_NAMED = 12  # trials named one by one in an error
+
+
+def error_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError | CapReachedError | None:
+    """The error that says why a sweep did not come to its end; None if it did."""
+    if summary.failed:
+        return _failure_of(sweep, summary)
+    return None if summary.cap is None else _stopped_at(sweep, summary.cap)
+
+
+def _failure_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError:
+    """The error that names the failed trials and the first one's log."""
+    failed = replay(read_ledger(sweep.run.ledger)).failed
     first, entry = next(iter(failed.items()))
     return TrialsFailedError(
         f"{summary.failed} of {summary.failed + summary.finished + summary.diverged} trials "
         f"failed: {', '.join(failed)}. The first: {entry.fields.get('error')}",
-        hint=f"see `{run.log(first)}`; `flops-fit {command} {run.path}` tries the failed ones "
-        "again",
+        hint=f"see `{sweep.run.log(first)}`; `{sweep.command}` tries the failed ones again",
     )
 
 
-MAX_NAMED = 12  # trials named one by one in an error
-
-
-def stopped_at(run: RunDir, summary: SweepSummary) -> CapReachedError:
-    """The error that names the cap and the trials that are missing."""
-    cap = summary.cap
-    assert cap is not None
+def _stopped_at(sweep: OpenSweep, cap: CapReached) -> CapReachedError:
+    """The error that names the cap and the missing trials."""
     shown = ", ".join(cap.missing[:MAX_NAMED])
     if len(cap.missing) > MAX_NAMED:
         shown += f" and {len(cap.missing) - MAX_NAMED} more"
-    why = (
-        f"with the next trial the sweep would come to {cap.would_be:.4g} {cap.unit}, and "
-        f"{cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: {shown}"
-    )
     return CapReachedError(
-        f"stopped at `{cap.cap}`: {why}",
-        hint=f"raise the cap to go on: flops-fit run {run.path}",
+        f"stopped at `{cap.cap}`: the next trial would bring the sweep to {cap.would_be:.4g} "
+        f"{cap.unit}, and {cap.limit:.4g} are allowed; {len(cap.missing)} trials are missing: "
+        f"{shown}",
+        hint=f"raise the cap to continue: {sweep.command}",
     )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
-from flops_fit.experiment.prepared import prepare
-from flops_fit.planning.from_manifest import make_plan
 from flops_fit.sweep.caps import Caps
 from flops_fit.sweep.ledger import read_ledger
-from flops_fit.sweep.provenance import resume, start_run
+from flops_fit.sweep.opening import open_sweep
 from flops_fit.sweep.refinement import refine_run
 from flops_fit.sweep.rundir import RunDir
-from flops_fit.sweep.running import carry_out
+from flops_fit.sweep.running import Execution, carry_out
 
 WIDE = "\n".join(
     f"  {{ size_value = {d}, params = {24 * d * d + 256 * d} }},"
@@ -26,14 +24,13 @@ MODEL = f'plugin = "gpt"\nsize_param = "d_model"\nsizes = [\n{WIDE}\n]'
 def rehearse(tmp_path, *, is_adaptive=False, max_flops=None, total_flops=None):
     """What `run --simulate` does, without its report."""
     directory = tmp_path / "runs/planted"
-    if RunDir(directory).is_run():
-        prepared, run = resume(directory), RunDir(directory)
-    else:
-        prepared = prepare(tmp_path / "experiment.toml")
-        plan = make_plan(prepared)
-        run = start_run(prepared, plan, directory, simulated=True, is_adaptive=is_adaptive)
-    caps = Caps(flops=max_flops, total_flops=total_flops)
-    return carry_out(prepared, run, caps=caps, is_adaptive=is_adaptive)
+    is_there = RunDir(directory).is_run()
+    source = directory if is_there else tmp_path / "experiment.toml"
+    execution = Execution(
+        caps=Caps(flops=max_flops, total_flops=total_flops), is_adaptive=is_adaptive
+    )
+    with open_sweep(source, directory, simulated=True, is_adaptive=is_adaptive) as sweep:
+        return carry_out(sweep, execution)
 
 
 def run_as_told(tmp_path, how):

@@ -16,7 +16,7 @@ from flops_fit.manifest.files import write_json
 from flops_fit.manifest.manifest import parse_manifest
 from flops_fit.manifest.trials import Outcome, Size, Trial
 from flops_fit.planning.plan import Plan
-from flops_fit.sweep.caps import Caps, make_caps
+from flops_fit.sweep.caps import Caps, Limits, make_caps
 from flops_fit.sweep.conductor import conduct
 from flops_fit.sweep.executors.inline import InlineExecutor
 from flops_fit.sweep.ledger import Ledger, read_ledger, replay
@@ -149,10 +149,13 @@ def test_money_is_device_time_at_a_price():
         f"{text}[sweep]\nbudgets = [1e11]\n[execution]\ndevices_per_trial = 4\n", where="m"
     )
     with pytest.raises(ManifestError, match="price"):
-        make_caps(manifest, max_cost=10)
-    caps = make_caps(manifest, max_cost=10, price_per_hour=2)
+        make_caps(manifest, Limits(max_cost=10))
+    caps = make_caps(manifest, Limits(max_cost=10, price_per_hour=2))
     assert caps.device_seconds == 5 * 3600
-    assert make_caps(manifest, max_cost=10, price_per_hour=2, max_hours=1).device_seconds == 3600
+    assert (
+        make_caps(manifest, Limits(max_cost=10, price_per_hour=2, max_hours=1)).device_seconds
+        == 3600
+    )
 
 
 def command(*arguments, cwd):

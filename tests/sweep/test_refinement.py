@@ -8,13 +8,10 @@ import sys
 import pytest
 from rehearsals import MODEL, finished, ledger, refined, rehearse, run_as_told
 
-from flops_fit.cli.plan import planned
 from flops_fit.errors import FitError, PlanError, RunDirError
-from flops_fit.experiment.prepared import prepare
-from flops_fit.planning.from_manifest import make_plan
 from flops_fit.reporting.reading import read_run
 from flops_fit.sweep.ledger import Ledger, read_ledger
-from flops_fit.sweep.provenance import start_run
+from flops_fit.sweep.opening import open_sweep, planned
 from flops_fit.units import format_flops
 
 
@@ -229,10 +226,10 @@ def test_a_sweep_that_reached_its_goal_says_nothing_of_it(tmp_path, write_manife
 
 
 def test_a_run_directory_without_trials_is_one_clear_error(tmp_path, write_manifest):
-    prepared = prepare(write_manifest(model=MODEL, sweep=TIGHT.format(0.1)))
+    manifest = write_manifest(model=MODEL, sweep=TIGHT.format(0.1))
     directory = tmp_path / "runs/planted"
-    run = start_run(prepared, make_plan(prepared), directory, simulated=True, is_adaptive=True)
-    Ledger.open(run.ledger).close()
+    with open_sweep(manifest, directory, simulated=True, is_adaptive=True) as sweep:
+        Ledger.open(sweep.run.ledger).close()
     for look in (read_run, planned):
         with pytest.raises(RunDirError, match="has no trials yet") as refused:
             look(directory)

@@ -1,19 +1,18 @@
 """The stages in their order: what stands in a run directory before the first trial."""
 
 import json
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
 
-from flops_fit.experiment.prepared import prepare
 from flops_fit.experiment.timing import Timing
 from flops_fit.planning.costing import make_estimate
 from flops_fit.planning.estimate import estimate_plan
-from flops_fit.planning.from_manifest import make_plan
 from flops_fit.planning.notes import estimate_notes, expected_time
 from flops_fit.sweep import running as stages
 from flops_fit.sweep.ledger import Ledger
-from flops_fit.sweep.provenance import start_run
+from flops_fit.sweep.opening import open_sweep
 from flops_fit.sweep.running import estimate_first
 
 
@@ -23,21 +22,22 @@ def started(write_manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "make_estimate", partial(make_estimate, flops_per_second=1e9))
 
     def start(name, *, simulated=False, is_adaptive=False, **sections):
-        prepared = prepare(write_manifest(**sections))
-        run = start_run(
-            prepared, make_plan(prepared), tmp_path / name, simulated=simulated,
-            is_adaptive=is_adaptive,
+        return opened.enter_context(
+            open_sweep(
+                write_manifest(**sections), tmp_path / name, simulated=simulated,
+                is_adaptive=is_adaptive,
+            )
         )  # fmt: skip
-        return prepared, run
 
-    return start
+    with ExitStack() as opened:
+        yield start
 
 
 def test_a_sweep_worth_timing_keeps_what_it_was_expected_to_cost(started):
-    prepared, run = started("large")
-    estimate = estimate_first(prepared, run, workers=2)
-    kept = json.loads(run.estimate.read_text())
-    planned = json.loads(run.plan.read_text())
+    sweep = started("large")
+    estimate = estimate_first(sweep, workers=2)
+    kept = json.loads(sweep.run.estimate.read_text())
+    planned = json.loads(sweep.run.plan.read_text())
     assert kept == estimate.to_dict()
     assert {row["trial_id"] for row in kept["trials"]} == {
         trial["trial_id"] for trial in planned["trials"]
@@ -46,15 +46,13 @@ def test_a_sweep_worth_timing_keeps_what_it_was_expected_to_cost(started):
 
 
 def test_an_adaptive_sweep_is_told_the_most_that_its_total_takes(started):
-    prepared, run = started(
-        "adaptive", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12'
-    )
-    estimate = estimate_first(prepared, run, workers=9)
+    sweep = started("adaptive", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12')
+    estimate = estimate_first(sweep, workers=9)
     assert estimate.device_seconds == pytest.approx(5e12 / 1e9, rel=0.1)
     assert estimate.workers == 4  # a decision asks for no more at a time
     assert expected_time(estimate).startswith("at most ")
     assert "FLOPs that it may cost" in estimate.basis
-    assert json.loads(run.estimate.read_text()) == estimate.to_dict()
+    assert json.loads(sweep.run.estimate.read_text()) == estimate.to_dict()
 
 
 def test_an_adaptive_sweep_warns_of_memory(started, monkeypatch):
@@ -64,18 +62,16 @@ def test_an_adaptive_sweep_warns_of_memory(started, monkeypatch):
         stages, "make_estimate",
         lambda prepared, plan, workers: estimate_plan(plan, timings=[timing], basis="here"),
     )  # fmt: skip
-    prepared, run = started(
-        "large", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12'
-    )
-    estimate = estimate_first(prepared, run, workers=1)
+    sweep = started("large", is_adaptive=True, sweep='design = "ladder"\ntotal_flops = 5e12')
+    estimate = estimate_first(sweep, workers=1)
     assert "out_of_memory" in [note.code for note in estimate_notes(estimate)]
 
 
 def test_a_sweep_that_has_begun_is_not_timed_again(started):
-    prepared, run = started("begun")
-    Ledger.open(run.ledger).close()
-    assert estimate_first(prepared, run, workers=1) is None
-    assert not run.estimate.exists()
+    sweep = started("begun")
+    Ledger.open(sweep.run.ledger).close()
+    assert estimate_first(sweep, workers=1) is None
+    assert not sweep.run.estimate.exists()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +85,6 @@ def test_a_sweep_that_has_begun_is_not_timed_again(started):
     ids=["rehearsed", "small", "small and adaptive", "on other machines"],
 )
 def test_what_is_not_worth_timing_or_not_trained_here_is_not_timed(started, simulated, sections):
-    prepared, run = started("none", simulated=simulated, **sections)
-    assert estimate_first(prepared, run, workers=1) is None
-    assert not run.estimate.exists()
+    sweep = started("none", simulated=simulated, **sections)
+    assert estimate_first(sweep, workers=1) is None
+    assert not sweep.run.estimate.exists()

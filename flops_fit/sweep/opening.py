@@ -1,0 +1,291 @@
+"""Opens a sweep: from a manifest, a run directory or live objects, the same way for every door.
+
+`run`, `transfer` and `find_optimal` open a sweep to carry it out (see `running`):
+
+    1. prepare    read and validate the manifest; describe sizes and data
+    2. plan       lay out the trials
+    3. check      refuse a run directory that holds another experiment
+    4. lock       one process conducts a run directory
+    5. lay down   plan.json and provenance.json, then manifest.toml; or take up the files there
+
+`plan` and `estimate` stop after the second step and write nothing. A crash leaves a directory
+without manifest.toml, which is not a run directory: the next start lays it down again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flops_fit.errors import ManifestError, Note, RunDirError
+from flops_fit.experiment.loading import fingerprint
+from flops_fit.experiment.plugins import require_trackers
+from flops_fit.experiment.prepared import Prepared, prepare
+from flops_fit.manifest.files import read_json, write_atomic, write_json
+from flops_fit.manifest.manifest import Manifest, manifest_from, read_manifest
+from flops_fit.planning.from_manifest import ground_of, make_plan, make_transfer_plan
+from flops_fit.planning.plan import Plan
+from flops_fit.sweep.provenance import (
+    Study,
+    check_same,
+    provenance_of,
+    require_trials,
+    resume,
+)
+from flops_fit.sweep.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class OpenSweep:
+    """A sweep that this process may carry out: it holds the lock of the run directory.
+
+    Attributes:
+        prepared: the experiment.
+        run: the run directory.
+        study: what the trials are for; a study of learning rates has its own command.
+        notes: what the user should know about the plan.
+    """
+
+    prepared: Prepared
+    run: RunDir
+    study: Study = "sweep"
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command that continues this sweep."""
+        return f"flops-fit {'run' if self.study == 'sweep' else 'transfer'} {self.run.path}"
+
+    @property
+    def plan(self) -> Plan:
+        """The planned trials, as the run directory holds them now."""
+        return Plan.from_dict(read_json(self.run.plan))
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether losses are drawn from a planted law."""
+        return read_json(self.run.provenance)["planted"] is not None
+
+    @property
+    def was_adaptive(self) -> bool:
+        """Whether the sweep was started as an adaptive one, without a plan of its own."""
+        return bool(read_json(self.run.provenance).get("adaptive"))
+
+
+@dataclass(frozen=True)
+class RateGrid:
+    """A grid of learning rates as a command asks for it; None: as [transfer] says.
+
+    Attributes:
+        sizes: values of the size parameter.
+        rates: learning rates at each size.
+        step: factor from one rate to the next.
+        replicates: seeds at each rate.
+        tokens: units of data of each trial.
+    """
+
+    sizes: tuple[int | float, ...] | None = None
+    rates: int | None = None
+    step: float | None = None
+    replicates: int | None = None
+    tokens: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the command asks for nothing of its own."""
+        return self == RateGrid()
+
+    def on(self, manifest: Manifest) -> Manifest:
+        """The manifest with this grid in place of its own.
+
+        Raises:
+            ManifestError: a value breaks a rule of [transfer].
+        """
+        asked = {key: value for key, value in asdict(self).items() if value is not None}
+        if "sizes" in asked:
+            asked["sizes"] = list(asked["sizes"])
+        data = manifest.model_dump(mode="json", exclude_none=True)
+        data["transfer"] = {**data.get("transfer", {}), **asked}
+        return manifest_from(data, where="the command line")
+
+
+def planned(
+    source: Path | Prepared, *, total_flops: float | None = None, needs_trials: bool = True
+) -> tuple[Prepared, Plan]:
+    """The experiment and its plan, from a manifest, a run directory or live objects.
+
+    Args:
+        source: a manifest's path, a run directory, or a prepared experiment.
+        total_flops: size the plan of a manifest to this many FLOPs in all.
+        needs_trials: whether to refuse a run directory without trials.
+
+    Raises:
+        ManifestError: `total_flops` for a run directory, whose plan is fixed.
+        RunDirError: the directory is not a run directory, or has no trials.
+    """
+    if isinstance(source, Prepared):
+        return source, make_plan(source)
+    if not source.is_dir():
+        prepared = prepare(source, total_flops=total_flops)
+        return prepared, make_plan(prepared)
+    if total_flops is not None:
+        raise ManifestError(
+            f"`--total-flops` sizes a new plan, and `{source}` already has a plan",
+            hint="give the manifest instead of the run directory",
+        )
+    prepared, plan = resume(source), Plan.from_dict(read_json(RunDir(source).plan))
+    if needs_trials:
+        require_trials(source, plan)
+    return prepared, plan
+
+
+@contextmanager
+def open_sweep(
+    source: Path | Prepared,
+    run_dir: Path | None = None,
+    *,
+    simulated: bool = False,
+    is_adaptive: bool = False,
+) -> Iterator[OpenSweep]:
+    """Open a sweep to carry it out, and hold its lock until the block ends.
+
+    Args:
+        source: a manifest's path, a run directory, or live objects, prepared.
+        run_dir: where the sweep's files are; `runs/NAME` if None. A run directory as source is its
+            own.
+        simulated: whether losses of a new sweep are drawn from a planted law.
+        is_adaptive: whether a new sweep begins without trials and chooses them as it goes.
+
+    Raises:
+        ManifestError: the manifest breaks a rule.
+        PluginError: a plugin is missing or breaks its contract.
+        PlanError: the sizes and budgets do not fit each other, or the design cannot be adaptive.
+        RunDirError: the directory holds another experiment or other files, or is in use.
+    """
+    if isinstance(source, Path) and source.is_dir():
+        prepared, run = resume(source), RunDir(source)
+        with run.lock():
+            yield OpenSweep(prepared, run)
+        return
+    manifest = source.manifest if isinstance(source, Prepared) else read_manifest(source)
+    run = RunDir(run_dir or Path("runs") / manifest.name)
+    if not simulated:
+        require_trackers(manifest.training.log_with)
+    if run.is_run():
+        check_same(run, manifest, simulated=simulated)
+        with run.lock():
+            _adopt(run, _text_of(source))
+            prepared = source if isinstance(source, Prepared) else resume(run.path)
+            yield OpenSweep(prepared, run)
+        return
+    _refuse_other_files(run)
+    prepared, plan = planned(source)
+    if is_adaptive:
+        from flops_fit.sweep.rounds import make_terms
+
+        make_terms(manifest, ground_of(prepared), plan)
+    provenance = provenance_of(
+        prepared, plan, study="sweep", simulated=simulated, is_adaptive=is_adaptive
+    )
+    with _laid_down(run, prepared, replace(plan, trials=()) if is_adaptive else plan, provenance):
+        yield OpenSweep(prepared, run)
+
+
+@contextmanager
+def open_study(
+    source: Path, run_dir: Path | None = None, *, grid: RateGrid | None = None
+) -> Iterator[OpenSweep]:
+    """Open a study of learning rates to carry it out, and hold its lock until the block ends.
+
+    A study may change its grid: what was trained counts where the new grid still asks for it.
+
+    Args:
+        source: a manifest's path, or the run directory of a study.
+        run_dir: where the study's files are; `runs/NAME-transfer` if None.
+        grid: what the command asks for, before what [transfer] says.
+
+    Raises:
+        ManifestError, PluginError, PlanError, RunDirError: as `open_sweep`.
+    """
+    grid = grid or RateGrid()
+    if source.is_dir():
+        prepared, run = resume(source, study="transfer"), RunDir(source)
+        if grid.is_empty:
+            with run.lock():
+                yield OpenSweep(prepared, run, "transfer")
+            return
+    else:
+        manifest = read_manifest(source)
+        run = RunDir(run_dir or Path("runs") / f"{manifest.name}-transfer")
+        if run.is_run():
+            check_same(run, manifest, simulated=False, study="transfer")
+            known = resume(run.path, study="transfer")
+            prepared = replace(known, manifest=manifest, text=_text_of(source))
+        else:
+            _refuse_other_files(run)
+            prepared = prepare(source)
+    require_trackers(prepared.manifest.training.log_with)
+    prepared = replace(prepared, manifest=grid.on(prepared.manifest))
+    plan = make_transfer_plan(prepared)
+    opened = OpenSweep(prepared, run, "transfer", plan.warnings)
+    if run.is_run():
+        with run.lock():
+            _adopt(run, prepared.text)
+            write_json(run.plan, plan.to_dict())
+            yield opened
+        return
+    provenance = provenance_of(prepared, plan, study="transfer", simulated=False, is_adaptive=False)
+    with _laid_down(run, prepared, plan, provenance):
+        yield opened
+
+
+@contextmanager
+def _laid_down(
+    run: RunDir, prepared: Prepared, plan: Plan, provenance: dict[str, Any]
+) -> Iterator[None]:
+    """Write the files of a new run directory, and hold its lock.
+
+    Raises:
+        RunDirError: the directory is in use or cannot be written.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run.lock())
+            write_json(run.provenance, provenance)
+            write_json(run.plan, plan.to_dict())
+            # The manifest comes last: a directory that has it has all three.
+            write_atomic(run.manifest, prepared.text)
+        except OSError as error:
+            raise RunDirError(
+                f"`{run.path}` cannot be written: {error.strerror}",
+                hint="name another directory with --run-dir",
+            ) from None
+        yield
+
+
+def _refuse_other_files(run: RunDir) -> None:
+    """Refuse to start a sweep among files that are not a sweep's."""
+    if run.path.exists() and any(each.name != "lock" for each in run.path.iterdir()):
+        raise RunDirError(
+            f"`{run.path}` is not empty and is not a run directory",
+            hint="name another with --run-dir",
+        )
+
+
+def _adopt(run: RunDir, text: str) -> None:
+    """Keep a changed manifest of the same experiment: execution, report and trackers may change."""
+    if text != run.manifest.read_text(encoding="utf-8"):
+        write_atomic(run.manifest, text)
+
+
+def _text_of(source: Path | Prepared) -> str:
+    """The manifest as written."""
+    return source.text if isinstance(source, Prepared) else source.read_text(encoding="utf-8")
+
+
+def default_directory(manifest: Manifest) -> Path:
+    """Where a library call keeps its sweep: `runs/NAME-FINGERPRINT`."""
+    return Path("runs") / f"{manifest.name}-{fingerprint(manifest)}"
