@@ -64,28 +64,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Ground:
+class LossLaw:
     """A law of loss with its FLOP count: all that the questions need.
 
     Attributes:
-        law: L(N, D).
+        surface: L(N, D).
         flops_per_token: k(N), forward and backward.
     """
 
-    law: Surface
+    surface: Surface
     flops_per_token: FlopsPerToken = field(default_factory=FlopsPerToken)
 
     @property
     def frontier(self) -> Frontier:
         """The compute-optimal curve of the law."""
         if not self.flops_per_token.params:
-            return self.law
-        return SurfaceFrontier(self.law.loss, self.flops_per_token, self.law.log_params)
+            return self.surface
+        return SurfaceFrontier(self.surface.loss, self.flops_per_token, self.surface.log_params)
 
     def answer(self, params: float, tokens: float, **figures: float) -> Answer:
         """The allocation (params, tokens) with its FLOPs and its loss."""
         flops = self.flops_per_token(params) * tokens
-        return Answer(params, tokens, flops, self.law.loss(params, tokens), figures=figures)
+        return Answer(params, tokens, flops, self.surface.loss(params, tokens), figures=figures)
 
     def compute_for(self, loss: float) -> float:
         """The least FLOPs that reach `loss`: the inverse of the frontier.
@@ -93,24 +93,24 @@ class Ground:
         Under 6 N D it is closed: L_opt - E falls as C^-g with g = alpha beta / (alpha + beta)
         (Hoffmann et al. 2022, arXiv:2203.15556, eq. 4 put into eq. 2).
         """
-        self._refuse_below(loss, self.law.E, "the irreducible loss E")
+        self._refuse_below(loss, self.surface.E, "the irreducible loss E")
         if not self.flops_per_token.params:
-            g = self.law.alpha * self.law.beta / (self.law.alpha + self.law.beta)
-            excess = (self.law.optimum(1.0).loss or 0.0) - self.law.E
-            return float((excess / (loss - self.law.E)) ** (1 / g))
+            g = self.surface.alpha * self.surface.beta / (self.surface.alpha + self.surface.beta)
+            excess = (self.surface.optimum(1.0).loss or 0.0) - self.surface.E
+            return float((excess / (loss - self.surface.E)) ** (1 / g))
         return _falls_to(lambda c: self.frontier.optimum(c).loss or 0.0, loss)
 
     def tokens_for(self, params: float, loss: float) -> float:
         """D at which a model of `params` reaches `loss`."""
-        floor = self.law.loss(params, math.inf)
+        floor = self.surface.loss(params, math.inf)
         self._refuse_below(loss, floor, f"what {params:.4g} params reach with endless data")
-        return float((self.law.B / (loss - floor)) ** (1 / self.law.beta))
+        return float((self.surface.B / (loss - floor)) ** (1 / self.surface.beta))
 
     def params_for(self, tokens: float, loss: float) -> float:
         """N at which a model trained on `tokens` reaches `loss`."""
-        floor = self.law.loss(math.inf, tokens)
+        floor = self.surface.loss(math.inf, tokens)
         self._refuse_below(loss, floor, f"what {tokens:.4g} tokens give a model of any size")
-        return float((self.law.A / (loss - floor)) ** (1 / self.law.alpha))
+        return float((self.surface.A / (loss - floor)) ** (1 / self.surface.alpha))
 
     def params_within(self, tokens: float, flops: float) -> float:
         """N that spends `flops` on `tokens`: k(N) D = C."""
@@ -126,7 +126,7 @@ class Ground:
             )
 
 
-def ground_of(fit: Fit) -> Ground:
+def loss_law_of(fit: Fit) -> LossLaw:
     """The law behind a fit of L(N, D).
 
     Raises:
@@ -146,18 +146,18 @@ def ground_of(fit: Fit) -> Ground:
         count = FlopsPerToken()
     else:
         count = FlopsPerToken.through(fit.used)
-    return Ground(_surface(fit.parameters), count)
+    return LossLaw(_surface(fit.parameters), count)
 
 
-def ask(fit: Fit, question: Callable[[Ground], Answer]) -> Answer:
+def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:
     """Put a question to a fit, and to its draws for the intervals.
 
     A draw that cannot answer (a loss below its own E, say) counts as no answer; where a tenth of
     them cannot, there is no interval.
     """
-    ground = ground_of(fit)
-    answer = question(ground)
-    chosen = draws_of(fit)
+    law = loss_law_of(fit)
+    answer = question(law)
+    chosen = loss_law_draws(fit)
     answers: list[Answer] = []
     for drawn in chosen:
         try:
@@ -177,58 +177,58 @@ def ask(fit: Fit, question: Callable[[Ground], Answer]) -> Answer:
     )
 
 
-def draws_of(fit: Fit) -> list[Ground]:
+def loss_law_draws(fit: Fit) -> list[LossLaw]:
     """At most 200 of a fit's draws, evenly spaced, each as a law to be asked."""
-    count = ground_of(fit).flops_per_token
+    count = loss_law_of(fit).flops_per_token
     stride = max(1, len(fit.draws) // _MAX_DRAWS)
     chosen = [draw for draw in fit.draws[::stride] if set(NAMES) <= set(draw)]
-    return [Ground(_surface(draw), count) for draw in chosen]
+    return [LossLaw(_surface(draw), count) for draw in chosen]
 
 
-def waste(ground: Ground, params: float, tokens: float) -> float:
+def waste_of(law: LossLaw, params: float, tokens: float) -> float:
     """The share of the compute that an allocation wastes: 1 - C'/C, where C' would do optimally.
 
     Deadweight: C' is the least compute that reaches the allocation's own loss.
     """
-    flops = ground.flops_per_token(params) * tokens
-    return max(0.0, 1 - ground.compute_for(ground.law.loss(params, tokens)) / flops)
+    flops = law.flops_per_token(params) * tokens
+    return max(0.0, 1 - law.compute_for(law.surface.loss(params, tokens)) / flops)
 
 
-def near_optimal(ground: Ground, flops: float, share: float) -> tuple[float, float]:
+def near_optimal_params(law: LossLaw, flops: float, share: float) -> tuple[float, float]:
     """The least and the largest N whose waste at a budget of `flops` is at most `share`.
 
     N wastes no more than that if it reaches, with the whole budget, the optimal loss of the rest.
     """
-    best = ground.frontier.optimum(flops).params
-    allowed = ground.frontier.optimum(flops * (1 - share)).loss or 0.0
+    best = law.frontier.optimum(flops).params
+    allowed = law.frontier.optimum(flops * (1 - share)).loss or 0.0
 
     def excess(log_params: float) -> float:
         params = math.exp(log_params)
-        return ground.law.loss(params, flops / ground.flops_per_token(params)) - allowed
+        return law.surface.loss(params, flops / law.flops_per_token(params)) - allowed
 
     low = _bisect(lambda x: -excess(x), math.log(best) - 10, math.log(best))
     high = _bisect(excess, math.log(best), math.log(best) + 10)
     return math.exp(low), math.exp(high)
 
 
-def overtrain(ground: Ground, flops: float, multiple: float) -> Answer:
+def overtrain(law: LossLaw, flops: float, multiple: float) -> Answer:
     """The allocation at `multiple` times the optimal tokens per parameter, same FLOPs.
 
     Source: over-training by a token multiplier M = D / N, Gadre et al. 2024 (arXiv:2403.08540).
     """
-    optimum = ground.frontier.optimum(flops)
+    optimum = law.frontier.optimum(flops)
     wanted = optimum.tokens_per_param * multiple
 
     def ratio_above(log_params: float) -> float:
         params = math.exp(log_params)
-        return math.log(wanted * params * ground.flops_per_token(params) / flops)
+        return math.log(wanted * params * law.flops_per_token(params) / flops)
 
     centre = math.log(optimum.params)
     reach = abs(math.log(multiple)) + 3
     params = math.exp(_bisect(ratio_above, centre - reach, centre + reach))
-    tokens = flops / ground.flops_per_token(params)
-    return ground.answer(
-        params, tokens, tokens_per_param=tokens / params, waste=waste(ground, params, tokens)
+    tokens = flops / law.flops_per_token(params)
+    return law.answer(
+        params, tokens, tokens_per_param=tokens / params, waste=waste_of(law, params, tokens)
     )
 
 
@@ -252,44 +252,44 @@ def repeated_loss(law: Surface, params: float, tokens: float, unique_tokens: flo
     return law.loss(effective(base, params, EXCESS_DECAY), effective(unique, tokens, REPEAT_DECAY))
 
 
-def data_constrained(ground: Ground, flops: float, unique_tokens: float) -> Answer:
+def data_constrained(law: LossLaw, flops: float, unique_tokens: float) -> Answer:
     """The best allocation of `flops` where tokens beyond `unique_tokens` are repeats."""
 
     def at(log_params: float) -> float:
         params = math.exp(log_params)
-        tokens = flops / ground.flops_per_token(params)
-        return repeated_loss(ground.law, params, tokens, unique_tokens)
+        tokens = flops / law.flops_per_token(params)
+        return repeated_loss(law.surface, params, tokens, unique_tokens)
 
-    centre = math.log(ground.frontier.optimum(flops).params)
+    centre = math.log(law.frontier.optimum(flops).params)
     params = math.exp(least_argument(at, centre - 8, centre + 8))
-    tokens = flops / ground.flops_per_token(params)
-    loss = repeated_loss(ground.law, params, tokens, unique_tokens)
-    fresh = ground.frontier.optimum(flops).loss or math.nan
+    tokens = flops / law.flops_per_token(params)
+    loss = repeated_loss(law.surface, params, tokens, unique_tokens)
+    fresh = law.frontier.optimum(flops).loss or math.nan
     figures = {"epochs": max(1.0, tokens / unique_tokens), "loss_with_fresh_data": fresh}
     return Answer(params, tokens, flops, loss, figures=figures)
 
 
-def serving(ground: Ground, loss: float, served_tokens: float) -> Answer:
+def serving(law: LossLaw, loss: float, served_tokens: float) -> Answer:
     """The allocation that reaches `loss` with the least training plus serving FLOPs.
 
     Serving a token costs its forward pass, a third of k(N): 2 N where training costs 6 N.
 
     Source: Sardana et al. 2024 (arXiv:2401.00448), eq. 3: min 6 N D + 2 N D_inf.
     """
-    ground.compute_for(loss)  # refuses a loss that no compute reaches
-    floor = math.log((ground.law.A / (loss - ground.law.E)) ** (1 / ground.law.alpha))
+    law.compute_for(loss)  # refuses a loss that no compute reaches
+    floor = math.log((law.surface.A / (loss - law.surface.E)) ** (1 / law.surface.alpha))
 
     def whole(log_params: float) -> float:
         params = math.exp(log_params)
-        tokens = ground.tokens_for(params, loss)
-        return math.log(ground.flops_per_token(params) * (tokens + served_tokens / 3))
+        tokens = law.tokens_for(params, loss)
+        return math.log(law.flops_per_token(params) * (tokens + served_tokens / 3))
 
     params = math.exp(least_argument(whole, floor + 1e-9, floor + 15))
-    tokens = ground.tokens_for(params, loss)
-    total = ground.flops_per_token(params) * (tokens + served_tokens / 3)
-    optimum = ground.frontier.optimum(ground.compute_for(loss))
-    chinchilla = optimum.flops + ground.flops_per_token(optimum.params) * served_tokens / 3
-    return ground.answer(
+    tokens = law.tokens_for(params, loss)
+    total = law.flops_per_token(params) * (tokens + served_tokens / 3)
+    optimum = law.frontier.optimum(law.compute_for(loss))
+    chinchilla = optimum.flops + law.flops_per_token(optimum.params) * served_tokens / 3
+    return law.answer(
         params, tokens, total_flops=total, saved=1 - total / chinchilla,
         params_without_serving=optimum.params,
     )  # fmt: skip

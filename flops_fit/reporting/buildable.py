@@ -18,7 +18,7 @@ from flops_fit.experiment.timing import Timing
 from flops_fit.fitting.law import Fit, FlopsPerToken
 from flops_fit.fitting.points import Observation
 from flops_fit.planning.estimate import training_seconds
-from flops_fit.reporting.answers import Ground, ground_of, waste
+from flops_fit.reporting.answers import LossLaw, loss_law_of, waste_of
 from flops_fit.reporting.record import Record
 
 _SAME = 1.05  # rates are taken as measured up to this factor beyond the measured sizes
@@ -149,10 +149,10 @@ def buildable_rows(
         optima: optimal params by budget.
     """
     try:
-        ground: Ground | None = ground_of(fit)
+        law: LossLaw | None = loss_law_of(fit)
     except FitError:
-        ground = None
-    count = FlopsPerToken() if ground is None else ground.flops_per_token
+        law = None
+    count = FlopsPerToken() if law is None else law.flops_per_token
     rows = []
     for budget in budgets:
         for size in setting.around(optima[budget], count):
@@ -171,13 +171,13 @@ def buildable_rows(
                 "cost": setting.cost(seconds),
                 "is_rate_extrapolated": setting.is_beyond(size.flops_per_token),
             }
-            if ground is not None:
-                loss = ground.law.loss(size.params, tokens)
-                best = ground.frontier.optimum(budget).loss or loss
+            if law is not None:
+                loss = law.surface.loss(size.params, tokens)
+                best = law.frontier.optimum(budget).loss or loss
                 row |= {
                     "loss": loss,
                     "loss_above_optimum": max(0.0, loss - best),
-                    "wasted_percent": 100 * waste(ground, size.params, tokens),
+                    "wasted_percent": 100 * waste_of(law, size.params, tokens),
                 }
             rows.append(row)
     return rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flops_fit.errors import FitError
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Interval, Observation
-from flops_fit.reporting.answers import NAMES, Ground, draws_of, ground_of, percentiles
+from flops_fit.reporting.answers import NAMES, LossLaw, loss_law_draws, loss_law_of, percentiles
 from flops_fit.reporting.tables.cells import Column
 from flops_fit.reporting.tables.table import Table
 
@@ -78,8 +78,8 @@ class Comparison:
 
         Where the second cannot reach the loss at all, its numbers are None.
         """
-        one, other = ground_of(self.first.fit), ground_of(self.second.fit)
-        pairs = _paired(draws_of(self.first.fit), draws_of(self.second.fit))
+        one, other = loss_law_of(self.first.fit), loss_law_of(self.second.fit)
+        pairs = _paired(loss_law_draws(self.first.fit), loss_law_draws(self.second.fit))
         rows = []
         for budget in self.budgets:
             drawn = [_needed(a, b, budget) for a, b in pairs]
@@ -174,8 +174,8 @@ def compare(
                 code="different_units",
                 hint="compare runs whose losses mean the same",
             )
-    ground_of(first.fit)
-    ground_of(second.fit)
+    loss_law_of(first.fit)
+    loss_law_of(second.fit)
     if first.name == second.name:
         first = Side(f"{first.name} (1)", first.fit, first.observations)
         second = Side(f"{second.name} (2)", second.fit, second.observations)
@@ -191,7 +191,7 @@ def _paired(first: Sequence[_Draw], second: Sequence[_Draw]) -> list[tuple[_Draw
     return list(zip(first, [*second[half:], *second[:half]], strict=False))
 
 
-def _needed(one: Ground, other: Ground, budget: float) -> float | None:
+def _needed(one: LossLaw, other: LossLaw, budget: float) -> float | None:
     """The FLOPs that `other` needs for the loss that `one` reaches with `budget`."""
     loss = one.frontier.optimum(budget).loss
     try:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import Note
-from flops_fit.fitting.details import Gain, Waste
-from flops_fit.fitting.law import Fit
-from flops_fit.fitting.points import Excluded, Observation
-from flops_fit.reporting.buildable import Setting, buildable_rows
-from flops_fit.reporting.checklist import Check, checklist_table
+from flops_fit.fitting.points import Observation
+from flops_fit.reporting.buildable import buildable_rows
+from flops_fit.reporting.checklist import checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
-from flops_fit.reporting.record import Record
+from flops_fit.reporting.reported import Reported
 from flops_fit.reporting.tables import costs as economy
 from flops_fit.reporting.tables import table as tables
 from flops_fit.reporting.tables.cells import Kind, format_value
 from flops_fit.reporting.tables.speeds import speed_rows, speeds_table
 from flops_fit.reporting.tables.table import Table
-from flops_fit.reporting.verdict import Judgement, headline_method, in_order
+from flops_fit.reporting.verdict import headline_method, in_order
 from flops_fit.units import plural
 
 if TYPE_CHECKING:
@@ -75,116 +72,93 @@ _CAPTIONS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a report shows, gathered.
+    """All that a report shows of a result, each part worked out once."""
 
-    Attributes:
-        name, unit, loss_unit: of the result.
-        judgement, reasons, notes: the verdict and what a reader must know.
-        fits, observations, excluded: what was measured, and the laws.
-        predictions: rows of the Chinchilla table.
-        targets: budgets in FLOPs that were asked for, besides the sweep's own.
-        checks: the checklist.
-        record: of the run directory, if it came from one.
-        gains: what each level of compute bought.
-        setting: the sizes that can be built, rates and prices.
-        wastes: what a wrong choice of method wastes at the largest budget.
-    """
-
-    name: str
-    unit: str
-    loss_unit: str
-    judgement: Judgement
-    reasons: Sequence[Note]
-    notes: Sequence[Note]
-    fits: Mapping[str, Fit]
-    observations: Sequence[Observation]
-    excluded: Sequence[Excluded]
-    predictions: Sequence[Mapping[str, Any]]
-    targets: Sequence[float]
-    checks: Sequence[Check]
-    record: Record | None = None
-    wastes: Sequence[Waste] = ()
-    gains: Sequence[Gain] = ()
-    setting: Setting = field(default_factory=Setting)
+    result: Reported
 
     def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
         """The report's tables by name, in the order in which they are read."""
-        unit, loss_unit = self.unit, self.loss_unit
+        unit, loss_unit = self.result.unit, self.result.loss_unit
         found: dict[str, Table] = {}
-        if self.predictions:
-            notes = self.setting.notes(self.predictions)
+        if self.result.rows:
+            notes = self.result.setting.notes(self.result.rows)
             found["chinchilla"] = tables.chinchilla_table(
-                self.predictions, unit, loss_unit, notes=notes
+                self.result.rows, unit, loss_unit, notes=notes
             )
         if self.buildable:
             found["buildable"] = economy.buildable_table(
-                self.buildable, unit, loss_unit, notes=self.setting.notes(self.buildable)
+                self.buildable, unit, loss_unit, notes=self.result.setting.notes(self.buildable)
             )
-        isoflop = self.fits.get("isoflop")
+        isoflop = self.result.fits.get("isoflop")
         if isoflop is not None and isoflop.minima:
             found["minima"] = tables.minima_table(isoflop.minima, unit, loss_unit)
-        if self.fits:
-            found["laws"] = tables.laws_table(in_order(self.fits))
+        if self.result.fits:
+            found["laws"] = tables.laws_table(in_order(self.result.fits))
         if self.conventions:
             found["conventions"] = economy.conventions_table(self.conventions)
-        largest = max((waste.budget_flops for waste in self.wastes), default=None)
+        largest = max((waste.budget_flops for waste in self.result.wastes), default=None)
         if largest is not None:
-            shown = [waste for waste in self.wastes if waste.budget_flops == largest]
+            shown = [waste for waste in self.result.wastes if waste.budget_flops == largest]
             found["wastes"] = economy.wastes_table(shown)
-        if self.gains:
-            found["gains"] = economy.gains_table(self.gains, loss_unit)
+        if self.result.gains:
+            found["gains"] = economy.gains_table(self.result.gains, loss_unit)
         if self.costs:
             found["costs"] = economy.costs_table(self.costs, self._basis)
         if self.speeds:
             found["speeds"] = speeds_table(self.speeds, unit)
-        if self.excluded:
-            found["excluded"] = tables.excluded_table(self.excluded)
-        found["checklist"] = checklist_table(self.checks)
+        if self.result.excluded:
+            found["excluded"] = tables.excluded_table(self.result.excluded)
+        found["checklist"] = checklist_table(self.result.checklist())
         if "observations" not in without:  # a table of 100,000 rows takes a second to make
             found["observations"] = tables.observations_table(
-                self.observations, self.excluded, self.fits.get("surface"), unit, loss_unit
+                self.result.observations,
+                self.result.excluded,
+                self.result.fits.get("surface"),
+                unit,
+                loss_unit,
             )
         return {name: table for name, table in found.items() if name not in without}
 
     @cached_property
     def buildable(self) -> list[dict[str, Any]]:
         """The sizes around the headline's optimum at each budget; none where no size is known."""
-        method = headline_method(self.fits)
+        method = headline_method(self.result.fits)
         if method is None:
             return []
         optima = {
             row["budget_flops"]: row["params"]
-            for row in self.predictions
+            for row in self.result.rows
             if row["method"] == method
         }
-        return buildable_rows(self.fits[method], list(optima), self.setting, optima)
+        return buildable_rows(self.result.fits[method], list(optima), self.result.setting, optima)
 
     @cached_property
     def conventions(self) -> list[dict[str, Any]]:
         """The exponents under each convention of N and C; none where they count the same."""
         from flops_fit.fitting.conventions import by_convention
 
-        return by_convention(self.fits)
+        return by_convention(self.result.fits)
 
     @cached_property
     def trial_costs(self) -> list[TrialCost]:
         """What each trial was expected to take, and took; none without a run directory."""
-        return [] if self.record is None else trial_costs(self.record)
+        return [] if self.result.record is None else trial_costs(self.result.record)
 
     @cached_property
     def costs(self) -> list[dict[str, Any]]:
         """Expected against real cost: a row a budget, and one for the sweep."""
-        return cost_rows(self.trial_costs, price_per_device_second=self.setting.cost(1.0))
+        return cost_rows(self.trial_costs, price_per_device_second=self.result.setting.cost(1.0))
 
     @cached_property
     def speeds(self) -> list[dict[str, Any]]:
         """How fast each size trained; none without a run directory."""
-        return [] if self.record is None else speed_rows(self.record)
+        return [] if self.result.record is None else speed_rows(self.result.record)
 
     @property
     def _basis(self) -> str:
         """Where the expected times come from."""
-        return "" if self.record is None else str(self.record.estimate.get("basis", ""))
+        record = self.result.record
+        return "" if record is None else str(record.estimate.get("basis", ""))
 
     def extras(self) -> dict[str, Any]:
         """What the JSON holds besides fits, predictions and checks."""
@@ -192,9 +166,9 @@ class Contents:
             "buildable": self.buildable,
             "conventions": self.conventions,
             "costs": self.costs,
-            "gains": [asdict(gain) for gain in self.gains],
+            "gains": [asdict(gain) for gain in self.result.gains],
             "speeds": self.speeds,
-            "wastes": [asdict(waste) for waste in self.wastes],
+            "wastes": [asdict(waste) for waste in self.result.wastes],
         }
 
     @cached_property
@@ -206,17 +180,17 @@ class Contents:
         """The figures anew, in their natural sizes or to fill one or two columns of a paper."""
         from flops_fit.reporting.figures.gallery import draw
 
-        return draw(self, columns)
-
-    def used(self) -> list[Observation]:
-        """The observations that were not left out."""
-        out = {excluded.name for excluded in self.excluded}
-        return [o for o in self.observations if not o.name or o.name not in out]
+        return draw(
+            self.result,
+            columns,
+            curves=self.training_curves(),
+            trial_costs=self.trial_costs,
+        )
 
     def training_curves(self) -> dict[str, list[Observation]]:
         """Points of training curves by training: from the run directory, or from the table."""
-        curves = {} if self.record is None else self.record.curves()
-        for seen in self.observations:
+        curves = {} if self.result.record is None else self.result.record.curves()
+        for seen in self.result.observations:
             if seen.run is not None and seen.step is not None:
                 curves.setdefault(seen.run, []).append(seen)
         return {name: curve for name, curve in curves.items() if len(curve) > 1}
@@ -225,7 +199,7 @@ class Contents:
         """The report as one self-contained HTML page."""
         from flops_fit.reporting.page import Section, render_page
 
-        is_long = len(self.observations) > _MAX_LISTED
+        is_long = len(self.result.observations) > _MAX_LISTED
         shown = self.tables(without={"observations"} if is_long else set())
         found = {name: Section(table.title, table=table) for name, table in shown.items()}
         for name, figure in self.figures.items():
@@ -235,11 +209,11 @@ class Contents:
         order = [name for name in _ORDER if name in found]
         order += [name for name in found if name not in order]
         return render_page(
-            self.name or "Scaling law",
-            self.judgement,
-            reasons=self.reasons,
+            self.result.name or "Scaling law",
+            self.result.verdict,
+            reasons=self.result.reasons,
             answers=self.answers(),
-            notes=[note for note in self.notes if note not in self.reasons],
+            notes=[note for note in self.result.notes if note not in self.result.reasons],
             sections=[*(found[name] for name in order), *self._provenance()],
         )
 
@@ -248,23 +222,26 @@ class Contents:
 
         By the method that speaks first; none where there is no law to believe.
         """
-        if self.judgement == "refuse":
+        if self.result.verdict == "refuse":
             return []
-        method = headline_method(self.fits)
-        asked = self.targets or [max((r["budget_flops"] for r in self.predictions), default=0.0)]
+        method = headline_method(self.result.fits)
+        asked = self.result.asked or [
+            max((r["budget_flops"] for r in self.result.rows), default=0.0)
+        ]
+        units, loss_unit = plural(self.result.unit), self.result.loss_unit
         sentences = []
-        for row in self.predictions:
+        for row in self.result.rows:
             if row["method"] != method or row["budget_flops"] not in asked:
                 continue
             told = ""
             if row["loss"] is not None:
-                told = f"; predicted loss {_with_interval(row, 'loss', 'loss')} {self.loss_unit}"
+                told = f"; predicted loss {_with_interval(row, 'loss', 'loss')} {loss_unit}"
             if row.get("nearest_size") is not None:
                 told += f"; nearest size {row['nearest_size']:g}"
             sentences.append(
                 f"With {format_value(row['budget_flops'], 'flops')} FLOPs: "
                 f"{_with_interval(row, 'params', 'count')} params trained on "
-                f"{_with_interval(row, 'tokens', 'count')} {plural(self.unit)}{told} ({method})."
+                f"{_with_interval(row, 'tokens', 'count')} {units}{told} ({method})."
             )
         return sentences
 
@@ -272,9 +249,9 @@ class Contents:
         """Fingerprint, versions and manifest of the run, where there is one."""
         from flops_fit.reporting.page import Section
 
-        if self.record is None:
+        if self.result.record is None:
             return []
-        provenance = self.record.provenance
+        provenance = self.result.record.provenance
         lines = [
             f"fingerprint  {provenance.get('fingerprint', 'not recorded')}",
             *(f"{name:<12} {version}" for name, version in _items(provenance, "versions")),
@@ -282,7 +259,7 @@ class Contents:
         ]
         return [
             Section("Provenance", text="\n".join(lines)),
-            Section("Manifest", text=self.record.manifest_text),
+            Section("Manifest", text=self.result.record.manifest_text),
         ]
 
 

@@ -15,7 +15,7 @@ from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import settings
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
-from flops_fit.reporting.tables.rates import costs_table, describe_transfer, optima_table
+from flops_fit.reporting.tables.rates import describe_transfer, optima_table, rule_costs_table
 from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
 from flops_fit.sweep.provenance import resume
 from flops_fit.sweep.rundir import RunDir
@@ -54,7 +54,7 @@ class TransferResult:
         """The optimum at each size, and what each rule would cost."""
         found = {"optima": optima_table(self.transfer, self.size_param, self.unit, self.loss_unit)}
         if self.transfer.costs:
-            found["costs"] = costs_table(self.transfer, self.size_param)
+            found["costs"] = rule_costs_table(self.transfer, self.size_param)
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,6 +18,17 @@ from flops_fit.errors import FitError, Note
 from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.reporting.answers import (
+    Answer,
+    LossLaw,
+    ask_law,
+    data_constrained,
+    loss_law_of,
+    near_optimal_params,
+    overtrain,
+    serving,
+    waste_of,
+)
 from flops_fit.reporting.archive import (
     describe_excluded,
     describe_failure,
@@ -27,7 +38,6 @@ from flops_fit.reporting.archive import (
     write_fields,
 )
 from flops_fit.reporting.budgets import asked_budgets, distinct_budgets, own_budgets
-from flops_fit.reporting.questions import Questions
 from flops_fit.reporting.verdict import (
     Judgement,
     Verdict,
@@ -53,7 +63,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Result(Questions):
+class Result:
     """What a sweep, or a table of finished runs, has to say.
 
     Attributes:
@@ -163,6 +173,149 @@ class Result(Questions):
         asked = self._budgets() if budgets is None else [parse_number(b) for b in budgets]
         return [self._row(budget, method) for budget in asked for method in self._methods()]
 
+    def compute_for_loss(self, loss: float | str, *, method: str = "surface") -> Answer:
+        """The least compute that reaches a loss, and the N and D to spend it on.
+
+        Raises:
+            FitError: no compute reaches it (`unreachable_loss`), or the method has no surface.
+        """
+        wanted = parse_number(loss)
+
+        def question(law: LossLaw) -> Answer:
+            optimum = law.frontier.optimum(law.compute_for(wanted))
+            return law.answer(optimum.params, optimum.tokens)
+
+        return ask_law(self.fit(method), question)
+
+    def with_params(
+        self,
+        params: float | str,
+        *,
+        tokens: float | str | None = None,
+        compute_budget: float | str | None = None,
+        loss: float | str | None = None,
+        method: str = "surface",
+    ) -> Answer:
+        """What a model of fixed size gives: trained on `tokens`, for a budget, or up to a loss.
+
+        Figures: `loss_limit`, the loss with endless data; `waste`, the share of the compute that a
+        model of the optimal size would save.
+
+        Raises:
+            ValueError: not exactly one of tokens, compute_budget and loss is given.
+            FitError: a model of this size does not reach the loss (`unreachable_loss`).
+        """
+        size = parse_number(params)
+        name, value = _only(tokens=tokens, compute_budget=compute_budget, loss=loss)
+
+        def question(law: LossLaw) -> Answer:
+            match name:
+                case "tokens":
+                    seen = value
+                case "compute_budget":
+                    seen = value / law.flops_per_token(size)
+                case _:
+                    seen = law.tokens_for(size, value)
+            limit = law.surface.loss(size, float("inf"))
+            return law.answer(size, seen, loss_limit=limit, waste=waste_of(law, size, seen))
+
+        return ask_law(self.fit(method), question)
+
+    def with_tokens(
+        self,
+        tokens: float | str,
+        *,
+        params: float | str | None = None,
+        compute_budget: float | str | None = None,
+        loss: float | str | None = None,
+        method: str = "surface",
+    ) -> Answer:
+        """What a fixed amount of fresh data gives: with `params`, for a budget, or up to a loss.
+
+        Figures: `loss_limit`, the loss of an endlessly large model; `waste`, as in `with_params`.
+
+        Raises:
+            ValueError: not exactly one of params, compute_budget and loss is given.
+            FitError: no model reaches the loss on so little data (`unreachable_loss`).
+        """
+        seen = parse_number(tokens)
+        name, value = _only(params=params, compute_budget=compute_budget, loss=loss)
+
+        def question(law: LossLaw) -> Answer:
+            match name:
+                case "params":
+                    size = value
+                case "compute_budget":
+                    size = law.params_within(seen, value)
+                case _:
+                    size = law.params_for(seen, value)
+            limit = law.surface.loss(float("inf"), seen)
+            return law.answer(size, seen, loss_limit=limit, waste=waste_of(law, size, seen))
+
+        return ask_law(self.fit(method), question)
+
+    def with_unique_tokens(
+        self,
+        unique_tokens: float | str,
+        compute_budget: float | str,
+        *,
+        method: str = "surface",
+    ) -> Answer:
+        """The best allocation of a budget where only `unique_tokens` differ and the rest repeat.
+
+        The worth of repeats is that of language models (Muennighoff et al. 2023,
+        arXiv:2305.16264); it is not fitted to these trials. Figures: `epochs`, and
+        `loss_with_fresh_data`, what the budget would give without repeats.
+        """
+        unique, budget = parse_number(unique_tokens), parse_number(compute_budget)
+        return ask_law(self.fit(method), lambda law: data_constrained(law, budget, unique))
+
+    def with_serving(
+        self, loss: float | str, served_tokens: float | str, *, method: str = "surface"
+    ) -> Answer:
+        """The N that reaches a loss with the least FLOPs of training and of serving together.
+
+        Figures: `total_flops`; `saved`, against the compute-optimal model of the same loss;
+        `params_without_serving`, that model's size. Source: Sardana et al. 2024 (arXiv:2401.00448).
+
+        Raises:
+            FitError: no compute reaches the loss (`unreachable_loss`).
+        """
+        wanted, served = parse_number(loss), parse_number(served_tokens)
+        return ask_law(self.fit(method), lambda law: serving(law, wanted, served))
+
+    def overtrained(
+        self, compute_budget: float | str, multiple: float | str, *, method: str = "surface"
+    ) -> Answer:
+        """The loss at `multiple` times the optimal tokens per parameter, at the same compute.
+
+        Figures: `tokens_per_param` and `waste`, the share of the compute that the optimum would
+        save. A multiple below 1 under-trains.
+        """
+        budget, times = parse_number(compute_budget), parse_number(multiple)
+        return ask_law(self.fit(method), lambda law: overtrain(law, budget, times))
+
+    def near_optimal(
+        self, compute_budget: float | str, *, waste: float = 0.01, method: str = "surface"
+    ) -> tuple[float, float]:
+        """The smallest and the largest params that waste at most this share of a budget.
+
+        Raises:
+            ValueError: the share is not between 0 and 1.
+        """
+        if not 0 < waste < 1:
+            raise ValueError(f"`waste` is not a share between 0 and 1: {waste}")
+        return near_optimal_params(
+            loss_law_of(self.fit(method)), parse_number(compute_budget), waste
+        )
+
+    def _near_optimal(self, budget: float, method: str) -> tuple[float, float] | None:
+        """The range of params that wastes at most 1 % of a budget; None without a surface."""
+        try:
+            return self.near_optimal(budget, method=method)
+        except FitError:
+            return None
+
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
         """The figures by name, those that the observations allow; to fill 1 or 2 columns if asked.
 
@@ -206,7 +359,7 @@ class Result(Questions):
                 **{method: describe_fit(fit) for method, fit in self.fits.items()},
                 **{method: describe_failure(error) for method, error in self.failures.items()},
             },
-            "predictions": plain(self.chinchilla_table()),
+            "predictions": plain(self.rows),
             **plain(self._contents.extras()),
             "checklist": [check.to_dict() for check in self.checklist()],
         }
@@ -270,32 +423,34 @@ class Result(Questions):
         from flops_fit.reporting.checklist import checklist
 
         return checklist(
-            self.fits, self.used, self.excluded, targets=self.targets, record=self._record
+            self.fits, self.used, self.excluded, targets=self.targets, record=self.record
         )
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The Chinchilla table at the sweep's budgets and the targets."""
+        return self.chinchilla_table()
 
     @cached_property
     def _contents(self) -> Contents:
         """All that the report shows, gathered once for tables, figures and page."""
         from flops_fit.reporting.contents import Contents
 
-        judged = self._judged
-        return Contents(
-            self.name, self.unit, self.loss_unit, judged.judgement, judged.reasons, self.notes,
-            self.fits, self.observations, self.excluded, self.chinchilla_table(), self.asked,
-            self.checklist(), self._record, self.wastes, self.gains, self._setting,
-        )  # fmt: skip
+        return Contents(self)
 
     @cached_property
-    def _record(self) -> Record | None:
+    def record(self) -> Record | None:
+        """How the trials were planned and trained; None for a table."""
         from flops_fit.reporting.record import Record
 
         return Record.read(self.run_dir)
 
     @cached_property
-    def _setting(self) -> Setting:
+    def setting(self) -> Setting:
+        """The sizes that can be built, rates and prices."""
         from flops_fit.reporting.buildable import Setting
 
-        return Setting.of(self._record, self.observations)
+        return Setting.of(self.record, self.observations)
 
     @cached_property
     def _largest_flops(self) -> float:
@@ -343,7 +498,7 @@ class Result(Questions):
                 extrapolation_decades(budget, self._largest_flops) if beyond is None else beyond
             ),
         }
-        return with_setting(row, self._setting)
+        return with_setting(row, self.setting)
 
     def _optimum(self, budget: float, fit: Fit) -> Optimum:
         """The stored prediction for a budget, else what the fit says of it."""
@@ -353,3 +508,18 @@ class Result(Questions):
             if known.method == fit.method and math.isclose(known.flops, budget, rel_tol=1e-9):
                 return known
         return predict(fit, [budget])[0]
+
+
+def _only(**given: float | str | None) -> tuple[str, float]:
+    """The one argument that was given, with its value.
+
+    Raises:
+        ValueError: none was, or more than one.
+    """
+    stated = {name: value for name, value in given.items() if value is not None}
+    if len(stated) != 1:
+        names = ", ".join(given)
+        raise ValueError(f"expected exactly one of {names}; got {', '.join(stated) or 'none'}")
+    ((name, value),) = stated.items()
+    assert value is not None
+    return name, parse_number(value)

@@ -8,7 +8,7 @@ from planted_results import PLANTED, isoflop_fit, observe, planted_result, surfa
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.law import FlopsPerToken, Surface, SurfaceFrontier
-from flops_fit.reporting.answers import Ground, repeated_loss, serving, waste
+from flops_fit.reporting.answers import LossLaw, repeated_loss, serving, waste_of
 
 RESULT = planted_result()
 COUNT = FlopsPerToken((1e6, 1e8, 1e10), (9e6, 6.6e8, 6.1e10))
@@ -99,9 +99,9 @@ def test_the_optimum_wastes_nothing_and_its_neighbours_do(result):
 
 
 def test_waste_is_the_compute_that_the_same_loss_would_have_saved():
-    ground = Ground(PLANTED)
+    law = LossLaw(PLANTED)
     params, tokens = 1e9, 1e11
-    saved = waste(ground, params, tokens)
+    saved = waste_of(law, params, tokens)
     enough = 6 * params * tokens * (1 - saved)
     assert PLANTED.optimum(enough).loss == pytest.approx(PLANTED.loss(params, tokens), rel=1e-12)
 
@@ -110,7 +110,9 @@ def test_the_near_optimal_range_ends_where_the_waste_is_the_one_asked_for():
     low, high = RESULT.near_optimal(1e20, waste=0.05)
     assert low < PLANTED.optimum(1e20).params < high
     for params in (low, high):
-        assert waste(Ground(PLANTED), params, 1e20 / 6 / params) == pytest.approx(0.05, rel=1e-6)
+        assert waste_of(LossLaw(PLANTED), params, 1e20 / 6 / params) == pytest.approx(
+            0.05, rel=1e-6
+        )
     with pytest.raises(ValueError, match="share between 0 and 1"):
         RESULT.near_optimal(1e20, waste=1.0)
 
@@ -131,7 +133,7 @@ def test_overtraining_keeps_the_compute_and_multiplies_tokens_per_parameter(mult
 
 def test_serving_nothing_gives_the_compute_optimal_model():
     loss = PLANTED.optimum(1e20).loss
-    answer = serving(Ground(PLANTED), loss, 1e-3)
+    answer = serving(LossLaw(PLANTED), loss, 1e-3)
     assert answer.params == pytest.approx(PLANTED.optimum(1e20).params, rel=1e-4)
 
 

@@ -10,9 +10,9 @@ from flops_fit.reporting.figures.rates import transfer_figure
 from flops_fit.reporting.figures.style import figure_bytes
 from flops_fit.reporting.tables.rates import (
     bracketing,
-    costs_table,
     describe_transfer,
     optima_table,
+    rule_costs_table,
     transfer_from,
 )
 
@@ -37,7 +37,7 @@ def test_the_table_holds_each_optimum_and_the_slopes(study):
 
 
 def test_the_costs_name_the_manifests_rule_and_what_lies_beyond_the_grid(study):
-    table = costs_table(study, "d_model")
+    table = rule_costs_table(study, "d_model")
     notes = {row["rule"]: row["note"] for row in table.rows}
     assert notes["constant"] == "the manifest's rule"
     assert "16, carried to 128" in table.title

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from flops_fit.units import format_bytes, format_count, format_duration, format_flops
 
@@ -46,6 +46,30 @@ class Column:
     def is_numeric(self) -> bool:
         """Whether the column is set flush right."""
         return self.kind != "text"
+
+
+class Shown(Protocol):
+    """What a renderer writes: a `Table`, known by its shape."""
+
+    @property
+    def title(self) -> str:
+        """What the table shows."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """From left to right."""
+
+    @property
+    def for_people(self) -> tuple[Column, ...]:
+        """The columns that people are shown."""
+
+    @property
+    def rows(self) -> tuple[Mapping[str, Any], ...]:
+        """By the columns' keys."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences below."""
 
 
 def printable(text: object) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from flops_fit.reporting.tables.cells import MISSING, POSITIVE, Column, cell, format_value
+from flops_fit.reporting.tables.cells import MISSING, POSITIVE, Column, Shown, cell, format_value
 
 PREAMBLE = r"\usepackage{array,booktabs,graphicx,longtable}"
 _MOST_LINES = 47  # of a table in footnotesize on a page of the article class
@@ -25,26 +25,6 @@ _SIGNS = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "\u2013": "--", "\u00d7": r"$\times$",
 }  # fmt: skip
-
-
-class Shown(Protocol):
-    """What is written: a table of `tables`, known by its shape."""
-
-    @property
-    def title(self) -> str:
-        """What the table shows."""
-
-    @property
-    def for_people(self) -> tuple[Column, ...]:
-        """From left to right."""
-
-    @property
-    def rows(self) -> tuple[Mapping[str, Any], ...]:
-        """By the columns' keys."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences below."""
 
 
 def to_latex(table: Shown) -> str:

@@ -39,7 +39,7 @@ def optima_table(transfer: Transfer, size_param: str, unit: str, loss_unit: str)
     return Table("Best learning rate at each size", columns, rows, tuple(notes))
 
 
-def costs_table(transfer: Transfer, size_param: str) -> Table:
+def rule_costs_table(transfer: Transfer, size_param: str) -> Table:
     """What each rule would cost the largest size, if its rate were tuned at the smallest."""
     columns = (
         Column("rule", "rule"),

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from flops_fit.reporting.tables.cells import Column, cell, printable
+from flops_fit.reporting.tables.cells import Column, Shown, cell, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,26 +21,6 @@ if TYPE_CHECKING:
 _GAP = 2  # characters between columns
 _SENTENCE = 30  # characters that a column of text may ask for: it goes on in the next line
 _MAX_ROWS = 200  # more than anyone reads on a terminal; rich would lay them out for minutes
-
-
-class Shown(Protocol):
-    """What is printed: a table of `tables`, known by its shape."""
-
-    @property
-    def title(self) -> str:
-        """What the table shows."""
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """From left to right."""
-
-    @property
-    def rows(self) -> tuple[Mapping[str, Any], ...]:
-        """By the columns' keys."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences below."""
 
 
 class ForTerminal:
