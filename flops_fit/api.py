@@ -208,6 +208,8 @@ def report(
         ManifestError: there is no such table; an option that the runs do not allow.
         ObservationsError: the table cannot be read or has no usable row.
     """
+    from flops_fit.fitting.details import Loss
+    from flops_fit.fitting.options import FitOptions
     from flops_fit.reporting.reading import read_source
     from flops_fit.units import parse_number
 
@@ -218,11 +220,13 @@ def report(
         budgets=[parse_number(budget) for budget in budgets],
         methods=methods,
         bootstrap=bootstrap,
-        seed=seed,
-        loss=loss,
-        huber_delta=huber_delta,
-        irreducible_loss=irreducible_loss,
-        interpolation=interpolation,
+        options=FitOptions(
+            loss=Loss(loss),
+            huber_delta=huber_delta,
+            irreducible_loss=irreducible_loss,
+            interpolation=interpolation,
+            seed=seed,
+        ),
     )
 
 
@@ -258,18 +262,22 @@ def fit(
         FitError: the runs do not support the fit; `.code` says why.
     """
     from flops_fit.fitting import fit as fitting
+    from flops_fit.fitting.details import Loss
     from flops_fit.fitting.observations import read_table
+    from flops_fit.fitting.options import FitOptions
 
     read = read_table(table, columns=columns, strict=strict)
     found = fitting.fit(
         read.observations,
+        FitOptions(
+            loss=Loss(loss),
+            huber_delta=huber_delta,
+            irreducible_loss=irreducible_loss,
+            interpolation=interpolation,
+            bootstrap=bootstrap,
+            seed=seed,
+        ),
         method=method,
-        loss=loss,
-        huber_delta=huber_delta,
-        bootstrap=bootstrap,
-        seed=seed,
-        irreducible_loss=irreducible_loss,
-        interpolation=interpolation,
     )
     return replace(
         found,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from flops_fit.cli.options import (
     BootstrapOption,
@@ -89,22 +90,29 @@ def report(
     if score is not None:
         _score(sources[0], score)
         return
-    options = {
-        "columns": columns_of(columns),
-        "strict": strict,
-        "budgets": _budgets(budget, seal),
-        "methods": method,
-        "bootstrap": bootstrap,
-        "seed": seed,
-        "loss": loss,
-        "huber_delta": huber_delta,
-        "irreducible_loss": irreducible_loss,
-        "interpolation": interpolation,
-        "shows_gains": len(sources) == 1 and seal is None and not question,
-    }
+    from flops_fit.fitting.details import Loss
+    from flops_fit.fitting.options import FitOptions
+    from flops_fit.reporting.reading import read_source
+
+    read = partial(
+        read_source,
+        columns=columns_of(columns),
+        strict=strict,
+        budgets=_budgets(budget, seal),
+        methods=method,
+        bootstrap=bootstrap,
+        shows_gains=len(sources) == 1 and seal is None and not question,
+        options=FitOptions(
+            loss=Loss(loss),
+            huber_delta=huber_delta,
+            irreducible_loss=irreducible_loss,
+            interpolation=interpolation,
+            seed=seed,
+        ),
+    )
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)
-    results = _read(sources, options)
+    results = [read(source) for source in sources]
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -167,13 +175,6 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
                 f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
                 hint="name another folder",
             ) from None
-
-
-def _read(sources: Sequence[Path], options: dict[str, Any]) -> list[Result]:
-    """The result of each run directory or table."""
-    from flops_fit.reporting.reading import read_source
-
-    return [read_source(source, **options) for source in sources]
 
 
 def _tell(result: Result, layout: Format, *, as_json: bool) -> None:

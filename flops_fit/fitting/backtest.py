@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from flops_fit.fitting.curves import BUDGET_WIDTH, group_curves
 from flops_fit.fitting.details import Fold
-from flops_fit.fitting.law import FlopsPerToken
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.robust import mad_sigma
 from flops_fit.fitting.solver.newton import minimise
@@ -212,8 +211,7 @@ def _folds_of(
     """The folds of one power; the last row of theta is the fit to all runs."""
     where = solved.coordinates
     tests = np.array([math.exp(np.log(flops[level]).mean()) for level in levels])
-    count = FlopsPerToken.through(solved.observations)
-    log_params, _ = optima(where.to_law(theta), tests, count)
+    log_params, _ = optima(where.to_law(theta), tests, solved.flops_per_token)
     folds = []
     for row, cut in enumerate(cuts):
         members = np.concatenate(levels[:cut])

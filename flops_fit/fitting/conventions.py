@@ -18,6 +18,7 @@ from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.details import IsoflopDetails, SurfaceDetails
 from flops_fit.fitting.isoflop import fit_isoflop
 from flops_fit.fitting.law import Fit
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.surface import LITERATURE_DELTA, describe, solve_surface
 
@@ -66,14 +67,12 @@ def _refit_isoflop(seen: Sequence[Observation], known: Fit) -> Fit:
 def _refit_surface(seen: Sequence[Observation], known: Fit) -> Fit:
     """The surface through these runs, which hold no outliers."""
     details = known.details if isinstance(known.details, SurfaceDetails) else SurfaceDetails()
-    solved = solve_surface(
-        seen,
+    options = FitOptions(
         loss=details.loss,
         huber_delta=details.huber_delta or LITERATURE_DELTA,
-        drop_outliers=False,
         irreducible_loss=details.irreducible_loss,
     )
-    return describe(solved, loss=details.loss)
+    return describe(solve_surface(seen, options, drop_outliers=False))
 
 
 _REFITS: dict[str, Callable[[Sequence[Observation], Fit], Fit]] = {

@@ -6,12 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NoReturn
 
 from flops_fit.fitting.points import Interval
 
 Interpolation = Literal["parabola", "akima"]
 Reading = Literal["hull", "bins"]
+
+
+class Loss(StrEnum):
+    """What a surface minimises, see `surface.py`."""
+
+    ADAPTIVE = "adaptive"
+    HUBER = "huber"
+    LOG_LS = "log-ls"
+    LS = "ls"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(f"unknown loss `{value}`; use one of {', '.join(cls)}")
 
 
 class FitStatus(StrEnum):
@@ -131,7 +144,7 @@ class SurfaceDetails:
     """How a surface was fitted.
 
     Attributes:
-        loss: `adaptive`, `huber`, `log-ls` or `ls`.
+        loss: what was minimised.
         huber_delta: threshold in log loss; None for least squares.
         residual_mad: median absolute deviation of the log residuals.
         bounds_hit: the parameters that ended at a bound of the search.
@@ -139,7 +152,7 @@ class SurfaceDetails:
         with_outliers: the law through all runs, where outliers were left out.
     """
 
-    loss: str = "adaptive"
+    loss: Loss = Loss.ADAPTIVE
     huber_delta: float | None = None
     residual_mad: float | None = None
     bounds_hit: tuple[str, ...] = ()

@@ -13,8 +13,8 @@ from flops_fit.fitting.curves import check_enough, finished, group_curves, usabl
 from flops_fit.fitting.details import (
     ExtrapolationDetails,
     Gain,
-    Interpolation,
     LawNumbers,
+    Loss,
     SurfaceDetails,
     Waste,
 )
@@ -22,13 +22,14 @@ from flops_fit.fitting.disagreement import better_general, disagreements, wastes
 from flops_fit.fitting.envelope import fit_envelope
 from flops_fit.fitting.gains import gains
 from flops_fit.fitting.general import fit_general
-from flops_fit.fitting.intervals import Draws, bootstrap, preview, with_intervals
+from flops_fit.fitting.intervals import bootstrap, preview, with_intervals
 from flops_fit.fitting.isoflop import fit_isoflop
 from flops_fit.fitting.kaplan import fit_kaplan, fixed_tokens_laws
 from flops_fit.fitting.law import Fit
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.fitting.predictions import predict
-from flops_fit.fitting.surface import LOSSES, SolvedSurface, describe, solve_surface
+from flops_fit.fitting.surface import SolvedSurface, describe, solve_surface
 
 METHODS = ("isoflop", "surface", "extrapolation", "kaplan", "general", "envelope")
 
@@ -61,12 +62,7 @@ class _Study:
     """The observations of one call, and what the methods share, computed when first asked for."""
 
     observations: tuple[Observation, ...]
-    loss: str
-    huber_delta: float
-    irreducible_loss: float | None
-    rows: int
-    seed: int
-    interpolation: Interpolation = "parabola"
+    options: FitOptions
 
     @cached_property
     def sorted_out(self) -> tuple[list[Observation], list[Excluded], list[Note]]:
@@ -77,20 +73,8 @@ class _Study:
 
     @cached_property
     def surface(self) -> SolvedSurface:
-        """The surface, by the asked loss."""
-        return self.solve(self.checked, drop_outliers=None)
-
-    def solve(
-        self, runs: Sequence[Observation], *, drop_outliers: bool | None = False
-    ) -> SolvedSurface:
-        """A surface through these runs by the asked loss."""
-        return solve_surface(
-            runs,
-            loss=self.loss,
-            huber_delta=self.huber_delta,
-            drop_outliers=drop_outliers,
-            irreducible_loss=self.irreducible_loss,
-        )
+        """The surface by the asked loss."""
+        return solve_surface(self.checked, self.options)
 
     @property
     def checked(self) -> list[Observation]:
@@ -102,7 +86,7 @@ class _Study:
     @cached_property
     def adaptive(self) -> SolvedSurface:
         """The surface by the default loss, without outliers: what the other methods start from."""
-        if self.loss == "adaptive" and self.irreducible_loss is None:
+        if self.options.loss == Loss.ADAPTIVE and self.options.irreducible_loss is None:
             return self.surface
         return solve_surface(self.checked)
 
@@ -111,17 +95,12 @@ class _Study:
         """The rolling back-test of the runs that are no outliers."""
         return back_test(self.adaptive)
 
-    def draws(self, method: str) -> Draws | None:
-        """The uncertainty of a surface or of the weighted one; None for the other methods."""
-        if method == "surface":
-            solved, by_size = self.surface, self.loss == "adaptive"
-        elif method == "extrapolation" and self.test is not None:
-            solved, by_size = self.test.weighted, True
-        else:
-            return None
-        if self.rows == 0:
-            return preview(solved, by_size=by_size)
-        return bootstrap(solved, self.rows, seed=self.seed, by_size=by_size)
+    def with_intervals(self, found: Fit, solved: SolvedSurface) -> Fit:
+        """The fit of a solved surface with its uncertainty."""
+        options = self.options
+        if options.bootstrap == 0:
+            return with_intervals(found, preview(solved))
+        return with_intervals(found, bootstrap(solved, options.bootstrap, seed=options.seed))
 
     def with_folds(self, found: Fit) -> Fit:
         """The fit with the back-test that speaks for its predictions, where there is one."""
@@ -132,38 +111,24 @@ class _Study:
 
 def fit(
     observations: Sequence[Observation],
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
     method: str = "surface",
-    loss: str = "adaptive",
-    huber_delta: float = 1e-3,
-    bootstrap: int = 0,
-    seed: int = 0,
-    irreducible_loss: float | None = None,
-    interpolation: Interpolation = "parabola",
 ) -> Fit:
     """Fit one method's law to finished runs.
 
     Args:
         observations: finished runs, or points of training curves for the envelope.
+        options: the loss, the bootstrap, and so on.
         method: `surface`, `isoflop`, `envelope`, `kaplan`, `general` (the richer form) or
             `extrapolation` (the surface weighted by compute).
-        loss: of the surface: `adaptive` (the default; outliers are left out), `huber`, `log-ls`
-            or `ls` (every run is used).
-        huber_delta: threshold of `huber`, in log loss.
-        bootstrap: how many resamples the surface's intervals come from; 0: Wald's, at once.
-        seed: of the resamples.
-        irreducible_loss: hold the surface's E at this value, in the unit of the losses.
-        interpolation: of the isoFLOP curves: `parabola` in ln N, or `akima`, a spline through
-            ln L against ln N.
 
     Raises:
         FitError: the observations do not support the fit; `.code` says why.
-        ValueError: an unknown method or loss, or a number out of its range.
+        ValueError: an unknown method.
     """
-    _check_choices((method,), loss, huber_delta, bootstrap)
-    study = _Study(
-        tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed, interpolation
-    )
+    _check_methods((method,))
+    study = _Study(tuple(observations), options)
     found = _FITTERS[method](study)
     _, bad, notes = study.sorted_out
     if method == "envelope":
@@ -173,38 +138,26 @@ def fit(
 
 def fit_all(
     observations: Sequence[Observation],
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
     methods: Sequence[str] | None = None,
-    loss: str = "adaptive",
-    huber_delta: float = 1e-3,
-    bootstrap: int = 0,
-    seed: int = 0,
     targets: Sequence[float] = (),
-    irreducible_loss: float | None = None,
-    interpolation: Interpolation = "parabola",
     shows_gains: bool = True,
 ) -> FitSet:
-    """Fit every method to the same runs; what one cannot do is a failure of that one only.
+    """Fit every method to the same runs; a failure of one method leaves the others alone.
 
     Args:
         observations: finished runs, or points of training curves.
+        options: as for `fit`.
         methods: which ones; None: all, the envelope only where there are curves.
-        loss: as for `fit`.
-        huber_delta: as for `fit`.
-        bootstrap: as for `fit`.
-        seed: as for `fit`.
         targets: budgets, in FLOPs, to predict for.
-        irreducible_loss: as for `fit`.
-        interpolation: as for `fit`.
-        shows_gains: whether to work out what each level of compute bought.
+        shows_gains: whether to compute what each level of compute bought.
     """
     if methods is None:
         has_curves = any(o.step is not None for o in observations)
         methods = METHODS if has_curves else METHODS[:-1]
-    _check_choices(methods, loss, huber_delta, bootstrap)
-    study = _Study(
-        tuple(observations), loss, huber_delta, irreducible_loss, bootstrap, seed, interpolation
-    )
+    _check_methods(methods)
+    study = _Study(tuple(observations), options)
     fits: dict[str, Fit] = {}
     failures: dict[str, FitError] = {}
     predictions: dict[str, list[Optimum]] = {}
@@ -224,15 +177,8 @@ def fit_all(
     lost = tuple(wastes(fits, [optimum for optimum in ordered if optimum.flops == target]))
     bought: tuple[Gain, ...] = ()
     if shows_gains and "surface" in fits and target is not None:
-        bought = _gains(study, fits["surface"], target)
+        bought = tuple(gains(fits["surface"], options, target=target))
     return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, bought)
-
-
-def _gains(study: _Study, fit: Fit, target: float) -> tuple[Gain, ...]:
-    """What each level of compute bought of the surface's optimum at a target, in FLOPs."""
-    return tuple(
-        gains(fit, target=target, solve=study.solve, resamples=study.rows, seed=study.seed)
-    )
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
@@ -260,28 +206,26 @@ def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
 
 def _fit_surface(study: _Study) -> Fit:
     """The surface with its intervals, and the fit with the outliers beside it."""
-    solved, draws = study.surface, study.draws("surface")
-    found = describe(solved, loss=study.loss)
+    solved = study.surface
+    found = describe(solved)
     if solved.outliers:
-        everything = study.solve(study.checked)
-        both = describe(everything, loss=study.loss)
+        both = describe(solve_surface(study.checked, study.options, drop_outliers=False))
         assert isinstance(found.details, SurfaceDetails)
         beside = LawNumbers(both.parameters, both.exponents)
         found = replace(found, details=replace(found.details, with_outliers=beside))
-    assert draws is not None
-    return with_intervals(found, draws)
+    return study.with_intervals(found, solved)
 
 
 def _fit_extrapolation(study: _Study) -> Fit:
     """The surface weighted by compute, with the power that the back-test chose."""
-    test, draws = study.test, study.draws("extrapolation")
-    if test is None or draws is None:
+    test = study.test
+    if test is None:
         raise FitError(
             "too few levels of compute to hold smaller budgets against larger ones",
             code="no_back_test",
             hint="add runs at other budgets: 4 levels are the least",
         )
-    found = describe(test.weighted, loss="adaptive", method="extrapolation")
+    found = describe(test.weighted, method="extrapolation")
     assert isinstance(found.details, SurfaceDetails)
     details = ExtrapolationDetails(
         **vars(found.details),
@@ -290,14 +234,17 @@ def _fit_extrapolation(study: _Study) -> Fit:
         back_test_reach_decades=reach(test.folds[test.power]) / math.log(10),
     )
     found = replace(found, details=details, folds=test.folds[test.power])
-    return with_intervals(found, draws)
+    return study.with_intervals(found, test.weighted)
 
 
 def _fit_isoflop(study: _Study) -> Fit:
     """Power laws through the minima of the runs that are no outliers."""
     solved = study.adaptive
     found = fit_isoflop(
-        group_curves(solved.observations), solved.observations, interpolation=study.interpolation
+        group_curves(solved.observations),
+        solved.observations,
+        flops_per_token=solved.flops_per_token,
+        interpolation=study.options.interpolation,
     )
     return replace(found, excluded=(*solved.outliers, *found.excluded))
 
@@ -335,16 +282,8 @@ _FITTERS: dict[str, Callable[[_Study], Fit]] = {
 }
 
 
-def _check_choices(
-    methods: Sequence[str], loss: str, huber_delta: float, num_resamples: int
-) -> None:
-    """Refuse unknown names and impossible numbers."""
+def _check_methods(methods: Sequence[str]) -> None:
+    """Refuse unknown methods."""
     for method in methods:
         if method not in METHODS:
             raise ValueError(f"unknown method `{method}`; use one of {', '.join(METHODS)}")
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss `{loss}`; use one of {', '.join(LOSSES)}")
-    if not huber_delta > 0:
-        raise ValueError(f"huber_delta is not positive: {huber_delta}")
-    if num_resamples < 0:
-        raise ValueError(f"bootstrap is negative: {num_resamples}")

@@ -8,58 +8,51 @@ be missing where it matters most.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import levels_of
 from flops_fit.fitting.curves import check_enough
-from flops_fit.fitting.details import Gain, SurfaceDetails
+from flops_fit.fitting.details import Gain
 from flops_fit.fitting.intervals import bootstrap, preview, with_intervals
 from flops_fit.fitting.law import Fit
-from flops_fit.fitting.points import Observation
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.solver.search import LARGE
-from flops_fit.fitting.surface import SolvedSurface, describe
+from flops_fit.fitting.surface import describe, solve_surface
 
 _MAX_RESAMPLES = 400  # enough for a width, which is all that is read off
 _MIN_LEVELS = 3
 
-Solve = Callable[[Sequence[Observation]], SolvedSurface]
 
-
-def gains(surface: Fit, *, target: float, solve: Solve, resamples: int, seed: int) -> list[Gain]:
+def gains(surface: Fit, options: FitOptions, *, target: float) -> list[Gain]:
     """The optimum at `target` by surfaces fitted to the levels of compute up to each.
 
     Args:
         surface: the fit to all levels, with intervals; of more than 20,000 runs nothing is
             answered.
+        options: those of `surface`; at most 400 resamples are drawn below the last level.
         target: a budget in FLOPs.
-        solve: fits a surface to some of those runs, all of them, by the choices of `surface`.
-        resamples: behind the intervals, at most 400 of them below the last level; 0: Wald's.
-        seed: of the resamples.
 
     Returns:
         One entry for each level that allows a fit.
     """
     runs = surface.used
     levels = levels_of(runs) if len(runs) <= LARGE else []
-    loss = surface.details.loss if isinstance(surface.details, SurfaceDetails) else "adaptive"
-    by_size = loss == "adaptive"
     rows = []
     for count in range(_MIN_LEVELS, len(levels)):
         seen = [runs[k] for k in np.sort(np.concatenate(levels[:count]))]
         try:
             check_enough(seen)
-            solved = solve(seen)
-            found = describe(solved, loss=loss)
+            solved = solve_surface(seen, options, drop_outliers=False)
+            found = describe(solved)
         except FitError:
             continue
         spread = (
-            bootstrap(solved, min(resamples, _MAX_RESAMPLES), seed=seed, by_size=by_size)
-            if resamples
-            else preview(solved, by_size=by_size)
+            bootstrap(solved, min(options.bootstrap, _MAX_RESAMPLES), seed=options.seed)
+            if options.bootstrap
+            else preview(solved)
         )
         rows.append(_row(with_intervals(found, spread), target))
     return [*rows, _row(surface, target)] if len(levels) >= _MIN_LEVELS else []

@@ -179,7 +179,7 @@ def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -
             "gamma": law.gamma,
         },
         exponents={"params": law.beta / total, "tokens": law.alpha / total},
-        frontier=general_frontier(law, FlopsPerToken.through(solved.observations)),
+        frontier=general_frontier(law, solved.flops_per_token),
         objective=found.objective,
         r_squared={"loss": 1 - rest / spread if spread > 0 else 0.0},
         residuals=tuple(found.residuals.tolist()),

@@ -63,49 +63,53 @@ def t_interval(estimate: float, error: float, degrees_of_freedom: float) -> Inte
 
 
 def clusters_of(solved: SolvedSurface) -> list[float] | None:
-    """The model size of each run, where at least 10 sizes recur at least twice; else None."""
+    """The model size of each run, where at least 10 sizes recur at least twice; else None.
+
+    A surface with a stated loss resamples single runs, as the literature does.
+    """
+    if not solved.is_adaptive:
+        return None
     sizes = [o.params for o in solved.observations]
     different = len(set(sizes))
     return sizes if different >= MIN_CLUSTERS and 2 * different <= len(sizes) else None
 
 
-def noise_of(solved: SolvedSurface, *, by_size: bool = True) -> TrunkNoise | None:
+def noise_of(solved: SolvedSurface) -> TrunkNoise | None:
     """What the runs' noise has in common; None where it is theirs alone, or sizes are resampled."""
-    return trunk_noise(solved) if by_size and clusters_of(solved) is None else None
+    return trunk_noise(solved) if solved.is_adaptive and clusters_of(solved) is None else None
 
 
-def degrees_of_freedom(solved: SolvedSurface, *, by_size: bool = True) -> float:
+def degrees_of_freedom(solved: SolvedSurface) -> float:
     """Of the t distribution: effective runs, (sum w)^2 / sum w^2, less 5; clusters less 1.
 
     At least 3, or 1 where there are fewer than 8 runs. Of runs on shared trunks: their noise's.
     """
-    noise = noise_of(solved, by_size=by_size)
+    noise = noise_of(solved)
     if noise is not None:
         return noise.degrees_of_freedom
     weights = solved.weights
     effective = round(float(weights.sum() ** 2 / (weights**2).sum())) - 5
-    sizes = clusters_of(solved) if by_size else None
+    sizes = clusters_of(solved)
     if sizes is not None:
         effective = min(effective, len(set(sizes)) - 1)
     return max(effective, 1 if len(weights) < 8 else 3)
 
 
-def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = True) -> Draws:
+def bootstrap(solved: SolvedSurface, rows: int, *, seed: int) -> Draws:
     """Refit `rows` resamples of the runs, all as one batched problem from the fitted optimum.
 
     Args:
         solved: the fit.
         rows: how many resamples.
         seed: of the draws, which do not depend on the order of the observations.
-        by_size: resample whole model sizes where they recur, and know of shared trunks.
     """
-    noise = noise_of(solved, by_size=by_size)
+    noise = noise_of(solved)
     if noise is not None:
         theta = simulated(solved, noise, rows, seed=seed)
         laws, estimate = map(solved.coordinates.to_law, (theta, solved.theta))
         return Draws(laws, estimate, noise.degrees_of_freedom, Resampled.NOISE)
     seen, order = solved.observations, solved.order
-    sizes = clusters_of(solved) if by_size else None
+    sizes = clusters_of(solved)
     labels = None if sizes is None else [sizes[k] for k in order]
     theta = np.empty((rows, 5))
     stream = np.random.RandomState(seed)
@@ -116,7 +120,7 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int, by_size: bool = Tr
         weights[:, order] = resample_weights(*weights.shape, stream=stream, clusters=labels)
         weights *= solved.weights
         theta[part] = _refit(solved, weights)
-    freedom = degrees_of_freedom(solved, by_size=by_size)
+    freedom = degrees_of_freedom(solved)
     laws = solved.coordinates.to_law(theta)
     estimate = solved.coordinates.to_law(solved.theta)
     shrinkage = 1.0
@@ -157,15 +161,15 @@ def _refit(solved: SolvedSurface, weights: Array) -> Array:
     return theta
 
 
-def wald_covariance(solved: SolvedSurface, *, by_size: bool = True) -> Array:
+def wald_covariance(solved: SolvedSurface) -> Array:
     """The sandwich covariance of theta, shape (5, 5), with HC3's correction for leverage.
 
     An observation's score is divided by 1 - its leverage, since a fit is drawn to its own runs.
-    Unless `by_size` is False, the scores of a size are added up first where model sizes recur, and
-    the noise of shared trunks gives it where runs share them.
+    Where model sizes recur, the scores of a size are added up first; where runs share trunks, the
+    covariance is that of their noise.
     Source: Huber 1981, section 7.6; MacKinnon & White 1985 (HC3).
     """
-    noise = noise_of(solved, by_size=by_size)
+    noise = noise_of(solved)
     if noise is not None:
         return noise.covariance
     problem, w = solved.problem, solved.weights
@@ -178,7 +182,7 @@ def wald_covariance(solved: SolvedSurface, *, by_size: bool = True) -> Array:
     leverage = np.minimum(np.einsum("ni,ij,nj->n", j, inverse, j) * w, 0.95)
     bread = inverse / max(float(np.average(psi == r, weights=w)), 1e-3)
     scores = j * (w * psi / (1 - leverage))[:, None]
-    sizes = clusters_of(solved) if by_size else None
+    sizes = clusters_of(solved)
     if sizes is not None:
         labels = np.unique(sizes, return_inverse=True)[1]
         count = int(labels.max()) + 1
@@ -189,13 +193,13 @@ def wald_covariance(solved: SolvedSurface, *, by_size: bool = True) -> Array:
     return covariance
 
 
-def preview(solved: SolvedSurface, *, by_size: bool = True) -> Draws:
+def preview(solved: SolvedSurface) -> Draws:
     """Normal draws from Wald's covariance: what a bootstrap would roughly give, in milliseconds.
 
     Draws outside the bounds of the search are brought back to them.
     """
-    noise = noise_of(solved, by_size=by_size)
-    covariance = wald_covariance(solved, by_size=by_size) if noise is None else noise.covariance
+    noise = noise_of(solved)
+    covariance = wald_covariance(solved) if noise is None else noise.covariance
     normal = np.random.RandomState(0).standard_normal((_PREVIEW_DRAWS // 2, 5))
     values, vectors = np.linalg.eigh(covariance)
     step = (normal * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

@@ -66,6 +66,7 @@ def fit_isoflop(
     curves: Sequence[Curve],
     observations: Sequence[Observation],
     *,
+    flops_per_token: FlopsPerToken | None = None,
     interpolation: Interpolation = "parabola",
     window: float = WINDOW,
 ) -> Fit:
@@ -73,14 +74,15 @@ def fit_isoflop(
 
     Args:
         curves: the observations of each budget.
-        observations: all of them, for the FLOP count.
+        observations: all of them.
+        flops_per_token: FLOPs of one token by params; None: through the observations.
         interpolation: `parabola` in log N, or `akima` through log L against log N.
         window: sizes further than this factor from the best one are not used by the parabola.
 
     Raises:
         FitError: fewer than 3 budgets have a usable minimum (`too_few_budgets`).
     """
-    flops_per_token = FlopsPerToken.through(observations)
+    flops_per_token = flops_per_token or FlopsPerToken.through(observations)
     minima = find_minima(curves, flops_per_token, interpolation=interpolation, window=window)
     good = [m for m in minima if m.status is MinimumStatus.OK]
     if len(good) < MIN_MINIMA:

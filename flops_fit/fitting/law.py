@@ -58,13 +58,6 @@ class FlopsPerToken:
         Where the given FLOPs are no function of params (nominal budgets, rounded counts), the
         points zigzag by more than 2 %, and one typical ratio of FLOPs to params serves for all.
         """
-        if isinstance(observations, tuple):
-            return _through_tuple(cls, observations)
-        return cls._through(observations)
-
-    @classmethod
-    def _through(cls, observations: Sequence[Observation]) -> FlopsPerToken:
-        """The function through these, worked out anew."""
         if all(abs(o.flops / (6 * o.params * o.tokens) - 1) < _ROUNDING for o in observations):
             return cls()  # as below, at a tenth of the time for a table of 100,000
         by_params: dict[float, list[float]] = {}
@@ -126,23 +119,6 @@ def _limited(slope: float, left: float, right: float) -> float:
     if left * right <= 0:
         return 0.0
     return math.copysign(min(abs(slope), 3 * abs(left), 3 * abs(right)), left)
-
-
-_KNOWN: list[tuple[tuple[Observation, ...], FlopsPerToken]] = []
-"""The last few tuples that were asked about: every method of a report asks about the same runs."""
-
-
-def _through_tuple(
-    cls: type[FlopsPerToken], observations: tuple[Observation, ...]
-) -> FlopsPerToken:
-    """As `through`, once for each tuple (the object: comparing runs would take as long)."""
-    for known, found in _KNOWN:
-        if known is observations:
-            return found
-    found = cls._through(observations)
-    _KNOWN.insert(0, (observations, found))
-    del _KNOWN[4:]
-    return found
 
 
 @dataclass(frozen=True)
@@ -315,6 +291,13 @@ class Fit:
     folds: tuple[Fold, ...] = ()
     draws: tuple[Mapping[str, float], ...] = ()
     spread: Spread | None = None
+
+    @property
+    def flops_per_token(self) -> FlopsPerToken:
+        """FLOPs of one token by params, as the frontier counts them."""
+        if isinstance(self.frontier, SurfaceFrontier | PowerLawFrontier):
+            return self.frontier.flops_per_token
+        return FlopsPerToken()
 
     @property
     def minima(self) -> tuple[Minimum, ...]:

@@ -42,7 +42,7 @@ def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> li
     folds = fit.folds if has_model else ()
     draws = draws_of(fit)
     isoflop = fit.details if isinstance(fit.details, IsoflopDetails) else None
-    count = FlopsPerToken.through(fit.used)
+    count = fit.flops_per_token
     if draws is not None and len(targets):
         params_noise, loss_noise = target_errors(draws, np.array(targets, dtype=float), count)
     found = []

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, Note
-from flops_fit.fitting.details import FitStatus, SurfaceDetails
+from flops_fit.fitting.details import FitStatus, Loss, SurfaceDetails
 from flops_fit.fitting.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.fitting.robust import find_outliers, mad, mad_sigma
 from flops_fit.fitting.solver.newton import minimise
@@ -28,7 +29,6 @@ from flops_fit.fitting.solver.objective import Array, Problem, Workspace, compon
 from flops_fit.fitting.solver.search import Coordinates, log_residuals, search
 from flops_fit.fitting.thresholds import MAX_MAD
 
-LOSSES = ("adaptive", "huber", "log-ls", "ls")
 ADAPTIVE = 1.345
 MIN_DELTA = 1e-5  # adaptive threshold where the observations have no noise
 LITERATURE_DELTA = 1e-3
@@ -48,6 +48,8 @@ class SolvedSurface:
         objective: summed loss of the runs, without weights or prior.
         weights: float64, shape (n,).
         has_converged: whether Newton's method ended by itself.
+        loss: what was minimised.
+        flops_per_token: FLOPs of one token by params, through the observations.
     """
 
     observations: tuple[Observation, ...]
@@ -58,6 +60,13 @@ class SolvedSurface:
     objective: float
     weights: Array
     has_converged: bool
+    loss: Loss
+    flops_per_token: FlopsPerToken
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the default loss was minimised."""
+        return self.loss == Loss.ADAPTIVE
 
     @property
     def law(self) -> Surface:
@@ -103,29 +112,26 @@ def coordinates_of(observations: Sequence[Observation]) -> Coordinates:
 
 def solve_surface(
     observations: Sequence[Observation],
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
     *,
-    loss: str = "adaptive",
-    huber_delta: float = LITERATURE_DELTA,
     drop_outliers: bool | None = None,
-    irreducible_loss: float | None = None,
 ) -> SolvedSurface:
     """Find the global optimum of the surface's objective.
 
     Args:
         observations: positive and finite; at least 6.
-        loss: see the module's opening.
-        huber_delta: threshold of `huber`, in log loss.
+        options: the loss, its threshold, and a held irreducible loss.
         drop_outliers: leave runs out that are outliers to the Huber(1e-3) fit; None: for
             `adaptive` only.
-        irreducible_loss: hold E at this value; None: E is free.
     """
     seen = tuple(observations)
     where = coordinates_of(seen)
     w = np.ones(len(seen))
     outliers: tuple[Excluded, ...] = ()
-    drop = loss == "adaptive" if drop_outliers is None else drop_outliers
+    is_adaptive = options.loss == Loss.ADAPTIVE
+    drop = is_adaptive if drop_outliers is None else drop_outliers
     starts: Array | None = None
-    if drop or loss == "adaptive":
+    if drop or is_adaptive:
         robust = search(where.problem(LITERATURE_DELTA), w)
         starts = robust.theta
         if drop:
@@ -141,20 +147,21 @@ def solve_surface(
                 where = coordinates_of(seen)
                 starts = move(starts, old, where)
                 starts = minimise(where.problem(LITERATURE_DELTA), starts, w).theta
-    delta = {"huber": huber_delta, "log-ls": np.inf, "ls": np.inf}.get(loss)
-    if delta is None:
+    delta = options.huber_delta if options.loss == Loss.HUBER else math.inf
+    if is_adaptive:
         assert starts is not None
         delta = max(ADAPTIVE * mad_sigma(log_residuals(where, starts[0])), MIN_DELTA)
-    problem = where.problem(delta, is_linear=loss == "ls")
-    if irreducible_loss is not None:
-        problem = pin(problem, irreducible_loss)
+    problem = where.problem(delta, is_linear=options.loss == Loss.LS)
+    if options.irreducible_loss is not None:
+        problem = pin(problem, options.irreducible_loss)
         starts = None
     found = search(problem, w) if starts is None else minimise(problem, starts, w)
     best = int(np.argmin(found.objective))
     theta, objective = found.theta[best : best + 1], float(found.objective[best])
     return SolvedSurface(
-        seen, outliers, where, problem, theta, objective, w, bool(found.has_converged[best])
-    )
+        seen, outliers, where, problem, theta, objective, w, bool(found.has_converged[best]),
+        options.loss, FlopsPerToken.through(seen),
+    )  # fmt: skip
 
 
 def pin(problem: Problem, irreducible_loss: float) -> Problem:
@@ -218,7 +225,7 @@ def surface_frontier(law: Surface, flops_per_token: FlopsPerToken) -> Frontier:
     return SurfaceFrontier(law.loss, flops_per_token, law.log_params)
 
 
-def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fit:
+def describe(solved: SolvedSurface, *, method: str = "surface") -> Fit:
     """The Fit of a solved surface, without intervals.
 
     Raises:
@@ -237,13 +244,12 @@ def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fi
     a = law.beta / (law.alpha + law.beta)
     status = FitStatus.OK if solved.has_converged else FitStatus.NOT_CONVERGED
     delta = solved.problem.delta
-    flops_per_token = FlopsPerToken.through(solved.observations)
     return Fit(
         method=method,
         status=FitStatus.BOUND if hit else status,
         parameters=dict(zip(NAMES, (law.E, law.A, law.B, law.alpha, law.beta), strict=True)),
         exponents={"params": a, "tokens": 1 - a},
-        frontier=surface_frontier(law, flops_per_token),
+        frontier=surface_frontier(law, solved.flops_per_token),
         objective=solved.objective,
         r_squared={"loss": 1 - float((residuals**2).sum()) / total if total > 0 else 0.0},
         residuals=tuple(residuals.tolist()),
@@ -251,7 +257,7 @@ def describe(solved: SolvedSurface, *, loss: str, method: str = "surface") -> Fi
         excluded=solved.outliers,
         notes=tuple(_notes(solved, hit, spread)),
         details=SurfaceDetails(
-            loss=loss,
+            loss=solved.loss,
             huber_delta=None if np.isinf(delta) else delta,
             residual_mad=spread,
             bounds_hit=tuple(hit),

@@ -139,14 +139,7 @@ def loss_law_of(fit: Fit) -> LossLaw:
             code="no_surface",
             hint="ask the surface: `--method surface`",
         )
-    frontier = fit.frontier
-    if isinstance(frontier, SurfaceFrontier):
-        count = frontier.flops_per_token
-    elif isinstance(frontier, Surface) or not fit.used:
-        count = FlopsPerToken()
-    else:
-        count = FlopsPerToken.through(fit.used)
-    return LossLaw(_surface(fit.parameters), count)
+    return LossLaw(_surface(fit.parameters), fit.flops_per_token)
 
 
 def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:

@@ -17,6 +17,7 @@ from flops_fit.fitting.details import (
     IsoflopDetails,
     LawNumbers,
     LineErrors,
+    Loss,
     Minimum,
     MinimumStatus,
     Resampled,
@@ -90,7 +91,7 @@ def _spread(spread: Spread) -> dict[str, Any]:
 def _surface(details: SurfaceDetails) -> dict[str, Any]:
     beside = details.with_outliers
     return {
-        "loss": details.loss,
+        "loss": str(details.loss),
         "huber_delta": details.huber_delta,
         "residual_mad": details.residual_mad,
         "bounds_hit": list(details.bounds_hit),
@@ -102,7 +103,7 @@ def _surface(details: SurfaceDetails) -> dict[str, Any]:
 def _surface_numbers(data: Mapping[str, Any]) -> dict[str, Any]:
     beside = data.get("with_outliers")
     return {
-        "loss": data.get("loss", "adaptive"),
+        "loss": Loss(data.get("loss", Loss.ADAPTIVE)),
         "huber_delta": data.get("huber_delta"),
         "residual_mad": data.get("residual_mad"),
         "bounds_hit": tuple(data.get("bounds_hit", ())),

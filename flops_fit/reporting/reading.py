@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import ManifestError, Note
 from flops_fit.experiment.prepared import Prepared
 from flops_fit.fitting.observations import read_table
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.manifest.files import read_json, write_atomic
 from flops_fit.planning.plan import Plan
@@ -65,7 +67,8 @@ def read_run(
     budgets: Sequence[float] = (),
     methods: Sequence[str] | None = None,
     bootstrap: int | None = None,
-    **options: Any,
+    shows_gains: bool = True,
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
 ) -> Result:
     """Fit what a run directory holds so far; loads no plugin and no torch.
 
@@ -74,8 +77,8 @@ def read_run(
         budgets: FLOPs to answer for, besides the sweep's own, its goal and the manifest's.
         methods: which fits; the manifest's if None.
         bootstrap: resamples behind the intervals; the manifest's if None.
-        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
-            shows_gains.
+        shows_gains: as for `fit_all`.
+        options: as for `fit_all`; `bootstrap` above takes the place of theirs.
 
     Raises:
         RunDirError: it is no run directory, or has no trials yet.
@@ -94,13 +97,14 @@ def read_run(
     goal = [] if manifest.sweep.goal is None else [manifest.sweep.goal.at]
     targets = tuple(distinct_budgets([*plan.budgets, *manifest.report.budgets, *goal, *budgets]))
     observations, left_out, drift = _usable(prepared, plan, state)
-    _refuse_floor(observations, options.get("irreducible_loss"))
+    _refuse_floor(observations, options.irreducible_loss)
+    resamples = manifest.report.bootstrap if bootstrap is None else bootstrap
     fitted = fit_all(
         observations,
+        replace(options, bootstrap=resamples),
         methods=_methods_for(plan, methods or manifest.report.methods),
-        bootstrap=manifest.report.bootstrap if bootstrap is None else bootstrap,
         targets=targets,
-        **options,
+        shows_gains=shows_gains,
     )
     return Result(
         fits=fitted.fits,
@@ -192,7 +196,8 @@ def read_table_of_runs(
     budgets: Sequence[float] = (),
     methods: Sequence[str] | None = None,
     bootstrap: int | None = None,
-    **options: Any,
+    shows_gains: bool = True,
+    options: FitOptions = FitOptions(),  # noqa: B008  it is frozen
 ) -> Result:
     """Fit a table of finished runs: a path, a mapping of columns, or a data frame.
 
@@ -204,8 +209,8 @@ def read_table_of_runs(
         methods: which fits; all that need no more than finished runs if None.
         bootstrap: resamples behind the intervals; if None, 1,000, and Wald's intervals in their
             place for more than 20,000 runs, where the two agree and resampling takes minutes.
-        **options: of `fit_all`: loss, huber_delta, irreducible_loss, interpolation, seed,
-            shows_gains.
+        shows_gains: as for `fit_all`.
+        options: as for `fit_all`; `bootstrap` above takes the place of theirs.
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.
@@ -218,15 +223,16 @@ def read_table_of_runs(
     largest = max(seen.flops for seen in table.observations)
     targets = tuple(distinct_budgets(budgets or (largest, 10 * largest)))
     rows = distinct_budgets([*own_budgets(table.observations), *targets])
-    _refuse_floor(table.observations, options.get("irreducible_loss"))
+    _refuse_floor(table.observations, options.irreducible_loss)
     is_large = len(table.observations) > LARGE
     resampled = None if bootstrap is not None or not is_large else _WALD
+    resamples = bootstrap if bootstrap is not None else 0 if is_large else 1000
     fitted = fit_all(
         table.observations,
+        replace(options, bootstrap=resamples),
         methods=_known_methods(methods),
-        bootstrap=bootstrap if bootstrap is not None else 0 if is_large else 1000,
         targets=rows,
-        **options,
+        shows_gains=shows_gains,
     )
     return Result(
         fits=fitted.fits,

@@ -23,8 +23,10 @@ from scipy.special import stdtrit
 from flops_fit.errors import FlopsFitError
 from flops_fit.fitting.backtest import BackTest, back_test, levels_of, loss_error
 from flops_fit.fitting.curves import group_curves
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.intervals import Draws, bootstrap
 from flops_fit.fitting.observations import read_table
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.robust import mad_sigma
 from flops_fit.fitting.surface import SolvedSurface, solve_surface
@@ -96,7 +98,9 @@ def main() -> None:
                 print(f"{path.stem:46s} {kind:5s} too few runs below")
                 continue
             draws = bootstrap(test.weighted, chosen.resamples, seed=0)
-            by = [errors(s, held) for s in (solve_surface(train, loss="huber"), solved)]
+            by = [
+                errors(s, held) for s in (solve_surface(train, FitOptions(loss=Loss.HUBER)), solved)
+            ]
             weighted = errors(test.weighted, held)
             widths = half_widths(test, draws, held)
             means = [float(np.abs(e).mean()) for e in (*by, weighted)]

@@ -38,7 +38,7 @@ def covered(scenario: Scenario | Branches, seed: int, resamples: int) -> np.ndar
     """Six booleans: bootstrap's and Wald's intervals of a, ln N_opt, ln L_opt hold the truth."""
     runs = scenario.draw(seed) if isinstance(scenario, Branches) else draw(scenario, seed)[0]
     solved = solve_surface(runs)
-    fit = describe(solved, loss="adaptive")
+    fit = describe(solved)
     draws = bootstrap(solved, resamples, seed=seed)
     fit = with_intervals(fit, draws)
     target = np.array([TARGET])

@@ -23,15 +23,18 @@ from typing import Any
 
 import numpy as np
 
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.fit import fit
 from flops_fit.fitting.intervals import bootstrap
 from flops_fit.fitting.observations import read_table
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.solver.search import Coordinates, search
 from flops_fit.fitting.surface import solve_surface
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"
 DELTA = 1e-3
+HUBER = FitOptions(loss=Loss.HUBER, huber_delta=DELTA)
 CHINCHILLA_STARTS = 5**5
 
 
@@ -53,16 +56,16 @@ def time_fits(folder: Path) -> None:
     print("surface fit, huber 1e-3: set, runs, ms wall, ms CPU, objective over the reference - 1")
     for path in sorted(folder.glob("*.csv")):
         runs = read_table(path).observations
-        found = fit(runs, loss="huber", huber_delta=DELTA)
-        wall, cpu = least(lambda: solve_surface(runs, loss="huber", huber_delta=DELTA))  # noqa: B023
+        found = fit(runs, HUBER)
+        wall, cpu = least(lambda: solve_surface(runs, HUBER))  # noqa: B023
         known = expected.get(path.stem)
         gap = f"{found.objective / known['objective'] - 1:+.1e}" if known else "-"
         print(f"  {path.stem:46s} {len(runs):5d} {wall * 1e3:7.1f} {cpu * 1e3:7.1f}  {gap}")
 
 
 def time_bootstrap(runs: tuple[Observation, ...], name: str) -> None:
-    solved = solve_surface(runs, loss="huber", huber_delta=DELTA)
-    wall, cpu = least(lambda: bootstrap(solved, 4000, seed=42, by_size=False), 5)
+    solved = solve_surface(runs, HUBER)
+    wall, cpu = least(lambda: bootstrap(solved, 4000, seed=42), 5)
     print(f"bootstrap of 4,000 at {len(runs)} runs ({name}): {wall:.3f} s wall, {cpu:.3f} s CPU")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from flops_fit.fitting.conventions import by_convention
 from flops_fit.fitting.fit import fit, fit_all
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.reporting.result import Result
 
@@ -36,7 +37,7 @@ def sweep(noise=1e-3, **replaced):
 
 
 def conventions_of(seen, **options):
-    return by_convention(fit_all(seen, methods=["isoflop", "surface"], **options).fits)
+    return by_convention(fit_all(seen, FitOptions(**options), methods=["isoflop", "surface"]).fits)
 
 
 def exponent(rows, params, flops, method):
@@ -61,7 +62,7 @@ def test_leaving_embeddings_out_turns_the_exponent_towards_larger_models():
 def test_the_slopes_of_a_counted_surface_are_those_of_its_own_optima():
     seen = sweep(noise=0.0)
     row = next(r for r in conventions_of(seen) if r["method"] == "surface")
-    [law] = fit_all(seen, methods=["surface"], bootstrap=0).fits.values()
+    [law] = fit_all(seen, FitOptions(bootstrap=0), methods=["surface"]).fits.values()
     first, last = law.predict(min(o.flops for o in seen)), law.predict(max(o.flops for o in seen))
     rise = math.log(last.flops / first.flops)
     assert row["params"] == pytest.approx(math.log(last.params / first.params) / rise, rel=1e-6)
@@ -73,7 +74,7 @@ def test_the_slopes_of_a_counted_surface_are_those_of_its_own_optima():
 )
 def test_the_conventions_keep_the_choices_and_the_runs_of_the_fits(options):
     seen = [replace(o, loss=o.loss * (1.1 if k == 7 else 1)) for k, o in enumerate(sweep())]
-    found = fit_all(seen, methods=["isoflop", "surface"], **options).fits
+    found = fit_all(seen, FitOptions(**options), methods=["isoflop", "surface"]).fits
     rows = by_convention(found)
     law = found["surface"]
     assert len(law.used) == len(seen) - ("loss" not in options)  # the outlier is gone, or kept
@@ -81,7 +82,7 @@ def test_the_conventions_keep_the_choices_and_the_runs_of_the_fits(options):
         own = found[method].exponents["params"]
         assert exponent(rows, "all", flops, method) == pytest.approx(own, rel=1e-12)
     inner = [replace(o, params=float(o.params_non_embedding)) for o in law.used]
-    alone = fit(inner, **options)
+    alone = fit(inner, FitOptions(**options))
     assert exponent(rows, "non-embedding", "6ND", "surface") == pytest.approx(
         alone.exponents["params"], rel=1e-6
     )
@@ -105,7 +106,7 @@ def test_one_convention_alone_is_not_shown(replaced):
 
 def test_the_report_holds_the_exponents_in_its_tables_its_page_and_its_json():
     seen = sweep()
-    fitted = fit_all(seen, methods=["isoflop", "surface"], bootstrap=0)
+    fitted = fit_all(seen, FitOptions(bootstrap=0), methods=["isoflop", "surface"])
     result = Result(
         fits=fitted.fits, failures=fitted.failures, observations=tuple(seen), excluded=(),
         targets=(), notes=(),

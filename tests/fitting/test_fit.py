@@ -11,13 +11,15 @@ from planted import CHINCHILLA as TRUTH
 from planted import grid
 
 from flops_fit.errors import FitError
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.fit import METHODS, fit, fit_all
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 
 
 @pytest.mark.parametrize("loss", ["adaptive", "huber", "log-ls", "ls"])
 def test_a_planted_surface_is_recovered_by_every_loss(loss: str) -> None:
-    found = fit(grid(), loss=loss)
+    found = fit(grid(), FitOptions(loss=Loss(loss)))
     assert found.status == "ok"
     for name in ("E", "A", "B", "alpha", "beta"):
         assert found.parameters[name] == pytest.approx(getattr(TRUTH, name), rel=1e-4)
@@ -89,7 +91,7 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown method"):
         fit(grid(), method="magic")
     with pytest.raises(ValueError, match="unknown loss"):
-        fit(grid(), loss="l7")
+        fit(grid(), FitOptions(loss=Loss("l7")))
 
 
 @pytest.mark.parametrize("kind", range(6))

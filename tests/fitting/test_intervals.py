@@ -13,10 +13,12 @@ from planted import CHINCHILLA, COVERAGE, TARGET, TRUNKS, Branches, Scenario, dr
 
 from flops_fit.fitting import backtest
 from flops_fit.fitting.backtest import back_test, levels_of, loss_error, reach
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.disagreement import disagreements, wasted_share
 from flops_fit.fitting.fit import fit, fit_all
 from flops_fit.fitting.intervals import bootstrap, clusters_of, preview, t_interval, wald_errors
 from flops_fit.fitting.law import FlopsPerToken, GeneralSurface, Surface
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation, Optimum
 from flops_fit.fitting.robust import find_outliers, mad_sigma, resample_weights
 from flops_fit.fitting.surface import solve_surface
@@ -48,9 +50,9 @@ def test_sizes_that_recur_are_clusters_and_sizes_that_do_not_are_not() -> None:
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> None:
-    one, two = (fit(RUNS, bootstrap=60, seed=7) for _ in range(2))
+    one, two = (fit(RUNS, FitOptions(bootstrap=60, seed=7)) for _ in range(2))
     assert one.intervals == two.intervals
-    assert fit(RUNS, bootstrap=60, seed=8).intervals != one.intervals
+    assert fit(RUNS, FitOptions(bootstrap=60, seed=8)).intervals != one.intervals
 
 
 def test_the_bootstrap_is_the_spread_of_fits_to_resampled_tables() -> None:
@@ -60,7 +62,7 @@ def test_the_bootstrap_is_the_spread_of_fits_to_resampled_tables() -> None:
     drawn = np.random.RandomState(5).randint(0, len(seen), size=(3, len(seen)))
     for law, row in zip(draws.laws, drawn, strict=True):
         table = [seen[order[k]] for k in row]
-        alone = solve_surface(table, loss="huber", huber_delta=SOLVED.problem.delta)
+        alone = solve_surface(table, FitOptions(loss=Loss.HUBER, huber_delta=SOLVED.problem.delta))
         assert law[3:] == pytest.approx([alone.law.alpha, alone.law.beta], rel=1e-3)
 
 
@@ -211,7 +213,7 @@ def test_a_law_that_does_not_hold_is_said_with_where() -> None:
 
 
 def test_all_methods_stand_side_by_side_at_each_target() -> None:
-    found = fit_all(RUNS, targets=[1e20, 1e21], bootstrap=50)
+    found = fit_all(RUNS, FitOptions(bootstrap=50), targets=[1e20, 1e21])
     assert set(found.fits) == {"isoflop", "surface", "extrapolation", "kaplan", "general"}
     assert [p.flops for p in found.predictions] == [1e20] * 5 + [1e21] * 5
     assert {w.chosen for w in found.wastes} == set(found.fits)
@@ -257,7 +259,7 @@ def test_runs_that_share_a_trunk_do_not_count_as_independent(sizes: int, widest:
         told = Branches(sizes, 5).draw(seed)
         for is_told in hits:
             runs = told if is_told else [replace(o, run=None) for o in told]
-            low, high = (fitted := fit(runs, bootstrap=200, seed=seed)).intervals["a"]
+            low, high = (fitted := fit(runs, FitOptions(bootstrap=200, seed=seed))).intervals["a"]
             hits[is_told] += low <= truth <= high
             if is_told:
                 found.append((fitted.exponents["params"], (high - low) / 2))
@@ -269,14 +271,16 @@ def test_runs_that_share_a_trunk_do_not_count_as_independent(sizes: int, widest:
 
 @pytest.mark.parametrize("bootstrap", [0, 200])
 def test_what_is_held_stays_where_it_is_on_shared_trunks_too(bootstrap: int) -> None:
-    found = fit(Branches(6, 5).draw(0), bootstrap=bootstrap, irreducible_loss=CHINCHILLA.E)
+    found = fit(
+        Branches(6, 5).draw(0), FitOptions(bootstrap=bootstrap, irreducible_loss=CHINCHILLA.E)
+    )
     assert found.intervals["E"] == (CHINCHILLA.E, CHINCHILLA.E)
-    free = fit(Branches(6, 5).draw(0), bootstrap=bootstrap)
+    free = fit(Branches(6, 5).draw(0), FitOptions(bootstrap=bootstrap))
     assert found.standard_errors["a"] < free.standard_errors["a"]
 
 
 def test_intervals_of_shared_trunks_do_not_hang_on_the_order_of_runs() -> None:
     runs = Branches(6, 5).draw(0)
-    one, other = (fit(seen, bootstrap=200, seed=3) for seen in (runs, runs[::-1]))
+    one, other = (fit(seen, FitOptions(bootstrap=200, seed=3)) for seen in (runs, runs[::-1]))
     assert one.intervals["a"] == pytest.approx(other.intervals["a"], rel=1e-6)
     assert one.spread.resampled == "noise"

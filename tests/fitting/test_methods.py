@@ -20,6 +20,7 @@ from flops_fit.fitting.fit import fit
 from flops_fit.fitting.isoflop import find_minima, fit_isoflop
 from flops_fit.fitting.law import FlopsPerToken, GeneralSurface, Surface
 from flops_fit.fitting.noise import moderate
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.powers import fit_line, fit_loss_law
 
@@ -228,10 +229,10 @@ def test_the_richer_form_finds_its_power_and_doubts_the_sum() -> None:
 
 def test_e_can_be_pinned_and_is_refused_above_the_losses() -> None:
     runs = grid(LAW, sd=0.002)
-    found = fit(runs, irreducible_loss=1.7)
+    found = fit(runs, FitOptions(irreducible_loss=1.7))
     assert found.parameters["E"] == pytest.approx(1.7)
     assert found.status == "ok"
     free = fit(runs)
     assert found.objective >= free.objective * (1 - 1e-9)
     with pytest.raises(FitError, match="irreducible loss"):
-        fit(runs, irreducible_loss=9.0)
+        fit(runs, FitOptions(irreducible_loss=9.0))

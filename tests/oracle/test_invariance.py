@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from planted import CHINCHILLA, TARGET, Scenario, draw, gauss
 
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.fit import fit, fit_all
 from flops_fit.fitting.law import Surface
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 
 RUNS, _ = draw(Scenario(), 3)
@@ -27,8 +29,8 @@ def scaled(runs: list[Observation], params: float, loss: float) -> list[Observat
 
 @pytest.mark.parametrize("loss", ["adaptive", "huber", "log-ls", "ls"])
 def test_params_in_millions_and_losses_in_bits_change_units_only(loss: str) -> None:
-    plain = fit(RUNS, loss=loss)
-    other = fit(scaled(RUNS, 1e-6, BITS), loss=loss)
+    plain = fit(RUNS, FitOptions(loss=Loss(loss)))
+    other = fit(scaled(RUNS, 1e-6, BITS), FitOptions(loss=Loss(loss)))
     assert other.exponents["params"] == pytest.approx(plain.exponents["params"], rel=1e-6)
     assert other.parameters["E"] == pytest.approx(plain.parameters["E"] * BITS, rel=1e-6)
     assert other.parameters["A"] == pytest.approx(
@@ -41,8 +43,8 @@ def test_params_in_millions_and_losses_in_bits_change_units_only(loss: str) -> N
 
 def test_the_order_of_the_rows_changes_nothing() -> None:
     order = np.random.default_rng(0).permutation(len(RUNS))
-    plain = fit(RUNS, bootstrap=50, seed=1)
-    other = fit([RUNS[k] for k in order], bootstrap=50, seed=1)
+    plain = fit(RUNS, FitOptions(bootstrap=50, seed=1))
+    other = fit([RUNS[k] for k in order], FitOptions(bootstrap=50, seed=1))
     for name, value in plain.parameters.items():
         assert other.parameters[name] == pytest.approx(value, rel=1e-6)
     for name, value in plain.standard_errors.items():
@@ -85,7 +87,7 @@ def test_counted_flops_put_the_optimum_where_the_law_and_the_count_meet() -> Non
 
 def test_intervals_hold_the_truth_and_grow_beyond_the_runs() -> None:
     runs, _ = draw(Scenario(num_budgets=7), 1)
-    both = fit_all(runs, bootstrap=200, targets=[1e20, 1e21, 1e22])
+    both = fit_all(runs, FitOptions(bootstrap=200), targets=[1e20, 1e21, 1e22])
     by_method = {m: [p for p in both.predictions if p.method == m] for m in both.fits}
     widths = []
     for optimum in by_method["surface"]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from reference_runs import need_runs, reference, runs_of
 
+from flops_fit.fitting.details import Loss
 from flops_fit.fitting.fit import fit
+from flops_fit.fitting.options import FitOptions
 
 # What the authors of the replication printed for 4,000 resamples (Besiroglu et al. 2024,
 # arXiv:2404.10102, and the notebook beside it).
@@ -16,7 +18,7 @@ PUBLISHED_ERRORS = {"E": 0.02566, "A": 124.49, "B": 1293.17, "alpha": 0.01540, "
 def test_the_surface_reaches_the_confirmed_optimum(name: str) -> None:
     need_runs()
     expected = reference()[name]
-    found = fit(runs_of(name), loss="huber", huber_delta=1e-3)
+    found = fit(runs_of(name), FitOptions(loss=Loss.HUBER, huber_delta=1e-3))
     assert len(found.used) == expected["n"]
     assert found.objective is not None
     assert found.objective <= expected["objective"] * (1 + 1e-6)
@@ -27,14 +29,18 @@ def test_the_surface_reaches_the_confirmed_optimum(name: str) -> None:
 
 def test_standard_errors_are_those_published() -> None:
     need_runs()
-    found = fit(runs_of("epoch_chinchilla_240"), loss="huber", bootstrap=4000, seed=42)
+    found = fit(
+        runs_of("epoch_chinchilla_240"), FitOptions(loss=Loss.HUBER, bootstrap=4000, seed=42)
+    )
     for name, error in PUBLISHED_ERRORS.items():
         assert found.standard_errors[name] == pytest.approx(error, rel=0.02)
 
 
 def test_percentiles_are_those_published() -> None:
     need_runs()
-    found = fit(runs_of("epoch_chinchilla_240"), loss="huber", bootstrap=4000, seed=42)
+    found = fit(
+        runs_of("epoch_chinchilla_240"), FitOptions(loss=Loss.HUBER, bootstrap=4000, seed=42)
+    )
     published = {"E": (1.769, 1.871), "alpha": (0.317, 0.373), "beta": (0.331, 0.415)}
     for name, (low, high) in published.items():
         assert found.intervals[name][0] == pytest.approx(low, rel=0.01)

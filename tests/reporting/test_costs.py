@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from planted_results import MANIFEST, PLANTED, observe, planted_result
 
 from flops_fit.fitting.fit import fit_all
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.surface import solve_surface
 from flops_fit.manifest.files import write_json
@@ -292,7 +293,7 @@ def noisy_sweep():
 
 def test_more_compute_buys_a_narrower_answer_at_the_target():
     seen = noisy_sweep()
-    found = fit_all(seen, methods=["surface"], targets=[1e18, 1e22], bootstrap=200)
+    found = fit_all(seen, FitOptions(bootstrap=200), methods=["surface"], targets=[1e18, 1e22])
     rows = found.gains
     assert {row.target_flops for row in rows} == {1e22}
     assert [row.num_runs for row in rows] == [21, 28, 35, 42, 49, 56, 63]
@@ -313,7 +314,7 @@ def test_the_last_level_is_the_answer_of_the_report(options):
     noise = drawn.normal(0, 0.003, 63)
     noise[drawn.choice(63, 10, replace=False)] = drawn.uniform(0.01, 0.02, 10)
     seen = observe([1e17 * 10 ** (k / 2) for k in range(9)], noise=noise.tolist())
-    found = fit_all(seen, methods=["surface"], targets=[1e22], **options)
+    found = fit_all(seen, FitOptions(**options), methods=["surface"], targets=[1e22])
     last, surface = found.gains[-1], found.fits["surface"]
     assert last.params == surface.predict(1e22).params
     assert last.loss == surface.predict(1e22).loss

@@ -8,8 +8,9 @@ import pytest
 from planted_results import PLANTED, isoflop_fit, observe, planted_result, surface_fit
 
 from flops_fit.errors import FitError, Note
-from flops_fit.fitting.details import SurfaceDetails
+from flops_fit.fitting.details import Loss, SurfaceDetails
 from flops_fit.fitting.law import PowerLaw, PowerLawFrontier, Surface
+from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded
 from flops_fit.reporting.figures.diagnostics import residuals_figure
 from flops_fit.reporting.reading import read_table_of_runs
@@ -114,7 +115,9 @@ def scattered(law, size):
         table["params"].append(seen.params)
         table["tokens"].append(seen.tokens)
         table["loss"].append(seen.loss * math.exp(draw(0, size)))
-    return read_table_of_runs(table, methods=["surface"], bootstrap=0, loss="log-ls")
+    return read_table_of_runs(
+        table, methods=["surface"], bootstrap=0, options=FitOptions(loss=Loss.LOG_LS)
+    )
 
 
 def test_a_law_that_its_runs_hide_is_refused_and_not_told_as_an_answer():
