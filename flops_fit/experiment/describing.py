@@ -25,15 +25,16 @@ def describe(experiment: Experiment) -> Description:
 
     manifest = experiment.manifest
     values = size_values(manifest) or buildable_sizes(manifest, experiment.build)
-    check_contract(
+    odd = check_contract(
         experiment.build,
         experiment.data,
         experiment.loss,
         smallest=min(values),
+        recipe=manifest.training,
         names=(manifest.model.plugin, manifest.data.plugin, manifest.loss.plugin),
     )
     stated = manifest.model.stated
-    facts, notes = experiment.data.facts, list(experiment.data.notes)
+    facts, notes = experiment.data.facts, [*experiment.data.notes, *odd]
     if stated is not None and (known := stated_sizes(manifest, stated)) is not None:
         sizes = known
     else:

@@ -115,7 +115,29 @@ def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
             f"loss plugin `{loss.plugin}` is a {type(loss_fn).__name__}, not something to call",
             hint="a loss is called with (outputs, targets)",
         )
-    return loss_fn
+    return loss_fn if loss.offset is None else Raised(loss_fn, loss.offset)
+
+
+class Raised:
+    """A loss plus a constant, with all that the loss says of itself."""
+
+    def __init__(self, loss: Any, offset: float) -> None:
+        self._loss, self._offset = loss, offset
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        """Return the loss plus the constant."""
+        return self._loss(outputs, targets) + self._offset
+
+    def of_model(self, model: Any) -> Raised:
+        """Return the same for the loss that fits a model."""
+        bind = getattr(self._loss, "of_model", None)
+        return Raised(bind(model), self._offset) if callable(bind) else self
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the loss itself has: `count`, say."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._loss, name)
 
 
 def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedData:
@@ -126,13 +148,18 @@ def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedDa
     make_data = load_plugin("dataset", data.plugin, search_path=search_path)
     check_takes("dataset", data.plugin, make_data, "", data.kwargs)
     made = guard("dataset", data.plugin, lambda: make_data(**data.kwargs))
-    overrides = data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
+    overrides = _stated_facts(manifest)
     loaded: LoadedData = guard(
         "dataset",
         data.plugin,
         lambda: load_data(made, seed=manifest.seed, overrides=overrides),
     )
     return loaded
+
+
+def _stated_facts(manifest: Manifest) -> dict[str, Any]:
+    """Return the facts about the data that the manifest states, over what the data says."""
+    return manifest.data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
 
 
 def live_experiment(
@@ -155,7 +182,7 @@ def live_experiment(
 
     name = manifest.model.plugin.removeprefix(LIVE)
     check_takes("model", name, factory, manifest.model.size_param, kwargs, manifest.model.derive)
-    overrides = manifest.data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
+    overrides = _stated_facts(manifest)
     data_name = manifest.data.plugin.removeprefix(LIVE)
     loaded = guard(
         "dataset", data_name, lambda: load_data(made, seed=manifest.seed, overrides=overrides)
@@ -225,7 +252,7 @@ def builder(
         except ValueError as error:
             raise PluginError(
                 f"`[model.derive]` at `{model.size_param} = {value}`: {error}",
-                hint="mend the formula, or leave the size out of `sizes`",
+                hint="fix the formula, or leave the size out of `sizes`",
             ) from None
         shown = ", ".join(f"{name} = {each}" for name, each in arguments.items())
         return guard(

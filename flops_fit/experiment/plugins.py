@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -160,11 +161,26 @@ def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
         return call()
     except FlopsFitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
-            f"{kind} plugin `{name}` raised {type(error).__name__}: {error}{_line_of(error)}",
-            hint="mend the plugin, or its `kwargs` in the manifest",
+            f"{kind} plugin `{name}` raised {type(error).__name__}: {error}{line_of(error)}"
+            f"{_cause_of(error)}",
+            hint="fix the plugin, or its `kwargs` in the manifest",
         ) from error
+
+
+def _cause_of(error: BaseException) -> str:
+    """Return the innermost cause of an error, where it names another: `; caused by ...`."""
+    inner, seen = error, {id(error)}
+    while True:
+        earlier = inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
+        if earlier is None or id(earlier) in seen:
+            break
+        inner = earlier
+        seen.add(id(inner))
+    if inner is error or str(inner) in str(error):
+        return ""
+    return f"; caused by {type(inner).__name__}: {inner}{line_of(inner)}"
 
 
 def check_takes(
@@ -227,9 +243,23 @@ def _import(kind: Kind, name: str) -> Any:
         ) from None
 
 
-def _line_of(error: BaseException) -> str:
-    """Where the plugin's own code raised: ` (model.py line 12)`, or nothing if it did not."""
-    own = str(Path(__file__).parent)
+def line_of(error: BaseException) -> str:
+    """Return where a plugin's code raised: ` (model.py line 12)`; empty if it did not.
+
+    The innermost line outside this package, torch and Python's own files.
+    """
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.lineno is not None]
-    outside = [f for f in frames if not f.filename.startswith((own, "<")) or "/zoo/" in f.filename]
-    return f" ({Path(outside[-1].filename).name} line {outside[-1].lineno})" if outside else ""
+    outside = [f for f in frames if not _is_ours(f.filename)]
+    theirs = [f for f in outside if not _is_library(f.filename)] or outside
+    return f" ({Path(theirs[-1].filename).name} line {theirs[-1].lineno})" if theirs else ""
+
+
+def _is_ours(file: str) -> bool:
+    package = Path(__file__).parents[1]
+    path = Path(file)
+    return file.startswith("<") or (path.is_relative_to(package) and "zoo" not in path.parts)
+
+
+def _is_library(file: str) -> bool:
+    places = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    return any(Path(file).is_relative_to(place) for place in places)

@@ -74,7 +74,7 @@ def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepar
         PluginError: a plugin is missing or breaks its contract.
     """
     path = Path(manifest)
-    read, text = read_manifest(path), path.read_text(encoding="utf-8")
+    read, text = read_manifest(path), path.read_text(encoding="utf-8-sig")
     if total_flops is not None:
         read = read.model_copy(update={"sweep": read.sweep.with_total(total_flops)})
         text = written(read)

@@ -144,10 +144,17 @@ class DataSection(_Section):
 
 
 class LossSection(_Section):
-    """[loss]: what compares outputs with targets."""
+    """[loss]: what compares outputs with targets.
+
+    Attributes:
+        plugin: its name; "model" takes the loss that the model computes itself.
+        kwargs: what the plugin is called with first, where it is a class or a factory.
+        offset: is added to every loss, so that one that may be negative can be fitted; None: 0.
+    """
 
     plugin: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    offset: float | None = None
 
 
 class FlopsSection(_Section):
@@ -269,7 +276,7 @@ def read_manifest(path: Path) -> Manifest:
 def parse_manifest(text: str, *, where: str) -> Manifest:
     """Validate a manifest's text; `where` names it in errors."""
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(text.removeprefix("\ufeff"))  # Editors on Windows write this mark.
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(
             f"`{where}` is not TOML: {error}", hint="strings need quotes, tables need [brackets]"

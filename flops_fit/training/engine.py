@@ -32,6 +32,7 @@ from flops_fit.training.building import (
     initial_model,
     own_gradients,
 )
+from flops_fit.training.calling import Loss, bound, loss_on
 from flops_fit.training.checkpoint import (
     drop_newer,
     load_common,
@@ -41,10 +42,10 @@ from flops_fit.training.checkpoint import (
 )
 from flops_fit.training.curve import Curve, write_training_losses
 from flops_fit.training.data.batches import LoadedData
-from flops_fit.training.data.streams import Batch, derive_seed, map_tensors, on_device, split_batch
+from flops_fit.training.data.streams import Batch, derive_seed, map_tensors, on_device
 from flops_fit.training.data.workers import open_with_workers
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
-from flops_fit.training.heldout import HeldOut, Loss
+from flops_fit.training.heldout import HeldOut
 from flops_fit.training.measuring.meter import Meter
 from flops_fit.training.memory import remember
 from flops_fit.training.optimizers import make_optimizer, recorded, set_learning_rates
@@ -72,7 +73,7 @@ class Training:
 
         `trunk` is the directory of the trunk that the trial shares with others, if it does.
         """
-        self.trial, self.recipe, self.loss, self.session = trial, recipe, loss, session
+        self.trial, self.recipe, self.session = trial, recipe, session
         self.build = build
         self.directory, self.trunk = directory, None if trial.trunk is None else trunk
         self.meter = Meter(trial, session=session, threads=threads)
@@ -86,6 +87,7 @@ class Training:
         device = session.device
         model = initial_model(trial, build, session)
         remember(model)
+        self.loss = loss = bound(loss, model)
         optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
@@ -175,12 +177,11 @@ class Training:
             part = map_tensors(
                 lambda t: (t if is_whole else t[start:end]).to(device, non_blocking=True), batch
             )
-        inputs, targets = split_batch(part)
         together = contextlib.nullcontext() if is_last else accelerator.no_sync(self.model)
         if self.recipe.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with together:
-            value = weighed(self.loss(self.model(inputs), targets), weight)
+            value = weighed(loss_on(self.model, part, self.loss), weight)
             # Accelerate divides by a number of parts even if it is one; only scaling needs it.
             if self.scaler is None:
                 value.backward()  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,18 +11,16 @@ from torch import nn
 
 from flops_fit.errors import PluginError
 from flops_fit.manifest.recipe import Recipe
+from flops_fit.training.calling import Loss, loss_on
 from flops_fit.training.data.batches import heldout_batches
 from flops_fit.training.data.streams import (
     Batch,
     concatenate,
     count_examples,
     map_tensors,
-    split_batch,
 )
 from flops_fit.training.session import Session
 from flops_fit.training.weights import PARTS, batch_weight, compare_parts, differ, mean_of
-
-Loss = Callable[[Any, Any], torch.Tensor]
 
 _RESIDENT_BYTES = 2**30
 """A held-out set up to this size lies on the device; a larger one travels at each evaluation."""
@@ -69,8 +67,8 @@ class HeldOut:
         try:
             with torch.no_grad():
                 for number in numbers:
-                    inputs, targets = split_batch(_to(self._batches[number], self.device))
-                    values.append(loss(model(inputs), targets).detach().clone())
+                    batch = _to(self._batches[number], self.device)
+                    values.append(loss_on(model, batch, loss).detach().clone())
         finally:
             model.train(was_training)
         if not values:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from flops_fit.training.building import Build, build_on
+from flops_fit.training.calling import bound, loss_on
 from flops_fit.training.data.batches import LoadedData, heldout_batches
-from flops_fit.training.data.streams import map_tensors, split_batch
+from flops_fit.training.data.streams import map_tensors
 
 _EXAMPLES = 2  # batch norm wants more than one
 
@@ -35,9 +36,9 @@ def may_be_idle(
     batch = heldout_batches(data.heldout, batch=_EXAMPLES, examples=_EXAMPLES)[0]
     try:
         model = build_on(build, value, "meta").train()
-        inputs, targets = split_batch(map_tensors(lambda t: t.to("meta"), batch))
+        batch = map_tensors(lambda t: t.to("meta"), batch)
         before = random.getstate(), torch.get_rng_state()
-        loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+        loss_on(model, batch, bound(loss, model)).backward()  # type: ignore[no-untyped-call]
     except Exception:
         return True  # It asks for a value, maybe to choose what to pass through.
     # A layer that is dropped at random may have been there this time.

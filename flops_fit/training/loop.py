@@ -19,11 +19,11 @@ from flops_fit.errors import ManifestError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Outcome, Trial
 from flops_fit.training.building import Build
+from flops_fit.training.calling import Loss
 from flops_fit.training.checkpoint import drop_checkpoints
 from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.divergence import judge_start
 from flops_fit.training.engine import Training
-from flops_fit.training.heldout import Loss
 from flops_fit.training.idle import may_be_idle
 from flops_fit.training.memory import with_smaller_passes
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from flops_fit.errors import PluginError
-from flops_fit.training.data.streams import Batch, count_examples, map_tensors, split_batch
+from flops_fit.training.calling import loss_on, targets_of
+from flops_fit.training.data.streams import Batch, count_examples, map_tensors
 from flops_fit.training.session import Session
 
 Weight = float | torch.Tensor
@@ -24,6 +25,7 @@ Weight = float | torch.Tensor
 TOLERANCE = 1e-4
 """Share of a loss by which float32 sums in another order may differ, with room to spare."""
 
+_SUM_TOLERANCE = 0.02  # for parts of unequal lengths
 _ROUGH_TOLERANCE = 1e-2  # of bf16, fp16 and TF32
 PARTS = 8
 """Into how many parts a batch is cut to see whether they add up."""
@@ -32,6 +34,16 @@ MEND = (
     "give the loss a `count(targets)`, the number of units that it is the mean of: `my_loss.count "
     "= lambda targets: (targets != -100).sum()`"
 )
+
+SUM_MEND = (
+    'return the mean over the batch: drop `reduction="sum"`, or divide by the number of units. A '
+    "sum grows with the batch, so losses of different batches cannot be compared"
+)
+
+
+def is_sum(whole: float, parts: float, *, num_parts: int = PARTS) -> bool:
+    """Whether a batch's loss is the sum of its equal parts' losses, whose mean is `parts`."""
+    return parts != 0 and abs(whole / parts / num_parts - 1) < _SUM_TOLERANCE
 
 
 def units_of(loss: Any, targets: Any) -> Weight | None:
@@ -82,7 +94,7 @@ def part_weights(
     """
     if len(bounds) == 1 and session.world == 1:
         return [1.0]
-    _, targets = split_batch(batch)
+    targets = targets_of(batch, loss)
     units = [
         units_of(loss, map_tensors(lambda t, at=slice(*ends): t[at], targets))  # type: ignore[misc]
         for ends in bounds
@@ -108,7 +120,7 @@ def weighed(value: torch.Tensor, weight: Weight) -> torch.Tensor:
 
 def batch_weight(loss: Any, batch: Batch) -> float:
     """What a whole batch weighs in a mean over batches: its units, or else its examples."""
-    units = units_of(loss, split_batch(batch)[1])
+    units = units_of(loss, targets_of(batch, loss))
     return float(count_examples(batch) if units is None else units)
 
 
@@ -128,7 +140,7 @@ def compare_parts(model: nn.Module, loss: Any, batch: Batch) -> tuple[float, flo
     model.eval()
     try:
         with torch.no_grad():
-            losses = [float(_loss(model, loss, part)) for part in (batch, *parts)]
+            losses = [float(loss_on(model, part, loss)) for part in (batch, *parts)]
     finally:
         model.train(was_training)
     weights = [batch_weight(loss, part) for part in parts]
@@ -150,9 +162,3 @@ def differ(whole: float, parts: float, *, is_exact: bool = True) -> bool:
     """
     tolerance = TOLERANCE if is_exact else _ROUGH_TOLERANCE
     return abs(whole - parts) > tolerance * max(abs(whole), abs(parts), 1e-6)
-
-
-def _loss(model: nn.Module, loss: Any, batch: Batch) -> torch.Tensor:
-    inputs, targets = split_batch(batch)
-    value: torch.Tensor = loss(model(inputs), targets)
-    return value

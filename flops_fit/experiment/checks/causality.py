@@ -15,7 +15,6 @@ ahead. The weights get noise first: many models start with layers that pass noth
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from torch import nn
 
 from flops_fit.errors import PluginError
 from flops_fit.experiment.checks.findings import DoubtfulError, InapplicableError
+from flops_fit.training.calling import call, is_models_own
 from flops_fit.training.data.streams import Batch, map_tensors, split_batch
 
 _NOISE = 0.05
@@ -35,6 +35,14 @@ _TOLERANCE = 1e-4
 
 _SHIFTS = range(-3, 4)
 _SAME_SHARE = 0.99
+_IGNORED = -100  # torch's mark of a target that does not count
+
+
+SHIFT_MEND = (
+    "shift the targets by one: `inputs = row[:-1]`, `targets = row[1:]`; or, where the model "
+    "shifts labels inside its own loss (as in transformers), take that loss: "
+    '`[loss] plugin = "model"`'
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ def check_causal(
     """No output sees its own target.
 
     Args:
-        model: is copied; its weights may be trained or not.
+        model: its weights may be trained or not; noise is added to them.
         batch: several examples.
         loss: (outputs, targets) -> scalar tensor.
         declared: whether the data says that it is causal.
@@ -74,7 +82,7 @@ def check_causal(
         )
     case = _Case(_with_noise(model), inputs, targets, length)
     ahead = _offset_of_data(case)
-    if not declared and ahead != 1:
+    if not declared and (ahead is None or not 0 <= ahead <= 1):
         raise InapplicableError("the data does not say that it is causal")
     try:
         return _judge(case, loss, ahead)
@@ -82,9 +90,27 @@ def check_causal(
         if declared:
             raise
         hint = f"{error.hint}; or, if that is meant, say so: [data] causal = false"
-        raise DoubtfulError(
-            f"the targets are the inputs one position on, yet {error.message}", hint=hint
-        ) from error
+        where = "the inputs themselves" if ahead == 0 else "the inputs one position on"
+        message = f"the targets are {where}, yet {error.message}"
+        if ahead == 0:
+            message = f"the targets are {where}: {error.message}"
+        raise DoubtfulError(message, hint=hint) from error
+
+
+def unshifted(model: nn.Module, batch: Batch, loss: Callable[[Any, Any], torch.Tensor]) -> bool:
+    """Whether each output is scored on the input at its own position: targets without a shift.
+
+    Only for whole numbers in sequences, which a model with an output for each position can copy.
+    """
+    inputs, targets = split_batch(batch)
+    length = _length(targets)
+    if length is None or is_models_own(loss):
+        return False
+    tensor = next(t for t in tensors_in(targets) if t.ndim >= 2 and t.shape[1] > 1)
+    case = _Case(model.eval(), inputs, targets, length)
+    if tensor.is_floating_point() or _offset_of_data(case) != 0:
+        return False
+    return _offset_of_loss(case, loss) == 0
 
 
 def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | None) -> str:
@@ -95,7 +121,7 @@ def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | N
         where = "at the same position" if asked == 0 else f"{-asked} positions before"
         raise PluginError(
             f"each target is given away: an output is scored on what its input {where} says",
-            hint="shift the targets by one: `inputs = row[:-1]`, `targets = row[1:]`",
+            hint=SHIFT_MEND,
         )
     seen = _look_ahead(case)
     if seen is not None:
@@ -117,8 +143,8 @@ def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | N
 
 
 def _with_noise(model: nn.Module) -> nn.Module:
-    """A copy without dropout, none of whose layers passes nothing on."""
-    noisy = copy.deepcopy(model).eval()
+    """Add noise to the weights, so that every layer passes something on; without dropout."""
+    noisy = model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in noisy.parameters():
@@ -145,9 +171,10 @@ def _offset_of_data(case: _Case) -> int | None:
         shares = {}
         for shift in _SHIFTS:
             low, high = max(0, -shift), case.length - max(0, shift)
-            if high > low:
+            kept = targets[:, low:high] != _IGNORED
+            if high > low and kept.any():
                 same = targets[:, low:high] == inputs[:, low + shift : high + shift]
-                shares[shift] = float(same.float().mean())
+                shares[shift] = float(same[kept].float().mean())
         fitting = [shift for shift, share in shares.items() if share >= _SAME_SHARE]
         if len(fitting) == 1:
             return fitting[0]
@@ -156,7 +183,9 @@ def _offset_of_data(case: _Case) -> int | None:
 
 def _offset_of_loss(case: _Case, loss: Callable[[Any, Any], torch.Tensor]) -> int | None:
     """m, where the output at p is scored on the target at p + m; None if it cannot be told."""
-    outputs = case.model(case.inputs)
+    if is_models_own(loss):
+        return None  # Its outputs are made with the targets, in one call.
+    outputs = call(case.model, case.inputs)
     sequences = [s for s in _sequences(outputs, case) if s.requires_grad]
     if not sequences:
         return None
@@ -195,8 +224,8 @@ def _look_ahead(case: _Case) -> tuple[int, int] | None:
     matters = False
     for place in sorted({1, case.length // 2, case.length - 1}):
         with torch.no_grad():
-            before = _sequences(case.model(case.inputs), case)
-            after = _sequences(case.model(_changed_from(case, place)), case)
+            before = _sequences(call(case.model, case.inputs), case)
+            after = _sequences(call(case.model, _changed_from(case, place)), case)
         if not before:
             raise DoubtfulError(
                 "the data says that it is causal, but no output has a position for each target",

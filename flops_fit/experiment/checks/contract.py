@@ -7,16 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
-from flops_fit.errors import PluginError
-from flops_fit.training.building import build_on
+from flops_fit.errors import Note, PluginError
+from flops_fit.experiment.checks.causality import SHIFT_MEND, unshifted
+from flops_fit.experiment.checks.model import NEGATIVE_LOSS, gradients_of, loss_of
+from flops_fit.manifest.recipe import Recipe
+from flops_fit.training.building import Build, build_on
+from flops_fit.training.calling import Loss, bound, targets_of
 from flops_fit.training.counting.params import params_of
 from flops_fit.training.data.batches import LoadedData, first_examples
-from flops_fit.training.data.streams import split_batch
-from flops_fit.training.heldout import Loss, check_loss
-from flops_fit.training.measuring.timing import Build
 from flops_fit.training.session import seed_everything
+from flops_fit.training.weights import SUM_MEND, compare_parts, is_sum
+
+_EXAMPLES = 2
 
 
 def check_contract(
@@ -25,8 +28,9 @@ def check_contract(
     loss: Loss,
     *,
     smallest: int | float,
+    recipe: Recipe,
     names: tuple[str, str, str] = ("model", "data", "loss"),
-) -> None:
+) -> tuple[Note, ...]:
     """Build the smallest size, and pass one real batch forward and backward through it.
 
     Args:
@@ -34,51 +38,60 @@ def check_contract(
         data: training and held-out set.
         loss: (outputs, targets) -> scalar tensor.
         smallest: the size value to try.
+        recipe: whose optimizer must take the gradients.
         names: what the manifest calls the model, data and loss plugins.
 
+    Returns:
+        Warnings: a loss that is a sum or not positive, targets without a shift.
+
     Raises:
-        PluginError: a plugin breaks its contract: which one, what it lacks, and how to mend it.
+        PluginError: a plugin breaks its contract: which one, what it lacks, and how to fix it.
     """
     model_name, data_name, loss_name = names
     with torch.random.fork_rng(devices=[]):
         seed_everything(0)
         with _naming("dataset", data_name):
-            batch = first_examples(data.train, 2)
+            batch = first_examples(data.train, _EXAMPLES)
             first_examples(data.heldout, 1)
-            inputs, targets = split_batch(batch)
+            targets_of(batch, loss)
         with _naming("model", model_name):
             model = build_on(build, smallest, "cpu")
             params_of(model)
             model.train()
-            outputs = _call(model, inputs)
         with _naming("loss", loss_name):
-            try:
-                value = loss(outputs, targets)
-            except Exception as error:
-                raise PluginError(
-                    f"the loss failed on the model's outputs: {type(error).__name__}: {error}",
-                    hint="it is called with (outputs, targets), as the model and the data give "
-                    "them",
-                ) from error
-            check_loss(value).backward()  # type: ignore[no-untyped-call]
-        with _naming("loss", loss_name):
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            if not gradients:
-                raise PluginError(
-                    "the loss has no gradient for any parameter of the model",
-                    hint="compute it from the model's outputs with torch, without `.detach()`",
-                )
+            loss = bound(loss, model)
+            value = loss_of(model, batch, loss)
+            gradients_of(model, value, recipe=recipe)
+        return _warnings(model, batch, loss, float(value.detach()))
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def _warnings(model: Any, batch: Any, loss: Loss, first: float) -> tuple[Note, ...]:
+    """Return what is odd about the loss of one batch; nothing where it cannot be told."""
+    notes = []
     try:
-        return model(inputs)
-    except Exception as error:
-        raise PluginError(
-            f"`{type(model).__name__}.forward` failed on the data's inputs: "
-            f"{type(error).__name__}: {error}",
-            hint="call the model by hand on one batch of the data",
-        ) from error
+        compared = compare_parts(model, loss, batch)
+        if compared is not None and is_sum(*compared, num_parts=_EXAMPLES):
+            notes.append(
+                Note("summed_loss", f"the loss is a sum over the batch, not a mean: {SUM_MEND}")
+            )
+        if unshifted(model, batch, loss):
+            notes.append(
+                Note(
+                    "unshifted_targets",
+                    "each target is the input at its own position, which the model can copy: "
+                    f"{SHIFT_MEND}",
+                )
+            )
+    except Exception:  # Whatever fails here is shown by `check`, claim by claim.
+        notes = notes[:1]
+    if first <= 0:
+        notes.append(
+            Note(
+                "negative_loss",
+                f"the untrained loss is {first:.4g}: {NEGATIVE_LOSS}",
+            )
+        )
+    return tuple(notes)
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, Subset
 
 from flops_fit.errors import Note, PluginError
 from flops_fit.training.data.batches import LoadedData, first_examples, heldout_batches
 from flops_fit.training.data.streams import (
     Batch,
+    collate_rows,
     count_examples,
     fetcher,
     is_in_memory,
@@ -40,15 +41,21 @@ ALLOWED_SHARE = 0.01
 _ALL_READ = 65_536  # a map-style set up to this size is compared whole, a larger one in part
 
 
-def describe_batch(data: LoadedData) -> str:
+def describe_batch(data: LoadedData, *, needs_targets: bool = True) -> str:
     """What a batch of each set holds; both sets give the same kind.
+
+    `needs_targets`: whether a batch must have targets; the model's own loss may do without.
 
     Raises:
         PluginError: a set yields nothing, or no inputs and targets; or the two differ in kind.
     """
     kinds = []
     for source in (data.train, data.heldout):
-        inputs, targets = split_batch(first_examples(source, 2))
+        batch = first_examples(source, 2)
+        if not needs_targets:
+            kinds.append(_kind(batch))
+            continue
+        inputs, targets = split_batch(batch)
         kinds.append(f"inputs {_kind(inputs)}, targets {_kind(targets)}")
     if kinds[0] != kinds[1]:
         raise PluginError(
@@ -239,7 +246,7 @@ def _batches(source: Any) -> Iterator[Batch]:
         return
     examples = iter(source)
     while group := list(islice(examples, 64)):
-        yield default_collate(group)
+        yield collate_rows(group)
 
 
 def _check_indices_apart(train: Any, heldout: Any) -> None:
@@ -317,7 +324,8 @@ def _three_parts(count: int) -> torch.Tensor:
 
 def _indexed(source: Any, order: torch.Tensor | None) -> Iterator[Batch]:
     """The examples of a map-style set, in an order."""
-    dataset, collate = source, default_collate
+    dataset: Any = source
+    collate: Any = collate_rows
     if isinstance(source, DataLoader):
         dataset, collate = source.dataset, source.collate_fn
     fetch = fetcher(dataset, collate)

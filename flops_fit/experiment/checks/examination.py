@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flops_fit.experiment.checks.findings import DoubtfulError, Examination, Finding
+from flops_fit.experiment.checks.findings import (
+    DoubtfulError,
+    Examination,
+    Finding,
+    InapplicableError,
+)
 from flops_fit.experiment.describing import buildable_sizes
 from flops_fit.experiment.description import SizeValue, size_values, stated_sizes
 from flops_fit.experiment.loading import builder, load_count, load_dataset, load_factory, load_loss
@@ -50,6 +55,7 @@ def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]
     seen.check("step", "the loss gives a finite gradient", it.pass_backward, needs=needs)
     seen.check("flops", "FLOPs are counted in full", it.count_flops, needs=["forward"])
     seen.check("learning", "the loss falls on one batch", it.train, needs=["step"])
+    seen.check("repeats", "evaluation repeats itself", it.evaluate_twice, needs=["step"])
     seen.check("parts", "a batch's loss is the mean of its parts'", it.split, needs=["step"])
     seen.check("causal", "no output sees its own target", it.look_ahead, needs=["step"])
     return seen.findings
@@ -65,7 +71,8 @@ class _Subject:
     build: Any
     counts: dict[SizeValue, Any]
     counted: Size | None = None  # the smallest size, once its FLOPs are known
-    model: Any
+    bound_loss: Any  # the loss for the model of the smallest size
+    repeats = False  # whether evaluation was seen to repeat itself
 
     def __init__(self, manifest: Manifest, search_path: Sequence[Path]) -> None:
         self.manifest = manifest
@@ -96,7 +103,9 @@ class _Subject:
         from flops_fit.experiment.checks.data import describe_batch
         from flops_fit.training.data.batches import first_examples
 
-        told = self._data_says(describe_batch, self.data)
+        told = self._data_says(
+            describe_batch, self.data, needs_targets=self.manifest.loss.plugin != "model"
+        )
         self.batch = self._data_says(first_examples, self.data.train, _EXAMPLES)
         return str(told)
 
@@ -144,19 +153,27 @@ class _Subject:
     def pass_forward(self) -> str:
         """Build the smallest size with weights, and hand it the batch."""
         from flops_fit.experiment.checks.model import check_forward
+        from flops_fit.training.calling import bound
+
+        model = self.fresh()
+        loss = getattr(self, "loss", None)
+        self.bound_loss = None if loss is None else bound(loss, model)
+        told = check_forward(model, self.batch, self.bound_loss)
+        return f"size {self.smallest}: {told}"
+
+    def fresh(self) -> Any:
+        """Build the smallest size with the same weights as before, and no other state."""
         from flops_fit.training.building import build_on
         from flops_fit.training.session import seed_everything
 
         seed_everything(0)
-        self.model = build_on(self.build, self.smallest, "cpu")
-        told = check_forward(self.model, self.batch)
-        return f"size {self.smallest}: {told}"
+        return build_on(self.build, self.smallest, "cpu")
 
     def pass_backward(self) -> str:
         """One loss and its gradient."""
         from flops_fit.experiment.checks.model import check_step
 
-        return check_step(self.model, self.batch, self.loss)
+        return check_step(self.fresh(), self.batch, self.bound_loss, recipe=self.manifest.training)
 
     def count_flops(self) -> str:
         """Count the smallest and the largest size, and what cannot be counted in them."""
@@ -186,7 +203,7 @@ class _Subject:
 
         return str(
             self._model_says(
-                check_learning, self.model, self.batch, self.loss,
+                check_learning, self.fresh, self.batch, self.bound_loss,
                 recipe=self.manifest.training, trial=self._likely_trial(), build=self.build,
             )
         )  # fmt: skip
@@ -226,22 +243,38 @@ class _Subject:
 
     def split(self) -> str:
         """Pass a held-out batch whole and in parts."""
+        self._need_repeats()
         from flops_fit.experiment.checks.model import taught
         from flops_fit.experiment.checks.parts import check_parts
         from flops_fit.training.data.batches import first_examples
 
         batch = self._data_says(first_examples, self.data.heldout, _SPLIT_EXAMPLES)
-        model = taught(self.model, self.batch, self.loss)
-        return str(self._model_says(check_parts, model, self.loss, batch))
+        model = self._model_says(taught, self.fresh(), self.batch, self.bound_loss)
+        return str(self._model_says(check_parts, model, self.bound_loss, batch))
+
+    def evaluate_twice(self) -> str:
+        """Pass one batch twice in evaluation."""
+        from flops_fit.experiment.checks.model import check_repeats
+
+        told = str(self._model_says(check_repeats, self.fresh(), self.batch, self.bound_loss))
+        self.repeats = True
+        return told
 
     def look_ahead(self) -> str:
         """Change inputs and targets, and see which outputs follow."""
+        self._need_repeats()
         from flops_fit.experiment.checks.causality import check_causal
 
         declared = self.data.facts.causal
         return str(
-            self._model_says(check_causal, self.model, self.batch, self.loss, declared=declared)
+            self._model_says(
+                check_causal, self.fresh(), self.batch, self.bound_loss, declared=declared
+            )
         )
+
+    def _need_repeats(self) -> None:
+        if not self.repeats:
+            raise InapplicableError("cannot be told, since evaluation does not repeat itself")
 
     @property
     def smallest(self) -> SizeValue:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from flops_fit.errors import FlopsFitError
+from flops_fit.experiment.plugins import line_of
 
 Status = Literal["passed", "warned", "failed", "skipped"]
 
@@ -78,6 +79,11 @@ class Examination:
         except FlopsFitError as error:
             self._broken[name] = claim
             self._add(claim, "failed", error.message, error.hint)
+        except (Exception, SystemExit) as error:
+            # A plugin's code raised where nothing else guards the call.
+            self._broken[name] = claim
+            said = f"{type(error).__name__}: {error}{line_of(error)}"
+            self._add(claim, "failed", said, "see the line that is named, in the plugin's code")
 
     def _add(self, claim: str, status: Status, detail: str, mend: str | None = None) -> None:
         self.findings.append(Finding(claim, status, detail, mend))

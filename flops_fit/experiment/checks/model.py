@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -15,9 +14,10 @@ from flops_fit.experiment.checks.findings import DoubtfulError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Trial
 from flops_fit.training.building import Build, build_on
+from flops_fit.training.calling import Loss, explain_call, loss_on, run_model
 from flops_fit.training.counting.params import Params, params_of
-from flops_fit.training.data.streams import Batch, split_batch
-from flops_fit.training.heldout import Loss, check_loss
+from flops_fit.training.data.streams import Batch
+from flops_fit.training.heldout import check_loss
 from flops_fit.training.optimizers import make_optimizer, set_learning_rates
 from flops_fit.training.session import seed_everything
 from flops_fit.units import format_count
@@ -27,9 +27,17 @@ SizeValue = int | float
 MOST_STEPS = 60
 """Steps on one batch within which the loss must fall."""
 
+NEGATIVE_LOSS = (
+    "scaling laws are fitted to positive losses. Add a constant that keeps the loss above zero: "
+    "`offset = 10.0` in [loss] (the log likelihood of a density has no natural zero); answers are "
+    "then for the loss plus that constant"
+)
+
 _WARMUP_STEPS = 10
+_SAME = 1e-6
 _LEAST_FALL = 0.02
 _ENOUGH_FALL = 0.1
+_WELL_ABOVE_ZERO = 1.0  # A loss that starts lower takes all steps, to see whether it goes below 0.
 _MOST_NAMED = 5
 
 
@@ -101,61 +109,43 @@ def check_count(build: Build, value: SizeValue) -> str:
     return f"{said:,} at size {value}"
 
 
-def check_forward(model: nn.Module, batch: Batch) -> str:
+def check_forward(model: nn.Module, batch: Batch, loss: Loss | None) -> str:
     """A model with weights takes a real batch; what came out.
 
     Raises:
         PluginError: it does not.
     """
     model.train()
-    inputs, _ = split_batch(batch)
     try:
-        outputs = model(inputs)
+        outputs, _ = run_model(model, batch, loss)
+    except PluginError:
+        raise
     except Exception as error:
-        raise PluginError(
-            f"`{type(model).__name__}.forward` failed on the data's inputs: "
-            f"{type(error).__name__}: {error}",
-            hint="call the model by hand on one batch of the data: it gets `inputs` as they are",
-        ) from error
+        raise explain_call(error, model) from error
     shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
     return f"it gives a `{type(outputs).__name__}`{shape}"
 
 
-def check_step(model: nn.Module, batch: Batch, loss: Loss) -> str:
+def check_step(model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe) -> str:
     """The loss takes the outputs, is finite, and sends finite gradients to the parameters.
 
     Raises:
         PluginError: it does not.
         DoubtfulError: some parameters get no gradient.
     """
-    inputs, targets = split_batch(batch)
-    outputs = model(inputs)
-    try:
-        value = loss(outputs, targets)
-    except Exception as error:
-        raise PluginError(
-            f"the loss does not take what the model gives, a `{type(outputs).__name__}`: "
-            f"{type(error).__name__}: {error}",
-            hint="it is called with (outputs, targets), as the model and the data give them",
-        ) from error
-    first = float(check_loss(value).detach())
+    value = loss_of(model, batch, loss)
+    first = float(value.detach())
     if not math.isfinite(first):
         raise PluginError(
             f"the loss is {first} on the first batch, before any training",
             hint="look for a logarithm or a root of zero, a division by a count of zero, or "
             "weights that start too large",
         )
-    model.zero_grad(set_to_none=True)
-    value.backward()  # type: ignore[no-untyped-call]
+    reached = gradients_of(model, value, recipe=recipe)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    reached = {name: p.grad for name, p in trained.items() if p.grad is not None}
-    if not reached:
-        raise PluginError(
-            "the loss has no gradient for any parameter of the model",
-            hint="compute it from the model's outputs with torch, without `.detach()`",
-        )
     for name, gradient in reached.items():
-        if not torch.isfinite(gradient).all():
+        values = gradient.coalesce().values() if gradient.is_sparse else gradient
+        if not torch.isfinite(values).all():
             raise PluginError(
                 f"the gradient of `{name}` is not finite at the first step: the loss would be nan "
                 "at the next",
@@ -172,13 +162,81 @@ def check_step(model: nn.Module, batch: Batch, loss: Loss) -> str:
     return f"{first:.4g} on the first batch, with a finite gradient for every parameter"
 
 
+def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
+    """Return the loss of a batch: a scalar tensor with a gradient.
+
+    Raises:
+        PluginError: model or loss raised, or the loss is something else.
+    """
+    try:
+        outputs, targets = run_model(model, batch, loss)
+    except PluginError:
+        raise
+    except Exception as error:
+        raise explain_call(error, model) from error
+    try:
+        value = loss(outputs, targets)
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the loss failed on what the model gives, a `{type(outputs).__name__}`: "
+            f"{type(error).__name__}: {error}",
+            hint="it is called with (outputs, targets), as the model and the data give them",
+        ) from error
+    return check_loss(value)
+
+
+def gradients_of(
+    model: nn.Module, value: torch.Tensor, *, recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """Return the gradient of each parameter that the loss reaches, by its name.
+
+    Raises:
+        PluginError: the backward pass raised, reached nothing, or gave sparse gradients that the
+            recipe's optimizer or its clipping does not take.
+    """
+    model.zero_grad(set_to_none=True)
+    try:
+        value.backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise PluginError(
+            f"the backward pass of the loss failed: {type(error).__name__}: {error}",
+            hint="look for a change in place of what the gradient needs, and for a state that is "
+            "kept from one batch to the next without `.detach()`",
+        ) from error
+    reached = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if not reached:
+        raise PluginError(
+            "the loss has no gradient for any parameter of the model",
+            hint="compute it from the model's outputs with torch, without `.detach()`",
+        )
+    sparse = [name for name, gradient in reached.items() if gradient.is_sparse]
+    takes_sparse = hasattr(model, "configure_optimizers") or recipe.optimizer == "sgd"
+    if sparse and (recipe.clip_norm > 0 or not takes_sparse):
+        who = "gradient clipping does" if takes_sparse else "AdamW and gradient clipping do"
+        raise PluginError(
+            f"the gradient of `{sparse[0]}` is sparse, which {who} not take",
+            hint="make the embedding with `sparse=False`; or give the model a "
+            "`configure_optimizers` that takes sparse gradients, and set `clip_norm = 0` in "
+            "[training]",
+        )
+    return reached
+
+
 def check_learning(
-    model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe, trial: Trial, build: Build
+    fresh: Callable[[], nn.Module],
+    batch: Batch,
+    loss: Loss,
+    *,
+    recipe: Recipe,
+    trial: Trial,
+    build: Build,
 ) -> str:
     """The loss falls over a few steps on one batch, with the manifest's optimizer and rate.
 
     Args:
-        model: with weights.
+        fresh: builds the model with the same weights each time.
         batch: examples, all of which are passed in every step.
         loss: (outputs, targets) -> scalar tensor.
         recipe: the optimizer and its rules.
@@ -187,13 +245,15 @@ def check_learning(
 
     Raises:
         PluginError: it does not.
-        DoubtfulError: it does so at a lower rate only.
+        DoubtfulError: it does so at a lower rate only, or goes below zero.
     """
     reports: list[str] = []
     for share in (1.0, 0.1, 0.01):
-        losses = _train(copy.deepcopy(model), batch, loss, recipe, trial, build, share)
+        losses = _train(fresh(), batch, loss, recipe, trial, build, share)
         first, last = losses[0], losses[-1]
         told = f"from {first:.4g} to {last:.4g} in {len(losses) - 1} steps"
+        if min(losses) <= 0:
+            raise DoubtfulError(f"the loss goes below zero ({told})", hint=NEGATIVE_LOSS)
         if math.isfinite(last) and last < first - _LEAST_FALL * max(abs(first), 1e-3):
             if share == 1.0:
                 return told
@@ -212,17 +272,34 @@ def check_learning(
 
 
 def taught(model: nn.Module, batch: Batch, loss: Loss) -> nn.Module:
-    """A copy of the model after a few steps on one batch, which no longer gives all the same."""
-    model = copy.deepcopy(model)
+    """Return the model after a few steps on one batch: its outputs then differ by example."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3)
-    inputs, targets = split_batch(batch)
     model.train()
     for _ in range(_WARMUP_STEPS):
         optimizer.zero_grad(set_to_none=True)
-        check_loss(loss(model(inputs), targets)).backward()  # type: ignore[no-untyped-call]
+        check_loss(loss_on(model, batch, loss)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
+
+
+def check_repeats(model: nn.Module, batch: Batch, loss: Loss) -> str:
+    """In evaluation the model gives the same loss for the same batch, twice.
+
+    Raises:
+        DoubtfulError: it does not.
+    """
+    model.eval()
+    with torch.no_grad():
+        first, second = (float(loss_on(model, batch, loss)) for _ in range(2))
+    if first != second and abs(first - second) > _SAME * max(abs(first), abs(second)):
+        raise DoubtfulError(
+            f"the loss of one batch is {first:.6g} and then {second:.6g} in evaluation: the model "
+            "keeps a state from batch to batch, or draws at random",
+            hint="reset the state at the start of `forward`, and draw only while `self.training`; "
+            "else held-out losses depend on the order of the batches",
+        )
+    return f"{first:.6g} twice"
 
 
 def _train(
@@ -235,15 +312,15 @@ def _train(
         model, recipe=recipe, trial=trial, device=torch.device("cpu"), build=build
     )
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    inputs, targets = split_batch(batch)
     model.train()
     losses: list[float] = []
     for step in range(MOST_STEPS + 1):
-        value = check_loss(loss(model(inputs), targets))
+        value = check_loss(loss_on(model, batch, loss))
         losses.append(float(value.detach()))
         recent = sum(losses[-3:]) / 3
         fallen = len(losses) > 3 and recent < losses[0] - _ENOUGH_FALL * abs(losses[0])
-        if fallen or not math.isfinite(losses[-1]) or step == MOST_STEPS:
+        is_enough = fallen and losses[0] > _WELL_ABOVE_ZERO
+        if is_enough or not math.isfinite(losses[-1]) or step == MOST_STEPS:
             break
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]

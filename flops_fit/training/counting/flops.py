@@ -33,10 +33,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from flops_fit.errors import PluginError
 from flops_fit.training.building import Build, build_on
+from flops_fit.training.calling import Loss, bound, run_model
 from flops_fit.training.counting.tally import Counting, Tally
-from flops_fit.training.data.streams import Batch, map_tensors, split_batch
+from flops_fit.training.data.streams import Batch, map_tensors
 
-Loss = Callable[[Any, Any], torch.Tensor]
 Attempt = tuple[str, torch.dtype | None]
 
 _ATTEMPTS: tuple[Attempt, ...] = (("meta", None), ("meta", torch.bfloat16), ("cpu", None))
@@ -101,12 +101,12 @@ def _count_on(
     if dtype is not None:
         model = model.to(dtype)
         example = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, example)
-    inputs, targets = split_batch(example)
+    loss = None if loss is None else bound(loss, model)
     _ready(model)
     counting = Counting(model, looks_outside=device == "cpu")
     loss_error = None
     with _plainly(), torch.random.fork_rng(devices=[]), counting:
-        outputs = model(inputs)
+        outputs, targets = run_model(model, example, loss)
         if loss is not None:
             try:
                 loss(outputs, targets)

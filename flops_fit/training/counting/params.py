@@ -60,42 +60,86 @@ def counted(
 
 
 def params_of(model: Any) -> Params:
-    """A model's parameters, by its own `num_params`.
+    """Return a model's parameters: by its own `num_params`, or else all that are trainable.
 
     `num_params(non_embedding=True)` and `num_params(active=True)` are asked for where the method
     takes these arguments. Without the first, the weights of `nn.Embedding`s are subtracted.
 
     Raises:
-        PluginError: there is no `num_params`, or it gives no positive whole number.
+        PluginError: `num_params` raised, or gave no positive whole number.
     """
     own: Any = getattr(model, "num_params", None)
     if not callable(own):
-        raise PluginError(
-            f"`{type(model).__name__}` has no method `num_params()`",
-            hint="wrap the factory in one line, `build = flops_fit.counted(build)`, or add to the "
-            "model `def num_params(self): return sum(p.numel() for p in self.parameters())`",
-        )
-    taken = inspect.signature(own).parameters
-    params = _whole(model, own(), "")
+        own = MethodType(_counter(model, None), model)
+    taken = _taken(model, own)
+    params = _whole(model, own, {})
     if "non_embedding" in taken:
-        non_embedding = _whole(model, own(non_embedding=True), "non_embedding=True")
+        non_embedding = _whole(model, own, {"non_embedding": True})
     else:
         non_embedding = params - _embedded(model)
     active = None
     if "active" in taken:
-        active = _whole(model, own(active=True), "active=True")
+        active = _whole(model, own, {"active": True})
     return Params(params, non_embedding, active)
 
 
-def _whole(model: Any, count: Any, asked: str) -> int:
-    """A count, checked."""
+def _taken(model: Any, own: Any) -> frozenset[str]:
+    """Return the names of the arguments of `num_params`, none of which may be required.
+
+    Raises:
+        PluginError: one is.
+    """
+    parameters = inspect.signature(own).parameters.values()
+    needed = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needed:
+        raise PluginError(
+            f"`{type(model).__name__}.num_params` needs the argument `{needed[0]}`: it is called "
+            "without one",
+            hint=f"give it a default (`{needed[0]}=True`), or remove the method: trainable "
+            "parameters are then counted for you",
+        )
+    return frozenset(p.name for p in parameters)
+
+
+def _whole(model: Any, own: Any, asked: dict[str, bool]) -> int:
+    """Return a count of parameters, checked.
+
+    Raises:
+        PluginError: the method raised, or gave no positive whole number.
+    """
+    called = f"`{type(model).__name__}.num_params({', '.join(f'{key}=True' for key in asked)})`"
+    if lazy := [name for name, p in model.named_parameters() if is_lazy(p)]:
+        raise PluginError(
+            f"the parameter `{lazy[0]}` of `{type(model).__name__}` has no shape yet: a lazy layer "
+            "gets it in its first pass",
+            hint="pass one dummy batch through the model at the end of its constructor, or state "
+            "the layer's sizes (`nn.Linear` in place of `nn.LazyLinear`)",
+        )
+    try:
+        count = own(**asked)
+    except Exception as error:
+        raise PluginError(
+            f"{called} raised {type(error).__name__}: {error}",
+            hint="let it return `sum(p.numel() for p in self.parameters() if p.requires_grad)`, or "
+            "remove the method: trainable parameters are then counted for you",
+        ) from error
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise PluginError(
-            f"`{type(model).__name__}.num_params({asked})` returned {count!r}: expected a whole "
-            "number of 1 or more",
+            f"{called} returned {count!r}: expected a whole number of 1 or more",
             hint="return how many trainable parameters the model has",
         )
     return count
+
+
+def is_lazy(parameter: Any) -> bool:
+    """Whether a parameter has no shape yet."""
+    from torch.nn.parameter import is_lazy as has_no_shape
+
+    return bool(has_no_shape(parameter))
 
 
 def _embedded(model: Any) -> int:

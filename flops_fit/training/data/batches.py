@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Subset, default_collate
+from torch.utils.data import DataLoader, Subset
 
 from flops_fit.errors import Note, PluginError
 from flops_fit.training.data.draws import Draws, seed_draws
 from flops_fit.training.data.facts import DataFacts
 from flops_fit.training.data.streams import (
     Batch,
+    collate_rows,
     concatenate,
     count_examples,
     derive_seed,
@@ -26,6 +28,11 @@ from flops_fit.training.data.streams import (
 
 HELDOUT_SHARE = 0.05
 """Share of a single map-style set that is held out."""
+
+HELDOUT_NAMES = ("heldout", "validation", "valid", "val", "dev", "eval", "test")
+"""What a container may call its held-out set; the first that is there counts."""
+
+_LOADER_BATCH = 8
 
 _ITERABLE_HELDOUT_EXAMPLES = 4096
 """An iterable held-out set may be endless: this many of its first examples are the held-out set."""
@@ -51,8 +58,9 @@ def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = 
     """Read what a data plugin's callable returned.
 
     Args:
-        made: an object or mapping with `train` and `heldout`, a pair (train, heldout), or one
-            map-style set (or a DataLoader of one), of which a seeded share is then held out.
+        made: an object or mapping with `train` and a held-out set under one of `HELDOUT_NAMES`
+            (and maybe a `collate_fn`), a pair (train, held-out), or one map-style set (or a
+            DataLoader of one), of which a seeded share is then held out.
         seed: chooses the held-out share of a single set.
         overrides: fields of `DataFacts` that win over what the object says of itself.
 
@@ -75,25 +83,107 @@ def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = 
 
 
 def _find_pair(made: object) -> tuple[Any, Any]:
-    """(train, heldout or None) of whatever was returned."""
+    """(train, held-out or None) of whatever was returned.
+
+    Raises:
+        PluginError: it is neither a set, nor a pair of sets, nor a container that has `train`.
+    """
     if isinstance(made, Mapping):
-        if "train" in made:
-            return made["train"], made.get("heldout")
-        found = ", ".join(f"`{key}`" for key in made) or "nothing"
+        return _collated_by(made, *_named_sets(made, made.__contains__, made.__getitem__))
+    if hasattr(made, "train") and not isinstance(made, torch.nn.Module):
+        found = _named_sets(made, partial(hasattr, made), partial(getattr, made))
+        return _collated_by(made, *found)
+    if isinstance(made, tuple | list) and len(made) == 2 and all(_is_source(m) for m in made):
+        return made[0], made[1]
+    if isinstance(made, tuple | list) and len(made) <= _MOST_SETS:
+        kinds = ", ".join(_kind_of(each) for each in made)
+        raise PluginError(
+            f"the data is a {type(made).__name__} of {len(made)} ({kinds}): expected a training "
+            "and a held-out set",
+            hint=_hint_for(made),
+        )
+    if not _is_source(made):
+        raise PluginError(
+            f"the data is neither a data set nor a pair of them: it is a {_kind_of(made)}",
+            hint=_hint_for((made,)),
+        )
+    return made, None
+
+
+_MOST_SETS = 4
+"""A tuple or list of more values than this is a list of examples, not of sets."""
+
+
+def _named_sets(
+    made: object, has: Callable[[str], bool], get: Callable[[str], Any]
+) -> tuple[Any, Any]:
+    """(train, held-out or None) of a container whose sets have names."""
+    if not has("train"):
+        names = [str(key) for key in made] if isinstance(made, Mapping) else []
+        found = ", ".join(f"`{key}`" for key in names) or "nothing"
         raise PluginError(
             f"the data is a mapping without `train`: it has {found}",
             hint='return {"train": ..., "heldout": ...}',
         )
-    if hasattr(made, "train") and not isinstance(made, torch.nn.Module):
-        return made.train, getattr(made, "heldout", None)
-    if isinstance(made, tuple | list) and len(made) == 2 and all(_is_source(m) for m in made):
-        return made[0], made[1]
-    if not _is_source(made):
+    train = get("train")
+    if callable(train) and not _is_source(train):
         raise PluginError(
-            f"the data is neither a data set nor a pair of them: it is a `{type(made).__name__}`",
-            hint="return a training and a held-out set: a Dataset, IterableDataset or DataLoader",
+            "the data's `train` is a method, not a data set",
+            hint='return a pair, or {"train": ..., "heldout": ...}',
         )
-    return made, None
+    for name in HELDOUT_NAMES:
+        heldout = get(name) if has(name) else None
+        if heldout is not None:
+            return _checked("train", train), _checked(name, heldout)
+    return _checked("train", train), None
+
+
+def _checked(name: str, made: object) -> Any:
+    """Return a set of a container, if it is one.
+
+    Raises:
+        PluginError: it is something else.
+    """
+    if _is_source(made):
+        return made
+    raise PluginError(
+        f"the data's `{name}` is a {_kind_of(made)}: expected a data set", hint=_hint_for((made,))
+    )
+
+
+def _collated_by(made: object, train: Any, heldout: Any) -> tuple[Any, Any]:
+    """The sets, joined to batches by the container's own collator where it has one."""
+    collate = None
+    for name in ("collate_fn", "data_collator"):
+        own = made.get(name) if isinstance(made, Mapping) else getattr(made, name, None)
+        collate = own if collate is None else collate
+    if not callable(collate):
+        return train, heldout
+    sets = [
+        each
+        if each is None or isinstance(each, DataLoader)
+        else DataLoader(each, batch_size=_LOADER_BATCH, collate_fn=collate)
+        for each in (train, heldout)
+    ]
+    return sets[0], sets[1]
+
+
+def _kind_of(made: object) -> str:
+    if isinstance(made, torch.Tensor):
+        return f"`Tensor` of shape {tuple(made.shape)}"
+    return f"`{type(made).__name__}`"
+
+
+def _hint_for(made: Sequence[Any]) -> str:
+    """Return what was probably meant."""
+    if any(isinstance(each, torch.Tensor) for each in made):
+        return "wrap tensors in a set: `TensorDataset(inputs, targets)`, one set for each part"
+    if len(made) == 3 and all(_is_source(each) for each in made):
+        return (
+            "return training and held-out set alone; a third set (test) is not used: keep it for "
+            'the final model, or name the sets: {"train": ..., "validation": ..., "test": ...}'
+        )
+    return "return a training and a held-out set: a Dataset, IterableDataset or DataLoader each"
 
 
 def _is_source(candidate: object) -> bool:
@@ -209,7 +299,7 @@ def _read(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> 
 
 def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
     """Batches of so many examples, the first ones or, of a map-style set, evenly spaced ones."""
-    collate: Any = default_collate
+    collate: Any = collate_rows
     if isinstance(source, DataLoader):
         if not is_plain_loader(source):
             return list(_limit(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES))
@@ -218,7 +308,7 @@ def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bo
         chosen = islice(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES)
         made = []
         while group := list(islice(chosen, batch)):
-            made.append(default_collate(group))
+            made.append(collate_rows(group))
         return made
     total = len(source)
     count = total if examples is None else min(examples, total)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from flops_fit.training.data.draws import Draws, restore_draws, seed_draws
 from flops_fit.training.data.streams import (
     Batch,
+    collate_rows,
     concatenate,
     count_examples,
     derive_seed,
@@ -102,7 +103,7 @@ class IterableStream:
 
     def _read(self) -> Iterator[Batch]:
         """One epoch of a source that is no DataLoader, in batches of any size."""
-        return (default_collate([example]) for example in self.source)
+        return (collate_rows([example]) for example in self.source)
 
     @property
     def _has_state(self) -> bool:

@@ -81,19 +81,32 @@ def count_examples(batch: Batch) -> int:
     return int(first_tensor(batch).shape[0])
 
 
+TARGET_KEYS = ("targets", "labels", "label", "label_ids", "target")
+"""Names under which a batch that is a mapping may hold its targets, the first one found counts."""
+
+
 def split_batch(batch: Batch) -> tuple[Any, Any]:
-    """Inputs and targets of a batch.
+    """Return inputs and targets of a batch.
+
+    A mapping has `inputs` and `targets`, or its targets under one of `TARGET_KEYS`; all its other
+    entries are then the inputs: a mapping, or the value of the only one.
 
     Raises:
-        PluginError: the batch is neither a mapping with both, nor a pair, nor a tensor.
+        PluginError: the batch is neither such a mapping, nor a pair, nor a tensor.
     """
     if isinstance(batch, Mapping):
-        if "inputs" in batch and "targets" in batch:
-            return batch["inputs"], batch["targets"]
-        found = ", ".join(f"`{key}`" for key in batch)
+        key = next((key for key in TARGET_KEYS if key in batch), None)
+        if key is not None and "inputs" in batch:
+            return batch["inputs"], batch[key]
+        rest = {name: value for name, value in batch.items() if name != key}
+        if key is not None and rest:
+            return (rest if len(rest) > 1 else next(iter(rest.values()))), batch[key]
+        found = ", ".join(f"`{name}`" for name in batch)
         raise PluginError(
             f"a batch of the data is a mapping without `inputs` and `targets`: it has {found}",
-            hint="name the two entries `inputs` and `targets`; `inputs` may itself be a mapping",
+            hint="name the two entries `inputs` and `targets` (`inputs` may itself be a mapping), "
+            'or the targets `labels`; `[loss] plugin = "model"` takes the loss of a model that '
+            "needs no targets",
         )
     if isinstance(batch, tuple | list):
         if len(batch) == 2:
@@ -107,13 +120,48 @@ def split_batch(batch: Batch) -> tuple[Any, Any]:
     return batch, batch
 
 
-def fetcher(dataset: Any, collate: Collate = default_collate) -> Callable[[torch.Tensor], Batch]:
+def collate_rows(examples: Sequence[Any]) -> Batch:
+    """Join examples to a batch: torch's default collation, and lists of numbers become tensors.
+
+    Rows of a `datasets.Dataset` hold lists, which torch's own function would turn on their side.
+    Text is left out of a row: no model takes it.
+
+    Raises:
+        PluginError: rows differ in length, or hold what has no tensor.
+    """
+    first = examples[0]
+    try:
+        if isinstance(first, Mapping):
+            return _collated(examples, first)
+        return default_collate(list(examples))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise PluginError(
+            f"examples of the data cannot be joined to a batch: {error}",
+            hint="let every example hold tensors or numbers of one shape, or return a DataLoader "
+            "with your own `collate_fn` (a padding collator, say)",
+        ) from error
+
+
+def _collated(rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> dict[str, Any]:
+    batch = {}
+    for key, value in first.items():
+        column = [row[key] for row in rows]
+        if isinstance(value, str | None):
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], int | float | list):
+            batch[key] = default_collate([torch.tensor(each) for each in column])
+        else:
+            batch[key] = default_collate(column)
+    return batch
+
+
+def fetcher(dataset: Any, collate: Collate = collate_rows) -> Callable[[torch.Tensor], Batch]:
     """A function from example numbers, int64 of shape (examples,), to one collated batch.
 
     Sets whose examples lie in memory are read many at a time: a `TensorDataset`, or any set with a
     method `batch_of(indices) -> batch`.
     """
-    if collate is default_collate:
+    if collate in (default_collate, collate_rows):
         if isinstance(dataset, TensorDataset):
             return lambda indices: tuple(t[indices.to(t.device)] for t in dataset.tensors)
         if hasattr(dataset, "batch_of"):
@@ -147,7 +195,7 @@ class MapStream:
     each permuted in itself, so that memory stays small and every example still comes once.
     """
 
-    def __init__(self, dataset: Any, *, seed: int, collate: Collate = default_collate) -> None:
+    def __init__(self, dataset: Any, *, seed: int, collate: Collate = collate_rows) -> None:
         self.size = len(dataset)
         if self.size == 0:
             raise nothing_yielded()

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from flops_fit.errors import PluginError
 from flops_fit.training.data.draws import seed_draws
@@ -23,6 +23,7 @@ from flops_fit.training.data.streams import (
     Batch,
     Collate,
     MapStream,
+    collate_rows,
     derive_seed,
     fetcher,
     is_in_memory,
@@ -113,7 +114,7 @@ class ReadAhead(IterableStream):
             source = _Iterable(source)
         return _start(
             DataLoader(
-                source, batch_size=_READ_AHEAD, collate_fn=default_collate, num_workers=1,
+                source, batch_size=_READ_AHEAD, collate_fn=collate_rows, num_workers=1,
                 generator=generator, worker_init_fn=partial(_seed_worker, self.draws_seed()),
             )
         )  # fmt: skip

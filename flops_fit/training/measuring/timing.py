@@ -15,9 +15,9 @@ from torch import nn
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Trial
+from flops_fit.training.calling import Loss
 from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.engine import Training
-from flops_fit.training.heldout import Loss
 from flops_fit.training.measuring.meter import (
     device_name,
     matmul_peak,
