@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.errors import FlopsFitError
+from flops_fit.errors import FlopsFitError, PluginError
 from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Outcome, Trial
 from flops_fit.planning.plan import Plan
@@ -192,6 +192,9 @@ class _Sweep:
         self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
     ) -> None:
         """Keep `max_running` trials running until all have ended, or a cap is reached."""
+        for trial in self.plan.trials:
+            ended = read_outcome(self.run, trial.trial_id)
+            _refuse_negative(trial, None if ended is None else ended.loss)
         waiting = list(pending)
         running: dict[Future[None], Trial] = {}
         while waiting or running:
@@ -234,6 +237,7 @@ class _Sweep:
         if outcome is not None:
             self.deaths = 0
             self._record(trial, outcome, seconds)
+            _refuse_negative(trial, outcome.loss)
             return False
         error = future.exception()
         if error is not None and not isinstance(error, FlopsFitError | OSError):
@@ -276,6 +280,21 @@ class _Sweep:
             return Progress(trial, 0, None)
         said = read_json(path)
         return Progress(trial, int(said.get("step", 0)), said.get("loss"))
+
+
+def _refuse_negative(trial: Trial, loss: float | None) -> None:
+    """Stop a sweep at its first held-out loss of zero or less, which no law can be fitted to.
+
+    Raises:
+        PluginError: the loss is not positive.
+    """
+    if loss is not None and loss <= 0:
+        raise PluginError(
+            f"the held-out loss of trial {trial.trial_id} is {loss:.4g}: scaling laws are fitted "
+            "to positive losses, so the sweep stops before more compute is spent",
+            hint="add a constant that keeps the loss above zero, `offset = 10.0` in [loss], and "
+            "start a new run directory; answers are then for the loss plus that constant",
+        )
 
 
 def _without(details: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:

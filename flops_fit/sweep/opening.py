@@ -35,7 +35,7 @@ from flops_fit.sweep.provenance import (
     require_trials,
     resume,
 )
-from flops_fit.sweep.rundir import RunDir
+from flops_fit.sweep.rundir import RunDir, default_run_dir
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def open_sweep(
             yield OpenSweep(prepared, run)
         return
     manifest = source.manifest if isinstance(source, Prepared) else read_manifest(source)
-    run = RunDir(run_dir or Path("runs") / manifest.name)
+    run = RunDir(run_dir or _default_place(source, manifest.name))
     if not simulated:
         require_trackers(manifest.training.log_with)
     if run.is_run():
@@ -219,7 +219,7 @@ def open_study(
             return
     else:
         manifest = read_manifest(source)
-        run = RunDir(run_dir or Path("runs") / f"{manifest.name}-transfer")
+        run = RunDir(run_dir or default_run_dir(source, f"{manifest.name}-transfer"))
         if run.is_run():
             check_same(run, manifest, simulated=False, study="transfer")
             known = resume(run.path, study="transfer")
@@ -283,7 +283,13 @@ def _adopt(run: RunDir, text: str) -> None:
 
 def _text_of(source: Path | Prepared) -> str:
     """The manifest as written."""
-    return source.text if isinstance(source, Prepared) else source.read_text(encoding="utf-8")
+    return source.text if isinstance(source, Prepared) else source.read_text(encoding="utf-8-sig")
+
+
+def _default_place(source: Path | Prepared, name: str) -> Path:
+    """Where a sweep lies if nobody says."""
+    path = source.path if isinstance(source, Prepared) else source
+    return Path("runs") / name if path is None else default_run_dir(path, name)
 
 
 def default_directory(manifest: Manifest) -> Path:

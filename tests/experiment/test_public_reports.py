@@ -1,6 +1,8 @@
 """What went wrong in public reports ends named with its fix, and never in a traceback."""
 
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +19,8 @@ from flops_fit.experiment.checks.examination import examine
 from flops_fit.experiment.describing import describe
 from flops_fit.experiment.loading import load_experiment
 from flops_fit.manifest.manifest import parse_manifest, read_manifest
+from flops_fit.sweep.opening import open_sweep
+from flops_fit.sweep.rundir import default_run_dir
 from flops_fit.training.data.batches import load_data
 
 REPORTS = Path(__file__).parents[3] / "shared" / "data" / "bugs"
@@ -306,3 +310,43 @@ def test_a_containers_own_collator_makes_its_batches():
 
 
 assert CONTEXT == 32, "the shapes above are written out"
+
+
+def run(folder):
+    return subprocess.run(
+        [sys.executable, "-m", "flops_fit", "run", "m.toml"],
+        capture_output=True, text=True, check=False, cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+    )  # fmt: skip
+
+
+def test_a_sweep_stops_at_its_first_loss_below_zero(case):
+    folder = case("29")
+    first = run(folder)
+    assert first.returncode == 3
+    assert "fitted to positive losses" in first.stderr
+    assert "`offset = 10.0` in [loss]" in first.stderr
+    ended = len(list(folder.glob("runs/*/trials/*/outcome.json")))
+    assert 1 <= ended <= 4
+    assert run(folder).returncode == 3
+    assert len(list(folder.glob("runs/*/trials/*/outcome.json"))) <= ended + 2
+
+
+def test_a_sweep_is_found_from_every_working_directory(case, monkeypatch, tmp_path):
+    folder = case("32")
+    manifest, elsewhere = folder / "m.toml", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert default_run_dir(manifest, "cwd") == folder / "runs" / "cwd"
+    monkeypatch.chdir(tmp_path)  # the manifest is inside: a project's root
+    assert default_run_dir(manifest, "cwd") == Path("runs/cwd")
+    with open_sweep(manifest, simulated=True) as sweep:
+        assert sweep.run.path == Path("runs/cwd")
+    for place in (elsewhere, folder):
+        monkeypatch.chdir(place)
+        assert default_run_dir(manifest, "cwd").resolve() == tmp_path / "runs" / "cwd"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "m.toml").write_text(manifest.read_text())
+    monkeypatch.chdir(elsewhere)
+    assert default_run_dir(other / "m.toml", "cwd") == other / "runs" / "cwd"
