@@ -192,9 +192,9 @@ class _Sweep:
         self, pending: Sequence[Trial], executor: Executor, max_running: int, resources: Resources
     ) -> None:
         """Keep `max_running` trials running until all have ended, or a cap is reached."""
-        for trial in self.plan.trials:
-            ended = read_outcome(self.run, trial.trial_id)
-            _refuse_negative(trial, None if ended is None else ended.loss)
+        for each in self.plan.trials:
+            if (earlier := read_outcome(self.run, each.trial_id)) is not None:
+                _refuse_negative(each, earlier.loss)
         waiting = list(pending)
         running: dict[Future[None], Trial] = {}
         while waiting or running:

@@ -101,19 +101,21 @@ def broken_model(**methods):
 
 def check(build=Mlp, data=None, loss=mse):
     check_contract(
-        build, data or toy_data(), loss, smallest=4, names=("my-model", "my-data", "my-loss")
-    )
+        build, data or toy_data(), loss, smallest=4, recipe=Recipe(),
+        names=("my-model", "my-data", "my-loss"),
+    )  # fmt: skip
 
 
 def test_plugins_that_keep_the_contract_pass():
     check()
     check(data=toy_data(Endless(20)))
+    check(broken_model(num_params=None))  # Then its trainable parameters are counted.
 
 
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        ({"build": broken_model(num_params=None)}, r"`my-model`.*no method `num_params"),
+        ({"build": broken_model(num_params=lambda self: 1 / 0)}, r"`my-model`.*ZeroDivision"),
         ({"build": broken_model(num_params=lambda self: "many")}, r"`my-model`.*returned 'many'"),
         ({"build": lambda depth, width=None: Mlp(width)}, r"`my-model`.*cannot be built"),
         ({"build": lambda width: width}, r"`my-model`.*expected a torch.nn.Module"),

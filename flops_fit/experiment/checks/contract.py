@@ -10,7 +10,7 @@ import torch
 
 from flops_fit.errors import Note, PluginError
 from flops_fit.experiment.checks.causality import SHIFT_MEND, unshifted
-from flops_fit.experiment.checks.model import NEGATIVE_LOSS, gradients_of, loss_of
+from flops_fit.experiment.checks.model import NEGATIVE_LOSS, gradients_of, loss_of_outputs, passed
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.building import Build, build_on
 from flops_fit.training.calling import Loss, bound, targets_of
@@ -57,10 +57,10 @@ def check_contract(
         with _naming("model", model_name):
             model = build_on(build, smallest, "cpu")
             params_of(model)
-            model.train()
-        with _naming("loss", loss_name):
             loss = bound(loss, model)
-            value = loss_of(model, batch, loss)
+            outputs, taken = passed(model.train(), batch, loss)
+        with _naming("loss", loss_name):
+            value = loss_of_outputs(outputs, taken, loss)
             gradients_of(model, value, recipe=recipe)
         return _warnings(model, batch, loss, float(value.detach()))
 

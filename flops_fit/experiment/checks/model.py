@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -116,12 +117,7 @@ def check_forward(model: nn.Module, batch: Batch, loss: Loss | None) -> str:
         PluginError: it does not.
     """
     model.train()
-    try:
-        outputs, _ = run_model(model, batch, loss)
-    except PluginError:
-        raise
-    except Exception as error:
-        raise explain_call(error, model) from error
+    outputs, _ = passed(model, batch, loss)
     shape = f" of shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else ""
     return f"it gives a `{type(outputs).__name__}`{shape}"
 
@@ -168,12 +164,29 @@ def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
     Raises:
         PluginError: model or loss raised, or the loss is something else.
     """
+    return loss_of_outputs(*passed(model, batch, loss), loss)
+
+
+def passed(model: nn.Module, batch: Batch, loss: Loss | None) -> tuple[Any, Any]:
+    """Return what the model gives for a batch, and the batch's targets.
+
+    Raises:
+        PluginError: the batch has no targets, or the model raised.
+    """
     try:
-        outputs, targets = run_model(model, batch, loss)
+        return run_model(model, batch, loss)
     except PluginError:
         raise
     except Exception as error:
         raise explain_call(error, model) from error
+
+
+def loss_of_outputs(outputs: Any, targets: Any, loss: Loss) -> torch.Tensor:
+    """Return the loss of what a model gave: a scalar tensor with a gradient.
+
+    Raises:
+        PluginError: the loss raised, or is something else.
+    """
     try:
         value = loss(outputs, targets)
     except PluginError:
