@@ -146,7 +146,7 @@ def solve_surface(
                 w, old = w[~is_out], where
                 where = coordinates_of(seen)
                 starts = move(starts, old, where)
-                starts = minimise(where.problem(LITERATURE_DELTA), starts, w).theta
+                starts = minimise(where.problem(LITERATURE_DELTA), starts, w, is_race=True).theta
     delta = options.huber_delta if options.loss == Loss.HUBER else math.inf
     if is_adaptive:
         assert starts is not None
@@ -155,7 +155,7 @@ def solve_surface(
     if options.irreducible_loss is not None:
         problem = pin(problem, options.irreducible_loss)
         starts = None
-    found = search(problem, w) if starts is None else minimise(problem, starts, w)
+    found = search(problem, w) if starts is None else minimise(problem, starts, w, is_race=True)
     best = int(np.argmin(found.objective))
     theta, objective = found.theta[best : best + 1], float(found.objective[best])
     return SolvedSurface(
