@@ -9,9 +9,12 @@ from flops_fit.training.counting.params import counted
 if TYPE_CHECKING:
     from flops_fit.reporting.result import Result
 
+    __version__: str
+
 __all__ = [
     "FlopsFitError",
     "Result",
+    "__version__",
     "counted",
     "estimate",
     "find_optimal",
@@ -22,9 +25,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Result`, imported when it is first asked for."""
-    if name != "Result":
-        raise AttributeError(f"module `flops_fit` has no attribute `{name}`")
-    from flops_fit.reporting.result import Result
+    """Return `Result` or `__version__`, looked up when first asked for."""
+    if name == "Result":
+        from flops_fit.reporting.result import Result
 
-    return Result
+        return Result
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("flops-fit")
+    raise AttributeError(f"module `flops_fit` has no attribute `{name}`")

@@ -7,20 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from flops_fit.planning.estimate import Estimate
-from flops_fit.planning.plan import Plan
-
 if TYPE_CHECKING:
     from flops_fit.experiment.prepared import Options, Prepared
     from flops_fit.fitting.law import Fit
+    from flops_fit.planning.estimate import Estimate
+    from flops_fit.planning.plan import Plan
     from flops_fit.reporting.result import Result
     from flops_fit.sweep.caps import Limits
     from flops_fit.sweep.conductor import Watcher
 
-# The rest is imported inside the functions: `import flops_fit` is part of every command, and the
-# manifest's validator alone takes longer to import than `--help` to print. `plan` and `estimate`
-# are imported here all the same, so that no later import of these rooms can hide the functions of
-# the same name on the package.
+# Imports wait inside the functions: `import flops_fit` is part of every command, and the manifest's
+# validator alone takes longer to import than `--help` to print.
 
 
 def plan(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from flops_fit.cli.options import (
     FormatOption,
     JsonOption,
     ManifestArgument,
     PriceOption,
+    RateOption,
     TotalOption,
     WorkersOption,
 )
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
 
 def estimate(
     manifest: ManifestArgument,
-    flops_per_second: Annotated[
-        str | None, typer.Option(help="FLOP/s that one trial achieves, instead of timing it here")
-    ] = None,
+    flops_per_second: RateOption = None,
     price_per_hour: PriceOption = None,
     workers: WorkersOption = None,
     total_flops: TotalOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,25 +11,78 @@ import typer
 from flops_fit.cli.output import number_of, say
 from flops_fit.errors import ManifestError
 
+_TOP_SHARE = 1 / 4.8  # of a ladder's total that its top budget costs
+_LEVELS, _SPACING = 5, 3.0  # as in the template
+_TOKENS_PER_PARAM = 20.0
+_REACH = 8.0  # sizes from the smallest expected optimum / 8 to the largest * 8, in params
+_DEEPER_FROM = 192  # width from which depth grows with it
+
 
 def init(
-    path: Annotated[Path, typer.Argument(help="the file to write")] = Path("experiment.toml"),
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("experiment.toml"),
     total_flops: Annotated[
-        str | None, typer.Option(help="FLOPs that the whole sweep may cost")
+        str | None,
+        typer.Option(
+            metavar="FLOPS",
+            help="FLOPs that the whole sweep may cost; sizes and target follow it.",
+            show_default="3e12",
+        ),
     ] = None,
 ) -> None:
     """Write a commented manifest to start from: a tapered ladder for a total budget."""
-    from importlib.resources import files
-
     total = number_of(total_flops, "--total-flops")
-
     if path.exists():
         raise ManifestError(f"`{path}` exists already", hint="name another file, or remove it")
-    text = files("flops_fit.cli").joinpath("template.toml").read_text(encoding="utf-8")
-    if total is not None:
-        text = text.replace("total_flops = 3e12", f"total_flops = {total_flops}", 1)
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(template(total), encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"`{path}` cannot be written: {error.strerror}") from None
     say(f"wrote {path}; next: flops-fit check {path}")
+
+
+def template(total_flops: float | None = None) -> str:
+    """The commented manifest, with sizes and target that fit a total in FLOPs."""
+    from importlib.resources import files
+
+    text = files("flops_fit.cli").joinpath("template.toml").read_text(encoding="utf-8")
+    if total_flops is None:
+        return text
+    smallest, largest, multiple = _sizes_for(total_flops)
+    sizes = f"{{ min = {smallest}, max = {largest}, multiple_of = {multiple} }}"
+    changed = {
+        "sizes = { min = 4, max = 128, multiple_of = 4 }": f"sizes = {sizes}",
+        "total_flops = 3e12": f"total_flops = {total_flops:g}".replace("e+", "e"),
+        "budgets = [1e13]": f"budgets = [1e{math.floor(math.log10(total_flops)) + 1}]",
+    }
+    if largest >= _DEEPER_FROM:
+        changed |= {
+            "kwargs = { num_layers = 2 }         # its other arguments": (
+                "# kwargs = {}                       # its other arguments"
+            ),
+            '# derive = { num_heads = "size // 64" }': (
+                'derive = { num_layers = "max(2, size // 64)" }'
+            ),
+        }
+    for old, new in changed.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def _sizes_for(total_flops: float) -> tuple[int, int, int]:
+    """Smallest and largest width of the template's model for a total, and their common multiple."""
+    top = total_flops * _TOP_SHARE
+    low = top / _SPACING ** (_LEVELS - 1)
+    optimum = [math.sqrt(budget / 6 / _TOKENS_PER_PARAM) for budget in (low, top)]
+    smallest, largest = _width(optimum[0] / _REACH), _width(optimum[1] * _REACH)
+    multiple = max(4, 2 ** int(math.log2(max(4.0, smallest / 4))))
+    smallest = max(multiple, multiple * int(smallest / multiple))
+    return smallest, multiple * math.ceil(largest / multiple), multiple
+
+
+def _width(params: float) -> float:
+    """The width at which the template's GPT has so many params: 12 x layers x width^2."""
+    width = 4.0
+    while 12 * max(2, width // 64) * width**2 + 256 * width < params:
+        width *= 1.02
+    return width

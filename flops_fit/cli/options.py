@@ -1,4 +1,7 @@
-"""The options of the commands, each declared once: what it is called, may be, and does."""
+"""The options of all commands: each is declared once, with its name, its values and its help.
+
+Help texts are short sentences; `--help` groups options into the panels named here.
+"""
 
 from __future__ import annotations
 
@@ -9,140 +12,333 @@ import typer
 
 Format = Literal["terminal", "markdown", "latex", "csv"]
 
+OUTPUT = "Output"
+SWEEP = "Sweep"
+LIMITS = "Limits"
+FITTING = "Fitting"
+PREDICTION = "Predictions and questions"
+FIGURES = "Page and figures"
+GRID = "Grid of learning rates"
+
 ManifestArgument = Annotated[
-    Path, typer.Argument(help="experiment.toml, or a run directory", show_default=False)
+    Path,
+    typer.Argument(help="Manifest (experiment.toml) or run directory.", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print data instead of tables")]
-FormatOption = Annotated[Format, typer.Option("--format", help="how tables are written")]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="trials side by side", show_default="as many as fit")
+RunDirArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+TrialArgument = Annotated[
+    str, typer.Argument(help="Trial id, or its first digits.", show_default=False)
 ]
+TrialsArgument = Annotated[
+    list[str],
+    typer.Argument(help="Trial ids, or their first digits.", show_default=False),
+]
+
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel=OUTPUT),
+]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="Layout of tables.", rich_help_panel=OUTPUT)
+]
+
+# Of `plan`, `estimate` and `run`.
 TotalOption = Annotated[
-    str | None, typer.Option(help="FLOPs that the whole sweep may cost: the design is sized to it")
+    str | None,
+    typer.Option(
+        metavar="FLOPS", help="FLOPs of the whole sweep, in place of the manifest's design size."
+    ),
 ]
-PriceOption = Annotated[float | None, typer.Option(min=0, help="of one device")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Trials to run side by side.", show_default="as many as fit",
+        rich_help_panel=SWEEP,
+    ),
+]  # fmt: skip
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Price per device-hour.", show_default="the manifest's", rich_help_panel=LIMITS
+    ),
+]
+RateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLOPS_PER_SECOND",
+        help="FLOP/s that one trial achieves. Without it, three sizes are timed here.",
+    ),
+]
+PowerOption = Annotated[
+    bool,
+    typer.Option("--power", help="Simulate how precisely the plan would find N at the target."),
+]
+NoiseOption = Annotated[
+    float,
+    typer.Option(min=1e-6, max=1, help="Noise of log loss between seeds, for --power."),
+]
+PriorOption = Annotated[
+    str,
+    typer.Option(metavar="LAW", help='True law for --power, such as "E=1.7 alpha=0.34 beta=0.28".'),
+]
+RefineOption = Annotated[
+    bool,
+    typer.Option("--refine", help="Show what a run directory lacks, and the next runs to make."),
+]
 
 # Of `run`.
 RunDirOption = Annotated[
-    Path | None, typer.Option(help="where the run keeps its state", show_default="runs/NAME")
+    Path | None,
+    typer.Option(
+        help="Directory for the sweep's files.", show_default="runs/NAME", rich_help_panel=SWEEP
+    ),
 ]
 SimulateOption = Annotated[
-    bool, typer.Option(help="rehearse: draw losses from a planted law, train nothing")
-]
+    bool,
+    typer.Option(
+        "--simulate", help="Rehearse: draw losses from a known law, train nothing.",
+        rich_help_panel=SWEEP,
+    ),
+]  # fmt: skip
 AdaptiveOption = Annotated[
     bool,
     typer.Option(
-        help="choose the runs one batch after another, until the goal or a cap is reached"
+        "--adaptive", help="Choose the runs in batches, until the goal or a cap is reached.",
+        rich_help_panel=SWEEP,
     ),
-]
+]  # fmt: skip
 NewTotalOption = Annotated[
     str | None,
     typer.Option(
-        help="with --adaptive: FLOPs that the sweep may cost in all", show_default="the manifest's"
+        metavar="FLOPS",
+        help="With --adaptive: FLOPs that the sweep may cost in all.",
+        show_default="the manifest's",
+        rich_help_panel=SWEEP,
+    ),
+]
+AddBudgetsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLOPS,...",
+        help="Extend a run directory by these budgets in FLOPs, such as 3e12,1e13.",
+        rich_help_panel=SWEEP,
     ),
 ]
 MaxFlopsOption = Annotated[
-    str | None, typer.Option(help="stop before the trial that would pass this many FLOPs")
+    str | None,
+    typer.Option(
+        metavar="FLOPS",
+        help="Stop before the trial that would pass this many FLOPs in all.",
+        rich_help_panel=LIMITS,
+    ),
 ]
 MaxHoursOption = Annotated[
-    float | None, typer.Option(min=0, help="the same for device hours, all trials added up")
+    float | None,
+    typer.Option(
+        min=0, help="Stop at this many device-hours, summed over trials.", rich_help_panel=LIMITS
+    ),
 ]
 MaxCostOption = Annotated[
-    float | None, typer.Option(min=0, help="the same for money, at the price per device hour")
+    float | None,
+    typer.Option(
+        min=0, help="Stop at this cost, at the price per device-hour.", rich_help_panel=LIMITS
+    ),
 ]
 
 # Of `transfer`.
 StudyArgument = Annotated[
-    Path, typer.Argument(help="experiment.toml, or a study's run directory", show_default=False)
+    Path,
+    typer.Argument(
+        help="Manifest (experiment.toml) or the study's run directory.", show_default=False
+    ),
 ]
 StudySizesOption = Annotated[
-    str | None, typer.Option(help="two or more, such as 16,64,256", show_default="of the plan")
+    str | None,
+    typer.Option(
+        metavar="SIZE,...",
+        help="Two or more sizes, such as 16,64,256.",
+        show_default="smallest, middle and largest planned",
+        rich_help_panel=GRID,
+    ),
 ]
 RatesOption = Annotated[
-    int | None, typer.Option(min=3, help="rates at each size", show_default="5")
+    int | None,
+    typer.Option(
+        min=3, help="Learning rates at each size.", show_default="5", rich_help_panel=GRID
+    ),
 ]
 StepOption = Annotated[
-    float | None, typer.Option(help="factor from one rate to the next", show_default="2")
+    float | None,
+    typer.Option(
+        help="Factor from one learning rate to the next.", show_default="2", rich_help_panel=GRID
+    ),
 ]
-ReplicatesOption = Annotated[int | None, typer.Option(min=1, help="seeds a rate", show_default="1")]
+ReplicatesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Seeds at each learning rate.", show_default="1", rich_help_panel=GRID
+    ),
+]
 StudyTokensOption = Annotated[
-    str | None, typer.Option(help="units of data a trial", show_default="fewest of the plan")
+    str | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Units of data for each trial.",
+        show_default="fewest planned",
+        rich_help_panel=GRID,
+    ),
 ]
 StudyDirOption = Annotated[
     Path | None,
-    typer.Option(help="where the study keeps its state", show_default="runs/NAME-transfer"),
+    typer.Option(
+        help="Directory for the study's files.",
+        show_default="runs/NAME-transfer",
+        rich_help_panel=SWEEP,
+    ),
+]
+
+# Of `status`, `retry` and `drop`.
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Show the status again every two seconds, until it ends.")
+]
+WhyOption = Annotated[
+    str, typer.Option("--why", metavar="TEXT", help="Reason to leave the trials out of the fits.")
+]
+TakeBackOption = Annotated[
+    bool, typer.Option("--take-back", help="Use dropped trials again, instead of dropping them.")
 ]
 
 # Of `report`.
 SourceArgument = Annotated[
     list[Path],
-    typer.Argument(help="a run directory or a table of runs; two to compare", show_default=False),
+    typer.Argument(
+        help="Run directory or table of runs; give two to compare them.", show_default=False
+    ),
 ]
 BudgetOption = Annotated[
-    list[str] | None, typer.Option("--budget", help="FLOPs to answer for; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="FLOPS",
+        help="Budget in FLOPs to predict for. Repeatable.",
+        rich_help_panel=PREDICTION,
+    ),
 ]
 MethodOption = Annotated[
-    list[str] | None, typer.Option("--method", help="a fitting method; may be repeated")
-]
+    list[str] | None,
+    typer.Option(
+        "--method", metavar="METHOD", help="Fitting method. Repeatable.",
+        show_default="all that the runs allow",
+        rich_help_panel=FITTING,
+    ),
+]  # fmt: skip
 ColumnsOption = Annotated[
-    str | None, typer.Option(help="a table's own names: params=N,tokens=D,loss=val_loss")
+    str | None,
+    typer.Option(
+        metavar="NAME=COLUMN,...",
+        help="Column names of a table, such as params=N,tokens=D,loss=val_loss.",
+        rich_help_panel=FITTING,
+    ),
 ]
 LossOption = Annotated[
     Literal["adaptive", "huber", "log-ls", "ls"],
-    typer.Option("--loss", help="what the surface fit minimises"),
+    typer.Option(
+        "--loss", help="Loss function that the surface fit minimises.", rich_help_panel=FITTING
+    ),
 ]
 DeltaOption = Annotated[
-    float, typer.Option(min=1e-12, help="threshold of --loss huber, in log loss")
+    float,
+    typer.Option(
+        min=1e-12, help="Threshold of --loss huber, in log loss.", rich_help_panel=FITTING
+    ),
 ]
 IrreducibleOption = Annotated[
     float | None,
-    typer.Option("--irreducible-loss", help="hold the surface's E at this loss", min=0),
-]
+    typer.Option(
+        "--irreducible-loss", help="Fix the irreducible loss E of the surface at this value.",
+        min=0, rich_help_panel=FITTING,
+    ),
+]  # fmt: skip
 InterpolationOption = Annotated[
-    Literal["parabola", "akima"], typer.Option(help="how the minimum of an isoFLOP curve is found")
+    Literal["parabola", "akima"],
+    typer.Option(
+        help="Curve through the points of one budget, for its minimum.", rich_help_panel=FITTING
+    ),
 ]
 BootstrapOption = Annotated[
     int | None,
-    typer.Option(min=0, help="resamples behind the intervals", show_default="the manifest's"),
+    typer.Option(
+        min=0, help="Bootstrap resamples for the intervals.", show_default="the manifest's",
+        rich_help_panel=FITTING,
+    ),
+]  # fmt: skip
+SeedOption = Annotated[
+    int, typer.Option(help="Random seed for the bootstrap.", rich_help_panel=FITTING)
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse a table with bad rows.", rich_help_panel=FITTING),
 ]
 QuestionOption = Annotated[
     list[str] | None,
     typer.Option(
         "--question",
-        help='such as "loss=2.1", "params=1e9 budget=1e21", "unique_tokens=1e9 budget=1e20", '
-        '"loss=2.1 served_tokens=1e12", "budget=1e21 multiple=4"; may be repeated',
+        metavar="QUESTION",
+        help='Question to answer from the law. Repeatable. Such as "loss=2.1", '
+        '"params=1e9 budget=1e21", "unique_tokens=1e9 budget=1e20", '
+        '"loss=2.1 served_tokens=1e12", "budget=1e21 multiple=4".',
+        rich_help_panel=PREDICTION,
     ),
 ]
 SealOption = Annotated[
     str | None,
-    typer.Option(help="FLOPs: write the prediction for this budget into the ledger, with its hash"),
+    typer.Option(
+        metavar="FLOPS",
+        help="Budget in FLOPs: record its prediction in the ledger, with a hash.",
+        rich_help_panel=PREDICTION,
+    ),
 ]
 ScoreOption = Annotated[
-    str | None, typer.Option(help="FLOPS=LOSS: hold the sealed prediction against the real loss")
+    str | None,
+    typer.Option(
+        metavar="FLOPS=LOSS",
+        help="FLOPS=LOSS: compare the sealed prediction with the real loss.",
+        rich_help_panel=PREDICTION,
+    ),
 ]
 FigureFormatsOption = Annotated[
-    str, typer.Option(help="of the figures, with commas between: png, svg, pdf")
+    str,
+    typer.Option(
+        metavar="FORMAT,...",
+        help="File formats of the figures, among png, svg and pdf.",
+        rich_help_panel=FIGURES,
+    ),
 ]
 FigureColumnsOption = Annotated[
     Literal["1", "2"] | None,
-    typer.Option(help="columns of a paper that each figure fills", show_default="its own size"),
+    typer.Option(
+        help="Columns of a paper that each figure fills.", show_default="its own size",
+        rich_help_panel=FIGURES,
+    ),
+]  # fmt: skip
+HtmlOption = Annotated[
+    Path | None, typer.Option(help="Write the page to this file.", rich_help_panel=FIGURES)
 ]
-HtmlOption = Annotated[Path | None, typer.Option(help="write the page to this file")]
-StrictOption = Annotated[bool, typer.Option(help="refuse a table with bad rows")]
-SeedOption = Annotated[int, typer.Option(help="of the resamples")]
 OutputOption = Annotated[
     Path | None,
     typer.Option(
-        help="write page, figures and result into this folder",
-        show_default="report/ of a run directory",
+        help="Folder for the page, the figures and the result.",
+        show_default="report/ in the run directory",
+        rich_help_panel=FIGURES,
     ),
 ]
-FiguresOption = Annotated[bool, typer.Option(help="write page and figures at all")]
+FiguresOption = Annotated[
+    bool, typer.Option(help="Write the page and the figures.", rich_help_panel=FIGURES)
+]
 
-
-def started_once(context: typer.Context) -> None:
-    """Let a launcher of several processes start workers alone."""
-    from flops_fit.sweep.ranks import refuse_launcher
-
-    if context.invoked_subcommand != "worker":
-        refuse_launcher(f"`flops-fit {context.invoked_subcommand}`")
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print versions and devices, and exit.", is_eager=True)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print more progress, and tracebacks of errors.")
+]

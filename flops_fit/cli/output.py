@@ -1,4 +1,4 @@
-"""What a command prints: tables and data on standard output, all else on standard error."""
+"""Prints: tables and data go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -24,9 +24,33 @@ INTERRUPTED = 130  # what a shell reports of a program that Ctrl-C ended
 BROKEN_PIPE = 141  # and of one whose reader left, as `head` does
 
 
+_loudness = {"quiet": False, "verbose": False}
+
+
+def set_loudness(*, quiet: bool, verbose: bool) -> None:
+    """Keep what `--quiet` and `--verbose` ask for."""
+    _loudness.update(quiet=quiet, verbose=verbose)
+
+
+def is_quiet() -> bool:
+    """Whether only results and errors are printed."""
+    return _loudness["quiet"]
+
+
+def is_verbose() -> bool:
+    """Whether more progress, and tracebacks of errors, are printed."""
+    return _loudness["verbose"]
+
+
+def examples(*commands: str) -> str:
+    """The last lines of a command's help: commands to copy."""
+    return "\n\n".join(["Examples:", *(f"  {command}" for command in commands)])
+
+
 def say(text: str) -> None:
-    """Tell the user something beside the result."""
-    typer.echo(text, err=True)
+    """Print progress, a warning or a hint on standard error; nothing under `--quiet`."""
+    if not is_quiet():
+        typer.echo(text, err=True)
 
 
 def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
@@ -39,10 +63,10 @@ def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
 
 
 def print_error(error: FlopsFitError) -> None:
-    """What is wrong, then how to go on."""
-    say(f"error: {error.message}")
+    """Print what is wrong, then how to continue."""
+    typer.echo(f"error: {error.message}", err=True)
     if error.hint:
-        say(f"\nhint: {error.hint}")
+        typer.echo(f"\nhint: {error.hint}", err=True)
 
 
 def print_json(data: Any) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from flops_fit.cli.options import FormatOption, JsonOption, ManifestArgument, TotalOption
+from flops_fit.cli.options import (
+    FormatOption,
+    JsonOption,
+    ManifestArgument,
+    NoiseOption,
+    PowerOption,
+    PriorOption,
+    RefineOption,
+    TotalOption,
+)
 from flops_fit.cli.output import number_of, print_json, print_tables, say
 from flops_fit.errors import ManifestError
 
@@ -15,18 +21,10 @@ from flops_fit.errors import ManifestError
 def plan(
     manifest: ManifestArgument,
     total_flops: TotalOption = None,
-    power: Annotated[
-        bool, typer.Option("--power", help="simulate how well the plan would tell N at the target")
-    ] = False,
-    noise: Annotated[
-        float, typer.Option(min=1e-6, max=1, help="of log loss between seeds, for --power")
-    ] = 0.003,
-    prior: Annotated[
-        str, typer.Option(help='what --power takes for true, "E=1.7 alpha=0.34 beta=0.28"')
-    ] = "",
-    refine: Annotated[
-        bool, typer.Option("--refine", help="of a run directory: what is weak, and the next runs")
-    ] = False,
+    power: PowerOption = False,
+    noise: NoiseOption = 0.003,
+    prior: PriorOption = "",
+    refine: RefineOption = False,
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from flops_fit.cli.output import is_quiet, is_verbose
 from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
@@ -28,7 +29,10 @@ _NO_END = ("trial_started", "trial_stopped")  # entries after which a trial is s
 
 @contextmanager
 def watching(run: RunDir) -> Iterator[Watcher]:
-    """A watcher that shows a sweep as it goes."""
+    """A watcher that shows a sweep while it runs; under `--quiet` it shows nothing."""
+    if is_quiet():
+        yield Watcher()
+        return
     plan = Plan.from_dict(read_json(run.plan))
     console = Console(stderr=True)
     display = _Bars(plan, run, console) if console.is_terminal else _Lines(plan, run, console)
@@ -63,6 +67,8 @@ class _Lines:
         if entry.event == "decision_made":
             self.total += len(entry.fields["trials"])
             self.print(describe_decision(entry))
+        if trial is not None and entry.event == "trial_started" and is_verbose():
+            self.print(f"started {trial.trial_id}: {describe(trial)}")
         if trial is None or entry.event in _NO_END:
             return
         if entry.fields.get("tried_again"):

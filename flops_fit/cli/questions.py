@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.cli.options import Format
 from flops_fit.cli.output import print_json, print_tables, print_verdict
 from flops_fit.errors import ManifestError
-from flops_fit.reporting.answers import Answer
-from flops_fit.reporting.result import Result
 from flops_fit.units import parse_number
 
 if TYPE_CHECKING:
+    from flops_fit.reporting.answers import Answer
     from flops_fit.reporting.result import Result
     from flops_fit.reporting.tables.table import Table
 
@@ -21,8 +20,6 @@ def print_answers(
     questions: Sequence[str], result: Result, layout: Format, *, as_json: bool
 ) -> None:
     """Print what the law answers, after the verdict on the law."""
-    pass
-
     answers = [answer(result, question) for question in questions]
     rows = [{"question": asked, **found.to_dict()} for asked, found in answers]
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -94,7 +95,7 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
         at = among[0] if among else at
     if hasattr(at, "model_fields"):
         return list(at.model_fields)
-    return list(getattr(at, "__dataclass_fields__", {}))
+    return [field.name for field in fields(at)] if is_dataclass(at) else []
 
 
 def shown(value: object) -> str:
