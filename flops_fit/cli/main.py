@@ -31,7 +31,7 @@ from flops_fit.cli.worker import worker
 from flops_fit.errors import FlopsFitError, ManifestError, StorageError
 
 _GLOBAL = {"--quiet": "--quiet", "-q": "--quiet", "--verbose": "--verbose", "-v": "--verbose"}
-_UsageError = typer.BadParameter.__bases__[0]  # click's; some versions of typer carry their own
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, or the copy in typer
 
 
 class _Commands(TyperGroup):
