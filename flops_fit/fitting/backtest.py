@@ -50,11 +50,48 @@ class BackTest:
         folds: by power of the weights.
         power: the power of least mean error at the next level.
         weighted: the fit to all runs with this power and the priors.
+        levels: positions of the tested runs by rising compute.
+        cuts: how many levels each fold was fitted to.
+        fitted: the surface that all folds belong to, with the tested runs.
+        theta: parameters of each fold by power, shape (powers, folds, 5).
     """
 
     folds: dict[int, tuple[Fold, ...]]
     power: int
     weighted: SolvedSurface
+    levels: tuple[Places, ...]
+    cuts: tuple[int, ...]
+    fitted: SolvedSurface
+    theta: Array
+
+    def surface_below(self, cut: int, power: int) -> SolvedSurface:
+        """The surface through the lowest `cut` levels, weighted by this power of compute."""
+        members = np.sort(np.concatenate(self.levels[:cut]))
+        where = self.fitted.coordinates.rows(members)
+        row = self.theta[POWERS.index(power), self.cuts.index(cut)]
+        return replace(
+            self.fitted,
+            observations=tuple(self.fitted.observations[k] for k in members),
+            coordinates=where,
+            problem=replace(self.fitted.problem, x=where.x, y=where.y, log_loss=where.log_loss),
+            theta=row[None, :],
+            weights=self.fitted.weights[members],
+        )
+
+    def power_below(self, cut: int) -> int:
+        """The power that the folds within the lowest `cut` levels would have chosen; 0 if none."""
+        scores = {}
+        for power in POWERS:
+            errors = [
+                fold.absolute
+                for fold, below in zip(self._next(power), self.cuts, strict=True)
+                if below < cut
+            ]
+            scores[power] = float(np.mean(errors)) if errors else 0.0
+        return min(POWERS, key=lambda power: scores[power])
+
+    def _next(self, power: int) -> list[Fold]:
+        return [fold for fold in self.folds[power] if fold.is_next]
 
     def error(self, power: int) -> float | None:
         """Mean magnitude of the log error at the next level; None without folds."""
@@ -160,7 +197,7 @@ def back_test(solved: SolvedSurface) -> BackTest | None:
         objective=summed_loss(replace(problem, prior=None), found.theta[row : row + 1]),
         has_converged=bool(found.has_converged[row]),
     )
-    return BackTest(folds, power, weighted)
+    return BackTest(folds, power, weighted, tuple(levels), tuple(cuts), part, theta[:, : len(cuts)])
 
 
 def _thinned(solved: SolvedSurface) -> SolvedSurface:

@@ -249,7 +249,24 @@ class EnvelopeDetails:
     num_on_envelope: int
 
 
-Details = SurfaceDetails | IsoflopDetails | GeneralDetails | EnvelopeDetails
+@dataclass(frozen=True)
+class CombinationDetails:
+    """Of what the combined answer is made.
+
+    Attributes:
+        at_flops: the budget at which the weights are stated.
+        params_weights: share of each method in ln N there.
+        loss_weights: share of each method in ln loss there.
+        num_folds: budgets that were held against fits to smaller ones.
+    """
+
+    at_flops: float
+    params_weights: Mapping[str, float]
+    loss_weights: Mapping[str, float]
+    num_folds: int
+
+
+Details = SurfaceDetails | IsoflopDetails | GeneralDetails | EnvelopeDetails | CombinationDetails
 
 
 @dataclass(frozen=True)

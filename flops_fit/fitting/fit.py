@@ -9,6 +9,8 @@ from functools import cached_property
 
 from flops_fit.errors import FitError, Note
 from flops_fit.fitting.backtest import POWERS, BackTest, back_test, reach
+from flops_fit.fitting.combination import METHOD as COMBINATION
+from flops_fit.fitting.combination import combine, describe_combination
 from flops_fit.fitting.curves import check_enough, finished, group_curves, usable
 from flops_fit.fitting.details import (
     ExtrapolationDetails,
@@ -171,6 +173,9 @@ def fit_all(
         fits[method] = found
         excluded.update(dict.fromkeys(found.excluded))
         predictions[method] = predict(found, targets)
+    if combined := _combined(study, fits, targets):
+        fits[COMBINATION] = combined
+        predictions[COMBINATION] = predict(combined, targets)
     ordered = [found[k] for k in range(len(targets)) for found in predictions.values()]
     notes = [*study.sorted_out[2], *_notes(study, fits), *disagreements(ordered)]
     target = max(targets, default=None)
@@ -179,6 +184,17 @@ def fit_all(
     if shows_gains and "surface" in fits and target is not None:
         bought = tuple(gains(fits["surface"], options, target=target))
     return FitSet(fits, failures, tuple(excluded), tuple(notes), tuple(ordered), lost, bought)
+
+
+def _combined(study: _Study, fits: Mapping[str, Fit], targets: Sequence[float]) -> Fit | None:
+    """The methods' answers combined; None where there are fewer than two."""
+    if len(fits) < 2:
+        return None
+    runs = study.adaptive.observations
+    combined = combine(fits, study.test, runs, predict)
+    if combined is None:
+        return None
+    return describe_combination(combined, runs, max(targets, default=combined.top_flops))
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from flops_fit.fitting.backtest import loss_error, params_error, reach
+from flops_fit.fitting.combination import Combination
 from flops_fit.fitting.details import Fold, IsoflopDetails
 from flops_fit.fitting.intervals import draws_of, t_interval, target_errors
 from flops_fit.fitting.law import Fit, FlopsPerToken
@@ -36,7 +37,7 @@ def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> li
         targets: budgets in FLOPs.
         has_model: whether the model's part is counted; without it beyond the runs noise is all.
     """
-    if not fit.used:
+    if not fit.used or isinstance(fit.frontier, Combination):
         return [fit.predict(target) for target in targets]
     top = largest_flops(fit.used)
     folds = fit.folds if has_model else ()

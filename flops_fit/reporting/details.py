@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flops_fit.fitting.details import (
+    CombinationDetails,
     Details,
     EnvelopeDetails,
     ExtrapolationDetails,
@@ -201,4 +202,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Details]] = {
     "general": _read_general,
     "kaplan": _read_general,
     "envelope": _read_envelope,
+    "combination": lambda data: CombinationDetails(**data),
 }

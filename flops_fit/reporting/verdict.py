@@ -26,12 +26,12 @@ ROUNDING = 0.005  # decades: 1e11 to 3e12 counts as one and a half
 # The minima that were measured answer these warnings of the plan.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
 # Methods that answer what is optimal; the others are forms to hold the law against.
-RIVALS = ("surface", "isoflop", "extrapolation", "envelope")
+RIVALS = ("combination", "surface", "isoflop", "extrapolation", "envelope")
 # Methods without which a study is incomplete.
 ESSENTIAL = ("surface", "isoflop")
 # The order in which a method speaks for the Result when none is asked for: Approach 3 first
 # (Besiroglu et al. 2024, arXiv:2404.10102), then Approach 2, then what is built upon them.
-HEADLINE = ("surface", "isoflop", "extrapolation", "envelope", "general", "kaplan")
+HEADLINE = ("combination", "surface", "isoflop", "extrapolation", "envelope", "general", "kaplan")
 
 
 @dataclass(frozen=True)

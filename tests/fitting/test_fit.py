@@ -111,6 +111,6 @@ def test_junk_gives_laws_that_can_be_asked_or_reasons_and_nothing_else(kind: int
         Observation(*map(float, row)) for row in zip(n, d, flops, loss, strict=True)
     ]  # fmt: skip
     found = fit_all(runs, methods=METHODS, targets=[float(flops.max()) * 10])
-    assert set(found.fits) | set(found.failures) == set(METHODS)
+    assert (set(found.fits) | set(found.failures)) - {"combination"} == set(METHODS)
     assert all(error.code for error in found.failures.values())
     assert all(0 < p.params < math.inf and 0 < p.tokens < math.inf for p in found.predictions)

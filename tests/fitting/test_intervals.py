@@ -214,8 +214,9 @@ def test_a_law_that_does_not_hold_is_said_with_where() -> None:
 
 def test_all_methods_stand_side_by_side_at_each_target() -> None:
     found = fit_all(RUNS, FitOptions(bootstrap=50), targets=[1e20, 1e21])
-    assert set(found.fits) == {"isoflop", "surface", "extrapolation", "kaplan", "general"}
-    assert [p.flops for p in found.predictions] == [1e20] * 5 + [1e21] * 5
+    methods = {"isoflop", "surface", "extrapolation", "kaplan", "general", "combination"}
+    assert set(found.fits) == methods
+    assert [p.flops for p in found.predictions] == [1e20] * 6 + [1e21] * 6
     assert {w.chosen for w in found.wastes} == set(found.fits)
     assert {w.budget_flops for w in found.wastes} == {1e21}
     assert all(0 <= w.wasted_share <= 1 for w in found.wastes)

@@ -17,7 +17,7 @@ def test_every_method_keeps_its_details_folds_and_spread():
     runs = [replace(o, step=1.0, run=o.name) for o in grid(num_budgets=6, num_sizes=7, sd=1e-3)]
     runs[3] = replace(runs[3], loss=1.3 * runs[3].loss)
     fits = fit_all(runs, FitOptions(bootstrap=20), methods=METHODS, targets=[1e22]).fits
-    assert set(fits) == set(METHODS)
+    assert set(fits) == {*METHODS, "combination"}
     assert fits["surface"].details.with_outliers is not None
     positions = {o: k for k, o in enumerate(runs)}
     for fit in fits.values():
