@@ -20,11 +20,10 @@ from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.conductor import Progress as TrialProgress
 from flops_fit.sweep.conductor import Watcher
-from flops_fit.sweep.ledger import Entry, read_ledger, replay
+from flops_fit.sweep.entries import DecisionMade, Entry, TrialEnded, TrialFinished, TrialStarted
+from flops_fit.sweep.ledger import read_ledger, replay
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_count, format_duration, format_flops
-
-_NO_END = ("trial_started", "trial_stopped")  # entries after which a trial is still to be trained
 
 
 @contextmanager
@@ -64,19 +63,19 @@ class _Lines:
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
         """Say how a trial ended, or what an adaptive sweep decided."""
-        if entry.event == "decision_made":
-            self.total += len(entry.fields["trials"])
+        if isinstance(entry, DecisionMade):
+            self.total += len(entry.trials)
             self.print(describe_decision(entry))
-        if trial is not None and entry.event == "trial_started" and is_verbose():
+        if trial is not None and isinstance(entry, TrialStarted) and is_verbose():
             self.print(f"started {trial.trial_id}: {describe(trial)}")
-        if trial is None or entry.event in _NO_END:
+        if trial is None or not isinstance(entry, TrialEnded):
             return
-        if entry.fields.get("tried_again"):
+        if entry.tried_again:
             self.print(f"{describe_ended(entry, trial)}; tried again")
             return
-        self.ended.add(entry.trial_id or "")
+        self.ended.add(entry.trial_id)
         self.print(f"[{len(self.ended)}/{self.total}] {describe_ended(entry, trial)}")
-        for name, reason in (entry.fields.get("tracker_failures") or {}).items():
+        for name, reason in (entry.tracker_failures or {}).items():
             if name not in self.trackers_told:
                 self.trackers_told.add(name)
                 self.print(f"tracker {name}, at {describe(trial)}: {reason}; training goes on")
@@ -115,15 +114,15 @@ class _Bars(_Lines):
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
         """Say how a trial ended, and move the sweep's bar."""
         super().on_entry(entry, trial)
-        if entry.event == "decision_made":
-            self.total_flops += math.fsum(each["flops"] for each in entry.fields["trials"])
+        if isinstance(entry, DecisionMade):
+            self.total_flops += math.fsum(each.flops for each in entry.trials)
             self.progress.update(self.sweep, total=self.total_flops, figure=self._figure())
-        if trial is None or entry.event in _NO_END:
+        if trial is None or not isinstance(entry, TrialEnded):
             return
         bar = self.bars.pop(trial.trial_id, None)
         if bar is not None:
             self.progress.remove_task(bar)
-        if not entry.fields.get("tried_again"):
+        if not entry.tried_again:
             self.done_flops += trial.cost_flops
         self.progress.update(self.sweep, completed=self.done_flops, figure=self._figure())
 
@@ -160,19 +159,18 @@ def describe(trial: Trial) -> str:
     )
 
 
-def describe_decision(entry: Entry) -> str:
+def describe_decision(entry: DecisionMade) -> str:
     """What an adaptive sweep decided, in a line."""
-    said, trials = entry.fields, entry.fields["trials"]
-    flops = math.fsum(each["flops"] for each in trials)
+    trials = entry.trials
+    flops = math.fsum(each.flops for each in trials)
     cost = f": {len(trials)} trials, {format_flops(flops)} FLOPs" if trials else ""
-    return f"decision {said['number']} ({said['action']}){cost}; {said['reason']}"
+    return f"decision {entry.number} ({entry.action}){cost}; {entry.reason}"
 
 
-def describe_ended(entry: Entry, trial: Trial) -> str:
+def describe_ended(entry: TrialEnded, trial: Trial) -> str:
     """How a trial ended, in a line."""
-    said = entry.fields
-    seconds = format_duration(said.get("wall_seconds", 0.0))
-    if entry.event == "trial_finished":
-        return f"{describe(trial)}: loss {said['loss']:.4f} ({seconds})"
+    seconds = format_duration(entry.wall_seconds)
+    if isinstance(entry, TrialFinished):
+        return f"{describe(trial)}: loss {entry.loss:.4f} ({seconds})"
     word = entry.event.removeprefix("trial_")
-    return f"{describe(trial)}: {word}, {said.get('error')} ({seconds})"
+    return f"{describe(trial)}: {word}, {entry.error} ({seconds})"

@@ -275,7 +275,7 @@ def _seal(source: Path, result: Result, budget: str) -> None:
         first = before[0]
         say(
             f"warning: a prediction for {flops:g} FLOPs was sealed already, at {first.at} (SHA-256 "
-            f"{first.fields['sha256'][:12]}...): `--score` scores that one, and names this one as "
+            f"{first.sha256[:12]}...): `--score` scores that one, and names this one as "
             "a later one"
         )
     print_json(seal.to_dict())

@@ -27,7 +27,7 @@ def first_mistake(error: ValidationError, model: type[BaseModel], where: str) ->
     """
     found = error.errors()
     first = min(found, key=lambda each: each["type"] not in _UNKNOWN_KEY)
-    place = _place(first["loc"])
+    place = place_of(first["loc"])
     kind, given = first["type"], first.get("input")
     if kind in _UNKNOWN_KEY:
         known = _known_keys(model, first["loc"][:-1])
@@ -57,7 +57,7 @@ def first_mistake(error: ValidationError, model: type[BaseModel], where: str) ->
 def _others(first: Any, found: Sequence[Any]) -> str:
     """The other keys whose values break a rule, in brackets."""
     keys = dict.fromkeys(each["loc"][:2] for each in found)
-    places = [_place(key) for key in keys if key != first["loc"][:2]]
+    places = [place_of(key) for key in keys if key != first["loc"][:2]]
     if not places:
         return ""
     listed = ", ".join(f"`{place}`" for place in places[:3])
@@ -75,7 +75,7 @@ def _hint_for(place: str, *, is_list: bool = False) -> str | None:
     return None
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
+def place_of(loc: tuple[int | str, ...]) -> str:
     """`("sweep", "budgets", 2)` as `sweep.budgets[2]`."""
     text = ""
     for part in loc:

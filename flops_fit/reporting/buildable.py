@@ -72,8 +72,8 @@ class Setting:
         execution = record.manifest.execution
         described = (record.provenance.get("description") or {}).get("sizes") or ()
         sizes = [Buildable(s["size_value"], s["params"], s["flops_per_token"]) for s in described]
-        ended = [entry.fields for entry in record.ledger.finished.values()]
-        devices = sorted({str(f["device"]) for f in ended if f.get("device")})
+        ended = record.ledger.finished.values()
+        devices = sorted({entry.device for entry in ended if entry.device})
         count = execution.devices_per_trial
         return cls(
             tuple(sorted(sizes, key=lambda size: size.params)),
@@ -188,8 +188,8 @@ def _timings(record: Record) -> list[Timing]:
     by_size: dict[float, list[float]] = {}
     for trial in record.plan.trials:
         entry = record.ledger.finished.get(trial.trial_id)
-        rate = None if entry is None else entry.fields.get("tokens_per_second")
-        if isinstance(rate, int | float) and rate > 0:
+        rate = None if entry is None else entry.tokens_per_second
+        if rate is not None and rate > 0:
             by_size.setdefault(trial.size.flops_per_token, []).append(1 / rate)
     return [Timing(flops, median(seconds)) for flops, seconds in sorted(by_size.items())]
 

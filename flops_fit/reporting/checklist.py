@@ -100,8 +100,8 @@ def of_training(record: Record) -> Iterator[Check]:
     recipe = record.manifest.training
     simulated = record.ledger.is_simulated
     ended = record.ledger.finished.values()
-    counts = (entry.fields.get("heldout_examples") for entry in ended)
-    sets = {int(count) for count in counts if count is not None}
+    counts = (entry.heldout_examples for entry in ended)
+    sets = {count for count in counts if count is not None}
     heldout = f"held-out examples: {', '.join(str(count) for count in sorted(sets))}"
     yield Check(
         rules.ONE_HELDOUT_SET,
@@ -135,15 +135,17 @@ def of_training(record: Record) -> Iterator[Check]:
 
 def _of_evaluation(record: Record) -> Iterator[Check]:
     """What evaluation took, and whether it was exact; nothing of losses drawn from a law."""
-    ended = [entry.fields for entry in record.ledger.finished.values()]
-    timed = [each for each in ended if each.get("evaluation_seconds") is not None]
-    seconds = math.fsum(each["evaluation_seconds"] for each in timed)
-    whole = math.fsum(each.get("wall_seconds") or 0.0 for each in timed)
+    ended = list(record.ledger.finished.values())
+    timed = [
+        (each.evaluation_seconds, each.wall_seconds)
+        for each in ended
+        if each.evaluation_seconds is not None
+    ]
+    seconds = math.fsum(evaluation for evaluation, _ in timed)
+    whole = math.fsum(wall for _, wall in timed)
     if whole > 0:
         share = seconds / whole
-        most = max(
-            each["evaluation_seconds"] / (each["wall_seconds"] or math.inf) for each in timed
-        )
+        most = max(evaluation / (wall or math.inf) for evaluation, wall in timed)
         held = rules.EVALUATION_SHARE.holds(share)
         fix = "" if held else "; `heldout_examples` in [training] limits it"
         yield Check(
@@ -151,7 +153,7 @@ def _of_evaluation(record: Record) -> Iterator[Check]:
             held,
             f"{share:.1%} of the time, up to {most:.1%} of a trial{fix}",
         )
-    inexact = [each["inexact_parts"] for each in ended if each.get("inexact_parts")]
+    inexact = [each.inexact_parts for each in ended if each.inexact_parts]
     if timed:
         off = max((abs(b / a - 1) if a else math.inf for a, b in inexact), default=0.0)
         yield Check(
@@ -190,7 +192,7 @@ def _of_spending(record: Record, targets: Sequence[float]) -> Iterator[Check]:
         seeds.setdefault((trial.budget_flops, trial.size.params), set()).add(trial.seed)
     most = max(len(found) for found in seeds.values())
     yield Check(rules.SEED_NOISE, rules.SEED_NOISE.holds(most), f"at most {most} seeds in a cell")
-    spent = math.fsum(entry.fields["flops"] for entry in record.ledger.finished.values())
+    spent = math.fsum(entry.flops for entry in record.ledger.finished.values())
     if targets and max(targets) > max(record.plan.budgets) * 1.02:
         share = spent / max(targets)
         yield Check(

@@ -53,7 +53,7 @@ def trial_costs(record: Record) -> list[TrialCost]:
             ledger.flops[trial.trial_id],
             estimated.get(trial.trial_id),
             ledger.wall_seconds[trial.trial_id],
-            ended[trial.trial_id].fields.get("energy_joules") if trial.trial_id in ended else None,
+            ended[trial.trial_id].energy_joules if trial.trial_id in ended else None,
             has_ended=trial.trial_id in ended,
         )
         for trial in record.plan.trials

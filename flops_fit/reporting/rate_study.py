@@ -131,7 +131,7 @@ def _points(trials: Sequence[Trial], state: LedgerState, recipe: Recipe) -> list
                 factor=trial.learning_rate_factor,
                 rate=rate * trial.learning_rate_factor,
                 seed=trial.seed,
-                loss=None if entry is None else float(entry.fields["loss"]),
+                loss=None if entry is None else entry.loss,
             )
         )
     return points

@@ -144,16 +144,14 @@ def _usable(
 def _ended(state: LedgerState) -> list[Excluded]:
     """The trials that ended without a loss, and the attempts that diverged before another."""
     ended = [
-        Excluded(trial_id, f"{word}: {entry.fields.get('error') or 'no reason given'}")
+        Excluded(trial_id, f"{word}: {entry.error or 'no reason given'}")
         for word, entries in (("diverged", state.diverged), ("failed", state.failed))
         for trial_id, entry in entries.items()
     ]
     discarded = [
-        Excluded(
-            f"{trial_id}, seed {each['seed']}", f"diverged, then trained again: {each['error']}"
-        )
+        Excluded(f"{trial_id}, seed {each.seed}", f"diverged, then trained again: {each.error}")
         for trial_id, entry in {**state.finished, **state.diverged}.items()
-        for each in entry.fields.get("discarded", ())
+        for each in entry.discarded or ()
     ]
     return ended + discarded
 

@@ -115,7 +115,7 @@ class Record:
     def wall_seconds(self) -> float:
         """Time that the finished trials took, one after another."""
         ended = self.ledger.finished.values()
-        return float(sum(entry.fields.get("wall_seconds") or 0.0 for entry in ended))
+        return math.fsum(entry.wall_seconds for entry in ended)
 
 
 def _point(line: str, trial: Trial) -> Observation | None:

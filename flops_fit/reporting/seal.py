@@ -11,14 +11,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import RunDirError
 from flops_fit.fitting.points import Observation
+from flops_fit.manifest.files import from_plain
 from flops_fit.reporting.archive import observations_to_dict, plain
-from flops_fit.sweep.ledger import Entry, Ledger, read_ledger
+from flops_fit.sweep.entries import Entry, PredictionScored, PredictionSealed
+from flops_fit.sweep.ledger import Ledger, read_ledger
 from flops_fit.sweep.rundir import RunDir
 
 
@@ -112,16 +114,15 @@ def seal_prediction(directory: Path, seal: Seal) -> None:
     Raises:
         RunDirError: the sweep is still being conducted.
     """
-    _append(directory, "prediction_sealed", seal.to_dict())
+    _append(directory, PredictionSealed(**seal.to_dict()))
 
 
-def seals_of(directory: Path, budget_flops: float) -> list[Entry]:
+def seals_of(directory: Path, budget_flops: float) -> list[PredictionSealed]:
     """The entries that sealed a prediction for a budget, the first one first."""
     return [
         entry
         for entry in read_ledger(RunDir(directory).ledger)
-        if entry.event == "prediction_sealed"
-        and abs(entry.fields["prediction"]["budget_flops"] / budget_flops - 1) < _SAME
+        if isinstance(entry, PredictionSealed) and abs(_budget_of(entry) / budget_flops - 1) < _SAME
     ]
 
 
@@ -147,27 +148,33 @@ def score_prediction(directory: Path, budget_flops: float, loss: float) -> dict[
     scored = {
         "budget_flops": budget_flops,
         "sealed_at": first.at,
-        "sha256": first.fields["sha256"],
-        **Seal.from_dict(first.fields).score(loss),
+        "sha256": first.sha256,
+        **Seal.from_dict(asdict(first)).score(loss),
         "later_seals": [
             {
                 "sealed_at": entry.at,
-                "sha256": entry.fields["sha256"],
-                "predicted": entry.fields["prediction"]["loss"],
+                "sha256": entry.sha256,
+                "predicted": entry.prediction["loss"],
             }
             for entry in later
         ],
     }
-    _append(directory, "prediction_scored", scored)
+    _append(directory, from_plain(PredictionScored, scored))
     return scored
 
 
-def _append(directory: Path, event: str, fields: dict[str, Any]) -> None:
+def _budget_of(entry: PredictionSealed) -> float:
+    """The budget that a sealed prediction is for, in FLOPs; NaN where it does not say."""
+    budget = entry.prediction.get("budget_flops")
+    return float(budget) if isinstance(budget, int | float) else math.nan
+
+
+def _append(directory: Path, entry: Entry) -> None:
     """Add one entry as the ledger's one writer."""
     run = RunDir(directory)
     with run.lock():
         ledger = Ledger.open(run.ledger)
         try:
-            ledger.append(event, **fields)
+            ledger.append(entry)
         finally:
             ledger.close()

@@ -12,12 +12,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flops_fit.errors import ManifestError
 from flops_fit.manifest.manifest import Manifest
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
+from flops_fit.sweep.entries import SweepCapped
 from flops_fit.sweep.ledger import Ledger
 
 
@@ -95,15 +95,13 @@ class CapReached:
     would_be: float
     missing: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As the ledger's entry `sweep_capped` holds it."""
-        return {
-            "cap": self.cap,
-            "unit": self.unit,
-            "limit": self.limit,
-            "would_be": self.would_be,
-            "missing": list(self.missing),
-        }
+    @property
+    def entry(self) -> SweepCapped:
+        """The ledger's entry."""
+        return SweepCapped(
+            cap=self.cap, unit=self.unit, limit=self.limit, would_be=self.would_be,
+            missing=self.missing,
+        )  # fmt: skip
 
 
 _STOP_SECONDS = 5.0  # kept for a trial that is stopped to end its step and save a checkpoint
@@ -229,11 +227,8 @@ class Allowance:
         gaps = [abs(math.log(t.size.flops_per_token) - size) for t in known]
         least = min(gaps)
         near = [t for t, gap in zip(known, gaps, strict=True) if gap <= least + 1e-9]
-        # At the time that training took: what stopped attempts took beside it is no pace.
-        pace: float = max(
-            state.finished[t.trial_id].fields["wall_seconds"] / state.flops[t.trial_id]
-            for t in near
-        )
+        # Ignore time lost in stopped attempts; it would distort the rate.
+        pace = max(state.finished[t.trial_id].wall_seconds / state.flops[t.trial_id] for t in near)
         return pace * self._cost(trial)
 
 

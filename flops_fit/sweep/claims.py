@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterable
 
-from flops_fit.sweep.rundir import RunDir, read_outcome
+from flops_fit.sweep.rundir import RunDir
 
 _LEASE_SECONDS = 60.0
 
@@ -55,10 +55,10 @@ def _claims(run: RunDir, pending: Iterable[str], is_stopped: Callable[[], bool])
         lease = SoftFileLease(claim, lease_duration=_LEASE_SECONDS, timeout=0)
         try:
             with lease:
-                if read_outcome(run, trial_id) is not None:
+                if run.outcome(trial_id).exists():
                     continue
                 yield trial_id
         except Timeout:
             continue
-        if read_outcome(run, trial_id) is None:
+        if not run.outcome(trial_id).exists():
             return  # Stopped, maybe by what another rank was asked.

@@ -8,19 +8,29 @@ time the sweep is started. A sweep stops before the trial that would pass one of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from flops_fit.errors import FlopsFitError, PluginError
-from flops_fit.manifest.files import read_json
-from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.manifest.trials import Details, Outcome, Status, Trial, shortened
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.caps import Allowance, CapReached, Caps
+from flops_fit.sweep.entries import (
+    Entry,
+    SweepFinished,
+    SweepInterrupted,
+    TrialDiverged,
+    TrialEnded,
+    TrialFailed,
+    TrialFinished,
+    TrialStarted,
+    TrialStopped,
+)
 from flops_fit.sweep.executors.contract import Executor, Resources
-from flops_fit.sweep.ledger import Entry, Ledger
-from flops_fit.sweep.rundir import RunDir, clear_outcome, read_outcome
+from flops_fit.sweep.ledger import Ledger
+from flops_fit.sweep.rundir import RunDir, clear_failed_outcome, read_outcome, read_progress
 
 _POLL_SECONDS = 0.5
 _MAX_DEATHS = 3  # of workers on end, from which none of their trials is tried again
@@ -55,9 +65,9 @@ class SweepSummary:
     spent_flops: float = 0.0
 
     @property
-    def counts(self) -> dict[str, int]:
-        """What the ledger's last entry says of a sweep that has ended."""
-        return {"finished": self.finished, "diverged": self.diverged, "failed": self.failed}
+    def entry(self) -> SweepFinished:
+        """The ledger's last entry of a sweep that has ended."""
+        return SweepFinished(finished=self.finished, diverged=self.diverged, failed=self.failed)
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def conduct(
     sweep.cap = sweep.allowance.passed_by(pending)
     if pending and sweep.cap is None:
         for trial in pending:
-            clear_outcome(run, trial.trial_id)
+            clear_failed_outcome(run, trial)
         executor, goes_on = make_executor(), False
         try:
             sweep.carry_out(pending, executor, max_running, resources or Resources())
@@ -117,9 +127,9 @@ def conduct(
         sweep.harvest()
         sweep.record_stopped()
         if is_interrupted:
-            sweep.append("sweep_interrupted", pending=sweep.summary(True).pending)
+            sweep.append(SweepInterrupted(pending=sweep.summary(True).pending))
     if sweep.cap is not None and not is_interrupted:
-        sweep.append("sweep_capped", **sweep.cap.to_dict())
+        sweep.append(sweep.cap.entry)
     summary = sweep.summary(is_interrupted)
     if is_last and not is_interrupted and sweep.cap is None:
         sweep.finish(summary)
@@ -141,10 +151,9 @@ class _Sweep:
         self.revived: set[str] = set()  # the trials whose worker died, and that were tried again
         self.deaths = 0  # of workers since one last left an outcome
 
-    def append(self, event: str, trial: Trial | None = None, **fields: Any) -> None:
-        """Record an event, and tell who watches."""
-        entry = self.ledger.append(event, None if trial is None else trial.trial_id, **fields)
-        self.watcher.on_entry(entry, trial)
+    def append(self, entry: Entry, trial: Trial | None = None) -> None:
+        """Record an event, and tell the watcher."""
+        self.watcher.on_entry(self.ledger.append(entry), trial)
 
     def summary(self, is_interrupted: bool) -> SweepSummary:
         """Count the plan's trials by state."""
@@ -161,7 +170,7 @@ class _Sweep:
     def finish(self, summary: SweepSummary) -> None:
         """Record that the sweep has ended, once, and drop the trunks that no trial needs now."""
         if not self.ledger.state.is_complete:
-            self.append("sweep_finished", None, **summary.counts)
+            self.append(summary.entry)
         if not summary.failed:
             self.run.drop_trunks()
 
@@ -177,15 +186,16 @@ class _Sweep:
         """Say of each trial that was stopped how long it ran, so that its time counts."""
         for trial in self.plan.trials:
             if (seconds := self.allowance.end(trial.trial_id)) is not None:
-                self.append("trial_stopped", trial, wall_seconds=round(seconds, 3))
+                stopped = TrialStopped(trial_id=trial.trial_id, wall_seconds=round(seconds, 3))
+                self.append(stopped, trial)
 
     def harvest(self) -> None:
         """Record the outcomes that the ledger lacks."""
         for trial in self.plan.trials:
             if not self.ledger.state.is_pending(trial):
                 continue
-            outcome = read_outcome(self.run, trial.trial_id)
-            if outcome is not None and outcome.status != "failed":
+            outcome = read_outcome(self.run, trial)
+            if outcome is not None and outcome.status is not Status.FAILED:
                 self._record(trial, outcome, self.allowance.end(trial.trial_id))
 
     def carry_out(
@@ -193,7 +203,7 @@ class _Sweep:
     ) -> None:
         """Keep `max_running` trials running until all have ended, or a cap is reached."""
         for each in self.plan.trials:
-            if (earlier := read_outcome(self.run, each.trial_id)) is not None:
+            if (earlier := read_outcome(self.run, each)) is not None:
                 _refuse_negative(each, earlier.loss)
         waiting = list(pending)
         running: dict[Future[None], Trial] = {}
@@ -208,7 +218,7 @@ class _Sweep:
                     break
                 waiting.remove(trial)
                 attempt = self.ledger.state.attempts.get(trial.trial_id, 0) + 1
-                self.append("trial_started", trial, attempt=attempt)
+                self.append(TrialStarted(trial_id=trial.trial_id, attempt=attempt), trial)
                 self.allowance.start(trial)
                 running[executor.submit((trial.trial_id,), resources)] = trial
             if not running:
@@ -233,7 +243,7 @@ class _Sweep:
         checkpoint, and what ended the worker may have come from outside.
         """
         seconds = self.allowance.end(trial.trial_id)
-        outcome = read_outcome(self.run, trial.trial_id)
+        outcome = read_outcome(self.run, trial)
         if outcome is not None:
             self.deaths = 0
             self._record(trial, outcome, seconds)
@@ -246,40 +256,25 @@ class _Sweep:
         self.deaths += 1
         is_revived = self.deaths < _MAX_DEATHS and trial.trial_id not in self.revived
         self.revived.add(trial.trial_id)
-        said = {"tried_again": True} if is_revived else {}
-        dead = Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds or 0.0, reason, said)
+        dead = Outcome.of_failure(trial.trial_id, reason, seconds=seconds or 0.0)
+        if is_revived:
+            dead = replace(dead, details=Details(tried_again=True))
         self._record(trial, dead, seconds)
         return is_revived
 
     def _record(self, trial: Trial, outcome: Outcome, seconds: float | None) -> None:
         """Append a trial's outcome to the ledger; `seconds`: of this attempt, start and all."""
         flops = outcome.flops
-        if outcome.status == "failed":
+        if outcome.status is Status.FAILED:
             # A trial that died told nobody what it had spent, but for its last sign of life.
             seen = self._progress(trial).step * trial.batch_tokens - trial.tokens
             flops = max(flops, trial.cost_flops + seen * trial.size.flops_per_token)
-        spent: dict[str, Any] = {
-            "tokens": outcome.tokens,
-            "flops": flops,
-            "wall_seconds": round(outcome.wall_seconds, 3),
-        }
-        if seconds is not None:
-            spent["attempt_seconds"] = round(seconds, 3)
-        said: dict[str, Any] = {"error": outcome.error}
-        if outcome.loss is not None:
-            said["heldout_loss"] = outcome.loss
-        if outcome.status == "finished":
-            said = {"loss": outcome.loss, "params": trial.size.params}
-        details = _without(outcome.details, spent)
-        self.append(f"trial_{outcome.status}", trial, **said, **spent, **details)
+        self.append(_ended(trial, outcome, flops=flops, attempt_seconds=seconds), trial)
 
     def _progress(self, trial: Trial) -> Progress:
-        """What a running trial's worker last said of it."""
-        path = self.run.progress(trial.trial_id)
-        if not path.exists():
-            return Progress(trial, 0, None)
-        said = read_json(path)
-        return Progress(trial, int(said.get("step", 0)), said.get("loss"))
+        """How far a running trial has come, as its worker last said."""
+        said = read_progress(self.run, trial.trial_id)
+        return Progress(trial, 0, None) if said is None else Progress(trial, said.step, said.loss)
 
 
 def _refuse_negative(trial: Trial, loss: float | None) -> None:
@@ -297,7 +292,24 @@ def _refuse_negative(trial: Trial, loss: float | None) -> None:
         )
 
 
-def _without(details: Mapping[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """An outcome's details, less the names that an entry has already."""
-    reserved = {*taken, "loss", "params", "error", "event", "at", "trial_id"}
-    return {key: value for key, value in details.items() if key not in reserved}
+def _ended(
+    trial: Trial, outcome: Outcome, *, flops: float, attempt_seconds: float | None
+) -> TrialEnded:
+    """The ledger's entry of an outcome."""
+    known: dict[str, Any] = {
+        **{name: getattr(outcome.details, name) for name in _DETAILS},
+        "trial_id": trial.trial_id,
+        "tokens": outcome.tokens,
+        "flops": flops,
+        "wall_seconds": round(outcome.wall_seconds, 3),
+        "attempt_seconds": None if attempt_seconds is None else round(attempt_seconds, 3),
+    }
+    if outcome.status is Status.FINISHED:
+        assert outcome.loss is not None, "checked when the outcome was read"
+        return TrialFinished(loss=outcome.loss, params=trial.size.params, **known)
+    kind = TrialDiverged if outcome.status is Status.DIVERGED else TrialFailed
+    error = None if outcome.error is None else shortened(outcome.error)
+    return kind(error=error, heldout_loss=outcome.loss, **known)
+
+
+_DETAILS = tuple(each.name for each in fields(Details))

@@ -1,88 +1,106 @@
 """Append-only JSONL: one writer, survives kill -9, replays to a state.
 
-Format. UTF-8, one JSON object a line, each line ended by a newline. Every entry has `event` and
-`at` (UTC, ISO 8601); entries about a trial have `trial_id`. Events:
-
-    sweep_started      format, fingerprint, trials, simulated, versions of packages
-    sweep_resumed      pending, cut_bytes (of a torn last line)
-    trial_started      attempt
-    trial_finished     loss, params, tokens, flops, wall_seconds, the outcome's details, and
-                       attempt_seconds: of this attempt, by the conductor's clock
-    trial_diverged     error, tokens, flops, wall_seconds, heldout_loss where it came to its end;
-                       final: it is no observation
-    trial_failed       error; tried again on resume
-    trial_stopped      wall_seconds of this attempt; it goes on from its checkpoint on resume
-    decision_made      number, action, reason, trials, reasons, figures, left_out,
-                       left_out_because: what an adaptive sweep runs next, and why
-    sweep_interrupted  pending
-    sweep_capped       cap, unit, limit, would_be, missing (trial ids)
-    sweep_finished     finished, diverged, failed
-    prediction_sealed  prediction, observations_digest, sha256
-    prediction_scored  budget_flops, sealed_at, predicted, loss, error, error_percent, is_inside
+Format. UTF-8, one JSON object a line, each line ended by a newline; `entries` holds the fields of
+each event. A line ends with `check`, 24 hexadecimal digits: 12 of the SHA-256 of the line without
+`check`, and 12 of the SHA-256 of the `check` of the line before and those 12. The first half shows
+that a line was edited, the second that a line before it was removed, added or moved. A ledger
+without `check` is read; lines that follow on it have it, the first one chained to the digest of the
+line before.
 
 An entry is one write on a descriptor opened to append, then fsync: when `append` returns, the entry
 survives. A crash may leave part of one last line. `Ledger.open` cuts the bytes after the last
 newline and says how many; readers ignore them. A broken line anywhere else means that something
-other than a crash changed the file, and is refused with its number.
+other than a crash changed the file. It is refused with its number; `flops-fit repair` keeps the
+lines that are whole.
 
-Only the process that holds the run directory's lock appends. Limit: on network file systems an
-append is atomic for one writer only, which is why there is one.
+A ledger of a newer format is refused. Only the process that holds the run directory's lock appends.
+Limit: on network file systems an append is atomic for one writer only, so there is one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar, TypeVar
 
-from flops_fit.errors import LedgerError
+from pydantic import ConfigDict, Field
+
+from flops_fit.errors import LedgerError, RunDirError
 from flops_fit.fitting.points import Observation
+from flops_fit.manifest.files import (
+    STORED,
+    Text,
+    adapter,
+    parse_as,
+    read_bytes,
+    require_regular,
+    sync_directory,
+)
 from flops_fit.manifest.trials import Trial
+from flops_fit.sweep.entries import (
+    ENTRY_OF,
+    DecisionMade,
+    Entry,
+    Event,
+    PredictionScored,
+    PredictionSealed,
+    SweepFinished,
+    SweepStarted,
+    TrialDiverged,
+    TrialEnded,
+    TrialEntry,
+    TrialFailed,
+    TrialFinished,
+    TrialStarted,
+    TrialStopped,
+    entry_to_dict,
+)
 
 FORMAT = 1
+_MOST_BYTES = 2**31
+_CHECK = re.compile(rb', "check": "([0-9a-f]{12})([0-9a-f]{12})"\}$')
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the ledger."""
+class NewerFormatError(LedgerError):
+    """The ledger was written by a later version."""
 
-    event: str
-    at: str
-    trial_id: str | None
-    fields: Mapping[str, Any]
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
 @dataclass
 class LedgerState:
-    """What the entries add up to.
+    """The state that the entries add up to.
 
     Attributes:
         fingerprint: of the experiment that the sweep was started with; None before it started.
         is_simulated: whether the losses were drawn from a planted law.
         finished, diverged, failed: the last entry of each trial in that state, by trial id.
         attempts: how often each trial was started.
-        flops, wall_seconds: spent on each trial so far, by trial id, whatever came of it.
-        trunk_tokens: units of data at which the state of a trunk was kept, by trunk id; none once
-            the sweep has finished with nothing left to be tried again.
+        flops, wall_seconds: spent on each trial so far, by trial id, however it ended.
+        trunk_tokens: units of data at which the state of a trunk was saved, by trunk id; empty once
+            the sweep has finished and no trial is left to be tried again.
         decisions: of an adaptive sweep, in their order.
-        is_complete: whether the last word was `sweep_finished`.
+        is_complete: whether `sweep_finished` came last.
     """
 
     fingerprint: str | None = None
     is_simulated: bool = False
-    finished: dict[str, Entry] = field(default_factory=dict)
-    diverged: dict[str, Entry] = field(default_factory=dict)
-    failed: dict[str, Entry] = field(default_factory=dict)
+    finished: dict[str, TrialFinished] = field(default_factory=dict)
+    diverged: dict[str, TrialDiverged] = field(default_factory=dict)
+    failed: dict[str, TrialFailed] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: dict[str, float] = field(default_factory=dict)
     trunk_tokens: dict[str, set[int]] = field(default_factory=dict)
-    decisions: list[Entry] = field(default_factory=list)
+    decisions: list[DecisionMade] = field(default_factory=list)
     is_complete: bool = False
 
     @property
@@ -97,52 +115,57 @@ class LedgerState:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Why, by id, of the finished trials that a decision left out."""
+        """The finished trials that a decision left out: by id, the reason."""
         return {
-            trial_id: entry.fields["left_out_because"]
-            for entry in self.decisions
-            for trial_id in entry.fields["left_out"]
+            trial_id: decision.left_out_because
+            for decision in self.decisions
+            for trial_id in decision.left_out
         }
 
     def apply(self, entry: Entry) -> None:
-        """Take one more entry into account."""
-        if not entry.event.startswith("prediction_"):
-            self.is_complete = entry.event == "sweep_finished"
-        if entry.event == "sweep_started":
-            self.fingerprint = entry.fields["fingerprint"]
-            self.is_simulated = entry.fields.get("simulated", False)
-        if entry.event == "decision_made":
-            self.decisions.append(entry)
-        if entry.event == "sweep_finished" and not entry.fields.get("failed"):
-            self.trunk_tokens.clear()
-        if entry.trial_id is None:
-            return
-        self._count(entry, entry.trial_id)
-        if trunk := entry.fields.get("trunk"):
-            kept = self.trunk_tokens.setdefault(trunk["trunk_id"], set())
-            kept.update(trunk.get("kept_tokens", ()))
-        if entry.event == "trial_started":
-            self.attempts[entry.trial_id] = self.attempts.get(entry.trial_id, 0) + 1
-            self.failed.pop(entry.trial_id, None)
-        elif entry.event == "trial_finished":
-            self.finished.setdefault(entry.trial_id, entry)
-        elif entry.event == "trial_diverged":
-            self.diverged.setdefault(entry.trial_id, entry)
-        elif entry.event == "trial_failed":
-            self.failed[entry.trial_id] = entry
+        """Take one more entry into account; a finished trial stays finished."""
+        if not isinstance(entry, PredictionSealed | PredictionScored):
+            self.is_complete = isinstance(entry, SweepFinished)
+        match entry:
+            case SweepStarted():
+                self.fingerprint, self.is_simulated = entry.fingerprint, entry.simulated
+            case DecisionMade():
+                self.decisions.append(entry)
+            case SweepFinished() if not entry.failed:
+                self.trunk_tokens.clear()
+            case TrialStarted():
+                self.attempts[entry.trial_id] = self.attempts.get(entry.trial_id, 0) + 1
+                self.failed.pop(entry.trial_id, None)
+            case TrialFinished():
+                self.finished.setdefault(entry.trial_id, entry)
+                self.failed.pop(entry.trial_id, None)
+            case TrialDiverged():
+                self.diverged.setdefault(entry.trial_id, entry)
+            case TrialFailed() if entry.trial_id not in self.finished:
+                self.failed[entry.trial_id] = entry
+        if isinstance(entry, TrialEntry):
+            self._count(entry)
 
-    def _count(self, entry: Entry, trial_id: str) -> None:
-        """Add what a trial spent. Later entries of one trial count what went before them.
+    def _count(self, entry: TrialEntry) -> None:
+        """Add what a trial spent. A later entry of a trial includes what came before it.
 
-        A trial that goes on from its checkpoint reports all of its FLOPs and time at its end; what
-        it spent after its last checkpoint before it was stopped is the difference. The conductor's
-        own `attempt_seconds` hold what the trial does not see: its worker's start, a lost attempt.
+        A trial that continues from its checkpoint reports all of its FLOPs and time at its end. The
+        steps after its last checkpoint are the difference. The conductor's own `attempt_seconds`
+        include what the trial cannot see: its worker's start, a lost attempt.
         """
-        spent = entry.fields.get("spent_flops", entry.fields.get("flops", 0.0))
-        self.flops[trial_id] = max(self.flops.get(trial_id, 0.0), spent)
-        seconds, before = entry.fields.get("wall_seconds", 0.0), self.wall_seconds.get(trial_id, 0)
-        is_part = entry.event == "trial_stopped"
-        attempt = seconds if is_part else entry.fields.get("attempt_seconds", 0.0)
+        trial_id = entry.trial_id
+        flops = seconds = attempt = 0.0
+        if isinstance(entry, TrialStopped):
+            seconds = attempt = entry.wall_seconds
+        elif isinstance(entry, TrialEnded):
+            flops, seconds, attempt = (
+                entry.own_flops, entry.wall_seconds, entry.attempt_seconds or 0.0,
+            )  # fmt: skip
+            if entry.trunk is not None:
+                kept = self.trunk_tokens.setdefault(entry.trunk.trunk_id, set())
+                kept.update(entry.trunk.kept_tokens)
+        self.flops[trial_id] = max(self.flops.get(trial_id, 0.0), flops)
+        before = self.wall_seconds.get(trial_id, 0.0)
         self.wall_seconds[trial_id] = max(before + attempt, seconds)
 
     def is_pending(self, trial: Trial) -> bool:
@@ -153,49 +176,62 @@ class LedgerState:
 class Ledger:
     """The ledger of one run, open for its one writer."""
 
-    def __init__(self, path: Path, descriptor: int, state: LedgerState, cut_bytes: int) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, state: LedgerState, cut_bytes: int, check: str
+    ) -> None:
         """Use `Ledger.open`."""
         self.path = path
         self.state = state
         self.cut_bytes = cut_bytes
         self._descriptor = descriptor
+        self._check = check
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open or create the ledger, cut a torn last line, and replay the rest.
 
         Raises:
-            LedgerError: a line before the last cannot be read.
+            LedgerError: a line before the last cannot be read, was edited, or is missing.
         """
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
+            descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            raise LedgerError(f"`{path}` cannot be opened: {error.strerror}") from None
+        try:
+            require_regular(descriptor, path)
             if is_new:
-                _sync_parent(path)
-            content = path.read_bytes()
+                sync_directory(path.parent)
+            content = _read(path)
             whole = content.rfind(b"\n") + 1
+            state, check = LedgerState(), ""
+            for entry, check in _entries(path, content[:whole]):  # noqa: B007  # the last one
+                state.apply(entry)
             if whole < len(content):
                 os.ftruncate(descriptor, whole)
                 os.fsync(descriptor)
-            state = replay(_parse(path, content[:whole]))
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor, state, len(content) - whole)
+        return cls(path, descriptor, state, len(content) - whole, check)
 
-    def append(self, event: str, trial_id: str | None = None, **fields: Any) -> Entry:
+    def append(self, entry: AnyEntry) -> AnyEntry:
         """Add one entry; when this returns, the entry survives a crash.
 
+        Returns:
+            The entry with the time at which it was written.
+
         Raises:
-            ValueError: a field is not JSON (NaN included): a bug of the caller.
+            ValueError: a field could not be read again (NaN, say): a bug of the caller.
         """
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        named = {"event": event, "at": at}
-        if trial_id is not None:
-            named["trial_id"] = trial_id
-        line = json.dumps({**named, **fields}, allow_nan=False, ensure_ascii=False) + "\n"
-        self._write(line.encode())
-        entry = Entry(event, at, trial_id, fields)
+        entry = replace(entry, at=at)
+        line, check = line_of(entry, after=self._check)
+        adapter(type(entry)).validate_json(line)
+        self._write(line)
+        self._check = check
         self.state.apply(entry)
         return entry
 
@@ -214,28 +250,23 @@ class Ledger:
             ) from error
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 def read_ledger(path: Path) -> list[Entry]:
-    """Every whole entry, for a reader beside the writer; changes nothing.
+    """Return every whole entry, for a reader beside the writer; changes nothing.
 
     Raises:
-        LedgerError: the file is missing, or a line before the last cannot be read.
+        LedgerError: the file is missing; a line before the last cannot be read, was edited, or is
+            missing.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise LedgerError(
-            f"`{path}` cannot be read: {error.strerror}",
-            hint="has the sweep been started? `flops-fit run` writes the ledger",
-        ) from None
-    return _parse(path, content[: content.rfind(b"\n") + 1])
+    content = _read(path)
+    return [entry for entry, _ in _entries(path, content[: content.rfind(b"\n") + 1])]
 
 
 def replay(entries: Iterable[Entry]) -> LedgerState:
-    """The state that the entries add up to."""
+    """Return the state that the entries add up to."""
     state = LedgerState()
     for entry in entries:
         state.apply(entry)
@@ -245,7 +276,7 @@ def replay(entries: Iterable[Entry]) -> LedgerState:
 def observations_of(
     state: LedgerState, trials: Iterable[Trial], *, has_curves: bool = True
 ) -> list[Observation]:
-    """The finished trials as points, in the plan's order; loss is the held-out loss.
+    """Return the finished trials as points, in the plan's order; the loss is the held-out loss.
 
     Args:
         state: of the ledger.
@@ -257,13 +288,13 @@ def observations_of(
         entry = state.finished.get(trial.trial_id)
         if entry is None:
             continue
-        seed = entry.fields.get("seed", trial.seed)
+        seed = trial.seed if entry.seed is None else entry.seed
         points.append(
             Observation(
-                params=entry.fields["params"],
-                tokens=entry.fields["tokens"],
-                flops=entry.fields["flops"],
-                loss=entry.fields["loss"],
+                params=entry.params,
+                tokens=entry.tokens,
+                flops=entry.flops,
+                loss=entry.loss,
                 budget_flops=trial.budget_flops if has_curves else None,
                 name=trial.trial_id,
                 seed=seed,
@@ -276,27 +307,138 @@ def observations_of(
     return points
 
 
-def _parse(path: Path, content: bytes) -> list[Entry]:
-    """Entries from whole lines."""
-    entries = []
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+def line_of(entry: Entry, *, after: str) -> tuple[bytes, str]:
+    """Return an entry's line, and its `check`; `after`: the `check` of the line before."""
+    text = json.dumps(entry_to_dict(entry), allow_nan=False, ensure_ascii=False)
+    body = text.encode("utf-8", "replace")
+    own = _own(body)
+    check = own + _chained(after, own)
+    return body[:-1] + f', "check": "{check}"}}\n'.encode(), check
+
+
+def _own(body: bytes) -> str:
+    """Return the first half of a line's `check`: of its content without `check`."""
+    return hashlib.sha256(body).hexdigest()[:12]
+
+
+def _chained(after: str, own: str) -> str:
+    """Return the second half of a line's `check`: of the line before, and its first half."""
+    return hashlib.sha256(f"{after}{own}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One whole line of the file.
+
+    Attributes:
+        number: counted from 1.
+        text: as it stands there, without the newline.
+        entry: what it says; None where it is no entry.
+        mistake: what is wrong with it; None: nothing.
+        check: what the next line is chained to; None where that cannot be known.
+    """
+
+    number: int
+    text: bytes
+    entry: Entry | None
+    mistake: LedgerError | None
+    check: str | None
+
+
+def scan_ledger(path: Path) -> Iterator[Line]:
+    """Return each whole line with what is wrong with it; changes nothing.
+
+    Raises:
+        LedgerError: the file cannot be read, or has a newer format.
+    """
+    content = _read(path)
+    return _scan(path, content[: content.rfind(b"\n") + 1])
+
+
+def _scan(path: Path, content: bytes) -> Iterator[Line]:
+    before: str | None = ""
+    is_checked = False
+    for number, text in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            data = json.loads(line)
-            event, at = data.pop("event"), data.pop("at")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise LedgerError(
-                f"`{path}` line {number} is not a ledger entry: {error}",
-                hint="a crash cannot do this: the file was changed by hand or damaged; restore "
-                "it, or remove that line if you know what it said",
-            ) from None
-        entries.append(Entry(event, at, data.pop("trial_id", None), data))
-    return entries
+            entry = _entry_of(path, text, number)
+        except NewerFormatError:
+            raise
+        except RunDirError as error:
+            before = None
+            yield Line(number, text, None, LedgerError(error.message, hint=_REPAIR), None)
+            continue
+        stated = _CHECK.search(text)
+        if stated is None:
+            before, mistake = _own(text) * 2, None
+            if is_checked:
+                mistake = "has no `check`, and the lines before it have one"
+        else:
+            own, chained = (half.decode() for half in stated.groups())
+            mistake = None
+            if _own(text[: stated.start()] + b"}") != own:
+                mistake = "was edited: its `check` is not that of its content"
+            elif before is not None and _chained(before, own) != chained:
+                mistake = "does not follow the line before: lines were removed, added or moved"
+            before, is_checked = own + chained, True
+        wrong = None
+        if mistake is not None:
+            wrong = LedgerError(f"`{path}` line {number} {mistake}", hint=_REPAIR)
+        yield Line(number, text, entry, wrong, before)
 
 
-def _sync_parent(path: Path) -> None:
-    """Make a new file's name durable."""
-    descriptor = os.open(path.parent, os.O_RDONLY)
+_REPAIR = (
+    "a crash cannot do this: the file was changed by hand or damaged; restore it from a copy, or "
+    "keep what is whole: flops-fit repair RUN_DIR"
+)
+
+
+def _entries(path: Path, content: bytes) -> Iterator[tuple[Entry, str]]:
+    """Return each entry and its `check`; raises at the first line that is broken."""
+    for line in _scan(path, content):
+        if line.mistake is not None:
+            raise line.mistake
+        assert line.entry is not None
+        yield line.entry, line.check or ""
+
+
+def _entry_of(path: Path, text: bytes, number: int) -> Entry:
+    """Return what a line says.
+
+    Raises:
+        RunDirError: it is no entry.
+        LedgerError: the ledger has a newer format.
+    """
+    at = parse_as(_Head, text, path=path, line=number)
+    kind = ENTRY_OF[at.event]
+    if at.event is Event.SWEEP_STARTED and at.format > FORMAT:
+        raise NewerFormatError(
+            f"`{path}` has format {at.format}, and this version reads format {FORMAT}",
+            hint="use the version of flops-fit that wrote it, or a later one",
+        )
+    return parse_as(kind, text, path=path, line=number)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What every line has: it says which class reads the rest."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    event: Event
+    at: Text
+    format: Annotated[int, Field(ge=1)] = 1
+
+
+def _read(path: Path) -> bytes:
+    """Return the file's content.
+
+    Raises:
+        LedgerError: it is missing, no regular file, or too large.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return read_bytes(path, most_bytes=_MOST_BYTES)
+    except RunDirError as error:
+        hint = error.hint
+        if not path.exists():
+            hint = "has the sweep been started? `flops-fit run` writes the ledger"
+        raise LedgerError(error.message, hint=hint) from None

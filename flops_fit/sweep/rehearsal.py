@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from dataclasses import replace
 
 from flops_fit.fitting.law import Surface
 from flops_fit.fitting.points import TRUNK_CORRELATION
-from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.manifest.trials import Details, Outcome, SharedTrunk, Status, Trial
 
 PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed noise
 
@@ -28,22 +28,20 @@ def planted_law(largest_budget: float) -> Surface:
 def simulate(trial: Trial, law: Surface) -> Outcome:
     """An outcome drawn from a planted law, the same each time for one trial."""
     noise = random.Random(trial.trial_id).gauss(0.0, PLANTED_NOISE)
-    details: dict[str, Any] = {"simulated": True}
+    details = Details(simulated=True)
     if trial.trunk is not None:
         share = math.sqrt(TRUNK_CORRELATION)
         common = random.Random(trial.trunk_id).gauss(0.0, PLANTED_NOISE)
         noise = share * common + math.sqrt(1 - share**2) * noise
         shared, kept = trial.trunk.shared_tokens, trial.trunk.kept_tokens
-        details["trunk"] = {
-            "trunk_id": trial.trunk_id,
-            "shared_tokens": shared,
-            "kept_tokens": [tokens for tokens in kept if tokens > shared],
-        }
-        details["spent_flops"] = trial.cost_flops
+        assert trial.trunk_id is not None
+        later = tuple(tokens for tokens in kept if tokens > shared)
+        trunk = SharedTrunk(trial.trunk_id, shared, later)
+        details = replace(details, trunk=trunk, spent_flops=trial.cost_flops)
     loss = law.loss(trial.size.params, trial.tokens) * math.exp(noise)
     return Outcome(
         trial.trial_id,
-        "finished",
+        Status.FINISHED,
         loss,
         trial.tokens,
         trial.flops,

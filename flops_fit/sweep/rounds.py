@@ -24,6 +24,7 @@ from flops_fit.planning.adaptive.terms import Decision, History, Run, Terms
 from flops_fit.planning.designs import Ground
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.conductor import SweepSummary, Watcher
+from flops_fit.sweep.entries import DecisionMade
 from flops_fit.sweep.ledger import Ledger, LedgerState
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_flops
@@ -128,8 +129,7 @@ def stated_total(state: LedgerState) -> float | None:
     """The total that the last decision was made under; None before the first."""
     if not state.decisions:
         return None
-    total: float | None = state.decisions[-1].fields["figures"].get("total_flops")
-    return total
+    return state.decisions[-1].figures.get("total_flops")
 
 
 def conduct_adaptively(
@@ -165,12 +165,12 @@ def conduct_adaptively(
         decision = replace(decision, figures=figures)
         last = history.decisions[-1] if history.decisions else None
         if last is None or decision.action != "stop" or last.action != "stop":
-            watcher.on_entry(ledger.append("decision_made", None, **decision.to_dict()), None)
+            watcher.on_entry(ledger.append(DecisionMade.of(decision)), None)
         if decision.action != "stop":
             plan = extended(plan, decision)
             continue
         if not ledger.state.is_complete:
-            watcher.on_entry(ledger.append("sweep_finished", None, **summary.counts), None)
+            watcher.on_entry(ledger.append(summary.entry), None)
         if not summary.failed:
             run.drop_trunks()
         return summary
@@ -178,21 +178,21 @@ def conduct_adaptively(
 
 def unmet_goal(state: LedgerState) -> Note | None:
     """That the sweep ended without its goal, and why; None where it did not."""
-    last = state.decisions[-1].fields if state.decisions else {}
-    figures = last.get("figures", {})
+    last = state.decisions[-1] if state.decisions else None
+    figures = {} if last is None else last.figures
     error, goal = figures.get("params_error", math.inf), figures.get("goal", 0.0)
-    if last.get("action") != "stop" or error <= goal:
+    if last is None or last.action != "stop" or error <= goal:
         return None
     total = figures.get("total_flops")
     paid = "" if total is None else f" (it may cost {format_flops(total)} FLOPs in all)"
-    return Note("goal_not_reached", f"the sweep ended without its goal: {last['reason']}{paid}")
+    return Note("goal_not_reached", f"the sweep ended without its goal: {last.reason}{paid}")
 
 
 def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
     """The run directory's plan, with the trials of every decision that the ledger holds."""
     plan = Plan.from_dict(read_json(run.plan))
-    for entry in state.decisions:
-        plan = extended(plan, Decision.from_dict(entry.fields))
+    for decision in state.decisions:
+        plan = extended(plan, decision)
     return plan
 
 
@@ -212,7 +212,7 @@ def history_of(plan: Plan, state: LedgerState) -> History:
 
 
 def _decisions(state: LedgerState) -> tuple[Decision, ...]:
-    return tuple(Decision.from_dict(entry.fields) for entry in state.decisions)
+    return tuple(state.decisions)
 
 
 def extended(plan: Plan, decision: Decision) -> Plan:
@@ -231,14 +231,14 @@ def _has_ended(trial: Trial, state: LedgerState) -> bool:
 def _run_of(trial: Trial, state: LedgerState) -> Run:
     """An ended trial: its loss, what it really cost, and what it has left of its trunk."""
     entry = state.finished.get(trial.trial_id)
-    loss = None if entry is None else float(entry.fields["loss"])
-    entry = entry or state.diverged.get(trial.trial_id)
-    if entry is None:
+    loss = None if entry is None else entry.loss
+    ended = entry or state.diverged.get(trial.trial_id)
+    if ended is None:
         # How far a trial came that failed depends on when it did: it counts as a whole.
         return Run(trial, loss, kept_tokens=(), has_failed=True)
-    kept = set((entry.fields.get("trunk") or {}).get("kept_tokens", ()))
+    kept = set() if ended.trunk is None else set(ended.trunk.kept_tokens)
     there = state.trunk_tokens.get(trial.trunk_id or "", set())
-    is_retried = entry.fields.get("seed", trial.seed) != trial.seed
+    is_retried = ended.seed not in (None, trial.seed)
     return Run(
         trial, loss, state.flops[trial.trial_id], tuple(sorted(kept & there)), is_retried=is_retried
     )

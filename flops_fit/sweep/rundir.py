@@ -17,15 +17,28 @@ content or the new, and a crash leaves at most a file that begins with `.tmp-`.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 from flops_fit.errors import RunDirError
-from flops_fit.manifest.files import read_json, write_json
-from flops_fit.manifest.trials import Outcome
+from flops_fit.manifest.files import (
+    SMALL_FILE,
+    STORED,
+    Count,
+    Finite,
+    read_as,
+    read_json,
+    to_plain,
+    write_json,
+)
+from flops_fit.manifest.trials import Outcome, Status, Trial
 
 
 @dataclass(frozen=True)
@@ -140,18 +153,88 @@ def default_run_dir(manifest: Path, name: str) -> Path:
 
 
 def write_outcome(run: RunDir, outcome: Outcome) -> None:
-    """Leave a trial's outcome for the conductor; the first complete one wins."""
-    if run.outcome(outcome.trial_id).exists():
-        return
-    write_json(run.outcome(outcome.trial_id), asdict(outcome))
+    """Leave a trial's outcome for the conductor.
+
+    The first complete outcome counts, except that a finished or diverged one replaces a failed one:
+    another process may have failed at the same trial.
+    """
+    path = run.outcome(outcome.trial_id)
+    if path.exists():
+        try:
+            held = _read_outcome(path)
+        except RunDirError:
+            held = None
+        is_better = outcome.status is not Status.FAILED
+        if held is not None and not (held.status is Status.FAILED and is_better):
+            return
+    data = to_plain(outcome)
+    details = {name: value for name, value in data["details"].items() if value is not None}
+    write_json(path, {**data, "details": details})
 
 
-def read_outcome(run: RunDir, trial_id: str) -> Outcome | None:
-    """The outcome that a trial left, or None where it left none."""
-    path = run.outcome(trial_id)
-    return Outcome(**read_json(path)) if path.exists() else None
+def read_outcome(run: RunDir, trial: Trial) -> Outcome | None:
+    """Return the outcome that a trial left; None where it left none.
+
+    A broken outcome is kept as `outcome.broken.json` and fails its trial: an outcome of another
+    trial, of other tokens than planned, or finished without a loss, is broken too.
+    """
+    path = run.outcome(trial.trial_id)
+    if not os.path.lexists(path):
+        return None
+    try:
+        outcome = _read_outcome(path)
+        if (wrong := _mismatch(outcome, trial)) is not None:
+            raise RunDirError(f"`{path}` is not usable: {wrong}")
+    except RunDirError as error:
+        path.replace(path.with_name("outcome.broken.json"))
+        kept = "it is kept beside its place as `outcome.broken.json`"
+        return Outcome.of_failure(trial.trial_id, f"{error.message}; {kept}", seconds=0.0)
+    return outcome
 
 
-def clear_outcome(run: RunDir, trial_id: str) -> None:
-    """Forget a failed outcome, so that the trial can be tried again."""
-    run.outcome(trial_id).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class StepProgress:
+    """How far one running trial has come: steps done, of how many, and the last training loss."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    step: Count
+    steps: Count = 0
+    loss: Finite | None = None
+
+
+def read_progress(run: RunDir, trial_id: str) -> StepProgress | None:
+    """Return how far a trial has come, as it last said; None where it has not, or it is broken."""
+    path = run.progress(trial_id)
+    if not path.exists():
+        return None
+    try:
+        return read_as(StepProgress, path, most_bytes=SMALL_FILE)
+    except RunDirError:
+        return None  # It is only for the eye and for the account of failed trials.
+
+
+def _read_outcome(path: Path) -> Outcome:
+    return read_as(Outcome, path, most_bytes=SMALL_FILE)
+
+
+def _mismatch(outcome: Outcome, trial: Trial) -> str | None:
+    """What an outcome says that cannot be the trial's; None: nothing."""
+    if outcome.trial_id != trial.trial_id:
+        return f"`trial_id` is {outcome.trial_id}, expected {trial.trial_id}"
+    if outcome.status is not Status.FINISHED:
+        return None
+    if outcome.loss is None:
+        return "`loss` of a finished trial is null, expected a number"
+    if outcome.tokens != trial.tokens:
+        return f"`tokens` is {outcome.tokens}, expected the plan's {trial.tokens}"
+    if abs(outcome.flops / trial.flops - 1) > 1e-9:
+        return f"`flops` is {outcome.flops:g}, expected the plan's {trial.flops:g}"
+    return None
+
+
+def clear_failed_outcome(run: RunDir, trial: Trial) -> None:
+    """Remove a failed outcome, so that the trial can be tried again."""
+    outcome = read_outcome(run, trial)
+    if outcome is not None and outcome.status is Status.FAILED:
+        run.outcome(trial.trial_id).unlink(missing_ok=True)

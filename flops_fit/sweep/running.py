@@ -24,6 +24,7 @@ from flops_fit.planning.from_manifest import ground_of, make_plan
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.caps import CapReached, Caps
 from flops_fit.sweep.conductor import SweepSummary, Watcher, conduct
+from flops_fit.sweep.entries import SweepResumed, SweepStarted
 from flops_fit.sweep.executors.contract import Executor, Resources
 from flops_fit.sweep.executors.inline import InlineExecutor
 from flops_fit.sweep.executors.lasting import LastingExecutor
@@ -175,15 +176,16 @@ def _record_start(sweep: OpenSweep, ledger: Ledger, plan: Plan) -> None:
     """Record in the ledger that the sweep starts, or resumes."""
     if ledger.state.fingerprint is None:
         ledger.append(
-            "sweep_started",
-            format=FORMAT,
-            fingerprint=fingerprint(sweep.prepared.manifest),
-            trials=len(plan.trials),
-            simulated=sweep.is_simulated,
-            versions=versions(),
+            SweepStarted(
+                format=FORMAT,
+                fingerprint=fingerprint(sweep.prepared.manifest),
+                trials=len(plan.trials),
+                simulated=sweep.is_simulated,
+                versions=versions(),
+            )
         )
     elif pending := sum(ledger.state.is_pending(trial) for trial in plan.trials):
-        ledger.append("sweep_resumed", pending=pending, cut_bytes=ledger.cut_bytes)
+        ledger.append(SweepResumed(pending=pending, cut_bytes=ledger.cut_bytes))
 
 
 MAX_NAMED = 12  # trials named one by one in an error
@@ -202,7 +204,7 @@ def _failure_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError:
     first, entry = next(iter(failed.items()))
     return TrialsFailedError(
         f"{summary.failed} of {summary.failed + summary.finished + summary.diverged} trials "
-        f"failed: {', '.join(failed)}. The first: {entry.fields.get('error')}",
+        f"failed: {', '.join(failed)}. The first: {entry.error}",
         hint=f"see `{sweep.run.log(first)}`; `{sweep.command}` tries the failed ones again",
     )
 

@@ -32,7 +32,7 @@ from flops_fit.experiment.loading import Experiment, load_experiment
 from flops_fit.fitting.law import Surface
 from flops_fit.manifest.files import read_json, write_json
 from flops_fit.manifest.manifest import read_manifest
-from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.manifest.trials import Outcome, Status, Trial
 from flops_fit.sweep.claims import claimed
 from flops_fit.sweep.interrupts import handling
 from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
@@ -106,8 +106,8 @@ class Bench:
         waiting = {n for t in trunks for n in t.kept_tokens} - {t.shared_tokens for t in trunks}
         if waiting:
             return
-        outcomes = [read_outcome(self.run, mate.trial_id) for mate in mates]
-        if all(outcome is not None and outcome.status != "failed" for outcome in outcomes):
+        outcomes = [read_outcome(self.run, mate) for mate in mates]
+        if all(outcome is not None and outcome.status is not Status.FAILED for outcome in outcomes):
             shutil.rmtree(self.run.trunk(ended.trunk_id), ignore_errors=True)
 
     @property
@@ -142,7 +142,7 @@ class Bench:
         if reason is None or self.stop.is_set():
             return None
         seconds = time.monotonic() - started
-        return Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
+        return Outcome.of_failure(trial.trial_id, reason, seconds=seconds)
 
     def _train(self, trial: Trial) -> Outcome | None:
         """Train one trial; None if it was asked to stop."""
@@ -184,7 +184,7 @@ class Bench:
                 record_failure(directory, rank, reason)
                 sys.exit(1)  # The launcher ends the other ranks.
             seconds = time.monotonic() - started
-            return Outcome(trial.trial_id, "failed", None, 0, 0.0, seconds, error=reason)
+            return Outcome.of_failure(trial.trial_id, reason, seconds=seconds)
 
     def make_trackers(self) -> Trackers | None:
         """The manifest's trackers for one trial; None where none is named or usable."""

@@ -24,7 +24,7 @@ from flops_fit.manifest.schedule import (
     learning_rate_factor,
     warmup_of,
 )
-from flops_fit.manifest.trials import Outcome, Trial
+from flops_fit.manifest.trials import Details, Outcome, SharedTrunk, Status, Trial
 from flops_fit.training.building import (
     Build,
     clear_gradients,
@@ -332,8 +332,8 @@ class Training:
                 self.curve.end(point, part_loss=part)
         details: dict[str, Any] = {
             **recorded(self.recipe, self.bare_model, self.optimizer),
-            "learning_rates": self.peaks,
-            "weight_decays": self.decays,
+            "learning_rates": tuple(self.peaks),
+            "weight_decays": tuple(self.decays),
             "steps": self.step,
             "batch_tokens": self.trial.batch_tokens,
             "warmup_steps": self.warmup,
@@ -355,13 +355,13 @@ class Training:
                 write_training_losses(path, course, window=self.window)
         return Outcome(
             self.trial.trial_id,
-            "finished" if reason is None else "diverged",
+            Status.FINISHED if reason is None else Status.DIVERGED,
             _finite(loss),
             self.tokens,
             flops,
             self.meter.wall_seconds,
             error=reason,
-            details=details,
+            details=Details(**details),
         )
 
 
@@ -384,9 +384,7 @@ def trunk_details(trial: Trial, *, tokens: int, began: int, kept: Iterable[int])
     # A later state can only be what an earlier, killed attempt of this trial has kept.
     shared = min(began, trial.trunk.shared_tokens)
     states = sorted(step * trial.batch_tokens for step in kept)
-    trunk = {
-        "trunk_id": trial.trunk_id,
-        "shared_tokens": shared,
-        "kept_tokens": [each for each in states if shared < each <= tokens],
-    }
+    assert trial.trunk_id is not None
+    later = tuple(each for each in states if shared < each <= tokens)
+    trunk = SharedTrunk(trial.trunk_id, shared, later)
     return {"trunk": trunk, "spent_flops": (tokens - shared) * trial.size.flops_per_token}

@@ -97,7 +97,7 @@ class HeldOut:
         is_exact = session.precision == "fp32" and self.device.type == "cpu"
         if compared is None or not differ(*compared, is_exact=is_exact):
             return {}
-        return {"inexact_parts": list(compared)}
+        return {"inexact_parts": tuple(compared)}
 
     def spread(self, examples: float) -> list[int]:
         """Numbers of evenly spaced batches that hold about so many examples; at least one."""

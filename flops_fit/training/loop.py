@@ -265,7 +265,7 @@ def _tell(
     """
     if trackers is None:
         return
-    earlier = [attempt["step"] or 0 for attempt in read_discarded(directory)]
+    earlier = [attempt.step or 0 for attempt in read_discarded(directory)]
     run = Run.of(trial, step=step, discarded_steps=sum(earlier))
     trackers.start(run, {**trial.to_dict(), **recipe.to_dict()})
     if earlier:
@@ -274,11 +274,16 @@ def _tell(
 
 def _track_end(trackers: Trackers, outcome: Outcome, *, step: int) -> Outcome:
     """Tell trackers how a trial ended; the outcome says which of them failed on the way."""
-    measured = ("tokens_per_second", "flops_per_second", "memory_bytes")
-    known = {key: outcome.details.get(key) for key in measured}
-    trackers.log({"heldout_loss": outcome.loss, **known}, step=step)
+    details = outcome.details
+    trackers.log(
+        {
+            "heldout_loss": outcome.loss,
+            "tokens_per_second": details.tokens_per_second,
+            "flops_per_second": details.flops_per_second,
+            "memory_bytes": details.memory_bytes,
+        },
+        step=step,
+    )
     if not trackers.failures:
         return outcome
-    return replace(
-        outcome, details={**outcome.details, "tracker_failures": dict(trackers.failures)}
-    )
+    return replace(outcome, details=replace(details, tracker_failures=dict(trackers.failures)))

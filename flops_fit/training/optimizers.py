@@ -13,7 +13,7 @@ from torch import nn
 from flops_fit.errors import PluginError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import Settings, settings
-from flops_fit.manifest.trials import Trial
+from flops_fit.manifest.trials import OptimizerRecord, Trial
 from flops_fit.training.building import build_on
 
 _NORM = re.compile(r"Norm(\dd)?$")
@@ -203,9 +203,7 @@ def _own_optimizer(
     return made
 
 
-def recorded(
-    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, dict[str, Any]]:
+def recorded(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The recipe and the optimizer that really trained, as a trial's record holds them.
 
     Of the optimizer: its class, whether it is the model's own, and its settings but for rates and
@@ -223,11 +221,7 @@ def recorded(
     written = recipe.to_dict()
     return {
         "recipe": {**written, "optimizer": "own"} if is_own else written,
-        "optimizer": {
-            "name": type(optimizer).__name__,
-            "is_own": is_own,
-            "settings": settings_of,
-        },
+        "optimizer": OptimizerRecord(type(optimizer).__name__, is_own, settings_of),
     }
 
 

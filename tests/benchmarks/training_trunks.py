@@ -56,7 +56,7 @@ def losses(trials: list[Trial], recipe: Recipe, data: object) -> tuple[list[floa
             )  # fmt: skip
             assert outcome.loss is not None, outcome.error
             found.append(outcome.loss)
-            spent += outcome.details.get("spent_flops", outcome.flops)
+            spent += outcome.details.spent_flops or outcome.flops
     return found, spent
 
 

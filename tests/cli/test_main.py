@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledgers import rewrite
 
 
 def flops_fit(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -516,7 +517,11 @@ def test_a_prediction_is_sealed_before_the_run_and_scored_after_it(rehearsed):
     assert scored["is_inside"] is (low <= 2.2 <= high)
     ledger = folder / "runs/planted/ledger.jsonl"
     text = ledger.read_text()
-    ledger.write_text(text.replace(f'"loss": {scored["predicted"]}', '"loss": 2.2'))
+    changed = text.replace(f'"loss": {scored["predicted"]}', '"loss": 2.2')
+    ledger.write_text(changed)
+    edited = flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder)
+    assert_is_one_clear_error(edited, 4, "was edited", "flops-fit repair")
+    rewrite(ledger, changed.splitlines())
     broken = flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder)
     assert_is_one_clear_error(broken, 4, "the seal is broken")
     ledger.write_text(text)

@@ -107,7 +107,7 @@ def test_a_run_that_went_on_from_a_trunk_has_the_bits_of_the_run_trained_alone(s
             device="cpu",
         )  # fmt: skip
         assert alone.loss == ended[trial.trial_id]["loss"]
-        assert alone.details["spent_flops"] > ended[trial.trial_id]["spent_flops"]
+        assert alone.details.spent_flops > ended[trial.trial_id]["spent_flops"]
 
 
 def kill_when(folder: Path, has_come) -> None:

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from training_toys import Mlp, mse, toy_data, toy_trial
 
+from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import batch_tokens, settings
 from flops_fit.manifest.trials import Size, Trial
@@ -239,7 +239,7 @@ def test_the_optimizer_that_really_trained_is_recorded(tmp_path):
             toy_trial(steps=60), build=build, data=toy_data(), loss=mse, recipe=RECIPE,
             directory=tmp_path / build.__name__, device="cpu",
         )  # fmt: skip
-        return json.loads(json.dumps(outcome.details))
+        return to_plain(outcome.details)
 
     own, usual = details(Own), details(Mlp)
     assert own["optimizer"]["name"] == "SGD"
@@ -260,9 +260,9 @@ def test_what_the_rules_gave_is_recorded_with_the_trial(tmp_path):
     outcome = train(
         trial, build=Mlp, data=toy_data(), loss=mse, recipe=recipe, directory=tmp_path, device="cpu"
     )  # fmt: skip
-    assert outcome.details["learning_rates"] == [given.matrix_rate, given.other_rate]
-    assert outcome.details["weight_decays"] == [given.weight_decay, 0.0]
-    assert outcome.details["recipe"]["learning_rate_rule"] == "porian"
+    assert list(outcome.details.learning_rates) == [given.matrix_rate, given.other_rate]
+    assert list(outcome.details.weight_decays) == [given.weight_decay, 0.0]
+    assert outcome.details.recipe["learning_rate_rule"] == "porian"
 
 
 def test_a_factor_multiplies_every_rate_and_tells_trials_apart(tmp_path):

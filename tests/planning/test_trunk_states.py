@@ -217,10 +217,10 @@ def test_caps_hold_and_lifting_one_goes_on_from_what_trunks_left(write_manifest,
         assert ended.returncode == code, ended.stderr
         state = replay(read_ledger(ledger))
         assert state.spent_flops <= float(cap)
-    trials = [t for d in state.decisions for t in d.fields["trials"]]
+    trials = [t for d in state.decisions for t in d.trials]
     planned = json.loads((tmp_path / "runs/planted/plan.json").read_text())
     assert planned["total_flops"] == pytest.approx(state.spent_flops)
-    assert any(t["trunk"]["shared_tokens"] for t in trials if t.get("trunk"))
+    assert any(t.trunk.shared_tokens for t in trials if t.trunk)
 
 
 def test_which_trunks_are_taken_for_removed_is_what_workers_remove():

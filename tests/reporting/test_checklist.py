@@ -1,6 +1,7 @@
 """The checklist answers from what is written down, and says where nothing is."""
 
 import pytest
+from ledgers import entry
 from planted_results import (
     MANIFEST,
     isoflop_fit,
@@ -117,17 +118,17 @@ def test_what_evaluation_took_and_whether_it_was_exact_is_read_from_the_ledger(t
         run = RunDir(run_directory(tmp_path / name))
         _, other = Plan.from_dict(read_json(run.plan)).trials
         ledger = Ledger.open(run.ledger)
-        ledger.append(
+        ledger.append(entry(
             "trial_finished", other.trial_id, loss=3.0, params=40_000, tokens=other.tokens,
             flops=other.flops, wall_seconds=10.0, **measured,
-        )  # fmt: skip
+        ))  # fmt: skip
         ledger.close()
         return planted_result(run_dir=run.path)
 
     cheap = told("cheap", evaluation_seconds=0.2)
     assert find(cheap, "held-out losses take").held is True
     assert find(cheap, "mean of its parts").held is True
-    dear = told("dear", evaluation_seconds=2.2, inexact_parts=[2.6, 2.3])
+    dear = told("dear", evaluation_seconds=2.2, inexact_parts=(2.6, 2.3))
     assert find(dear, "held-out losses take").held is False
     assert "22.0%" in find(dear, "held-out losses take").figure
     assert "heldout_examples" in find(dear, "held-out losses take").figure

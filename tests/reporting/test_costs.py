@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from figure_parts import GAINS, legend_texts, lines
+from ledgers import entry
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from planted_results import MANIFEST, PLANTED, observe, planted_result
 
@@ -51,17 +52,17 @@ def swept(tmp_path):
     expected = [{"trial_id": t.trial_id, "wall_seconds": 0.8 * t.flops / RATE} for t in trials]
     write_json(run.estimate, {"basis": "3 sizes timed", "trials": expected})
     ledger = Ledger.open(run.ledger)
-    ledger.append("sweep_started", fingerprint="abc", trials=len(trials))
+    ledger.append(entry("sweep_started", fingerprint="abc", trials=len(trials)))
     for place, trial in enumerate(trials):
         counted = {"energy_joules": trial.flops / 1e9, "energy_source": "NVML"}
-        ledger.append(
+        ledger.append(entry(
             "trial_finished", trial.trial_id, params=trial.size.params, tokens=trial.tokens,
             loss=PLANTED.loss(trial.size.params, trial.tokens), flops=trial.flops,
             wall_seconds=trial.flops / RATE, device="cpu (test)",
             tokens_per_second=RATE / trial.size.flops_per_token, flops_per_second=RATE,
-            utilisation=0.4 if place < 5 else 0.5, memory_bytes=1e9 + place,
+            utilisation=0.4 if place < 5 else 0.5, memory_bytes=10**9 + place,
             **(counted if place else {}),
-        )  # fmt: skip
+        ))  # fmt: skip
     ledger.close()
     return planted_result((1e15, 1e16), targets=(1e17,), run_dir=run.path)
 
@@ -204,15 +205,17 @@ def branched(tmp_path):
     expected = [{"trial_id": t.trial_id, "wall_seconds": t.cost_flops / RATE} for t in trials]
     write_json(run.estimate, {"basis": "timed", "trials": expected})
     ledger = Ledger.open(run.ledger)
-    ledger.append("sweep_started", fingerprint="abc", trials=len(trials))
+    ledger.append(entry("sweep_started", fingerprint="abc", trials=len(trials)))
     done = {"params": size.params, "loss": 3.0}
     for trial, lost in ((trials[0], 0.5), (trials[2], 0.0)):
-        ledger.append(
+        ledger.append(entry(
             "trial_finished", trial.trial_id, **done, tokens=trial.tokens, flops=trial.flops,
             spent_flops=(1 + lost) * trial.cost_flops,
             wall_seconds=(1 + lost) * trial.cost_flops / RATE,
-        )  # fmt: skip
-    ledger.append("trial_failed", trials[1].trial_id, error="lost", flops=3e6, wall_seconds=7.0)
+        ))  # fmt: skip
+    ledger.append(
+        entry("trial_failed", trials[1].trial_id, error="lost", flops=3e6, wall_seconds=7.0)
+    )
     ledger.close()
     return planted_result((1e15, 1e16), targets=(), run_dir=run.path), trials
 

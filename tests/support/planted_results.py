@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ledgers import entry
+
 from flops_fit.fitting.details import IsoflopDetails, Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier, Surface
 from flops_fit.fitting.points import Excluded, Observation
@@ -169,11 +171,11 @@ def run_directory(tmp_path, *, manifest=MANIFEST, tokens=400_000, facts=None):
     write_json(run.plan, Plan(tuple(trials)).to_dict())
     write_json(run.provenance, {"fingerprint": "abc123", "description": {"facts": facts or {}}})
     ledger = Ledger.open(run.ledger)
-    ledger.append("sweep_started", fingerprint="abc123", trials=2)
-    ledger.append(
+    ledger.append(entry("sweep_started", fingerprint="abc123", trials=2))
+    ledger.append(entry(
         "trial_finished", trials[0].trial_id, loss=3.0, params=40_000, tokens=tokens,
         flops=trials[0].flops, wall_seconds=12.5,
-    )  # fmt: skip
-    ledger.append("trial_failed", trials[1].trial_id, error="out of memory")
+    ))  # fmt: skip
+    ledger.append(entry("trial_failed", trials[1].trial_id, error="out of memory"))
     ledger.close()
     return run.path

@@ -48,7 +48,7 @@ def run_as_told(tmp_path, how):
 
 def finished(tmp_path):
     return {
-        entry.trial_id: entry.fields["flops"]
+        entry.trial_id: entry.flops
         for entry in read_ledger(ledger(tmp_path))
         if entry.event == "trial_finished"
     }

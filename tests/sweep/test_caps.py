@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flops_fit.errors import ManifestError
 from flops_fit.manifest.files import write_json
 from flops_fit.manifest.manifest import parse_manifest
-from flops_fit.manifest.trials import Outcome, Size, Trial
+from flops_fit.manifest.trials import Outcome, Size, Status, Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.caps import Caps, Limits, make_caps
 from flops_fit.sweep.conductor import conduct
@@ -65,10 +65,12 @@ def test_no_plan_passes_its_cap_and_every_plan_goes_on_without(flops, statuses, 
                 run.trial(trial_id).mkdir(parents=True, exist_ok=True)
                 write_json(run.progress(trial_id), {"step": 30})
                 real[trial_id] = 0.3 * trial.flops
-                write_outcome(run, Outcome(trial_id, how, None, 0, 0.0, 0.0, error=how))
+                write_outcome(run, Outcome.of_failure(trial_id, how, seconds=0.0))
                 return
             real[trial_id] = trial.flops
-            write_outcome(run, Outcome(trial_id, how, loss, 6400, trial.flops, 0.0, error=how))
+            write_outcome(
+                run, Outcome(trial_id, Status(how), loss, trial.tokens, trial.flops, 0.0, error=how)
+            )
 
         cap = share * plan.total_flops
         summary = conduct_once(run, plan, work, Caps(flops=cap), max_running=workers)
@@ -106,7 +108,7 @@ class Slow:
                 return
             time.sleep(0.005)
         wall = time.monotonic() - began
-        write_outcome(self.run, Outcome(task[0], "finished", 2.0, 6400, 1e6, wall))
+        write_outcome(self.run, Outcome(task[0], Status.FINISHED, 2.0, 6400, 998_400.0, wall))
 
     def ask(self):
         self.asked = True

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from flops_fit.manifest.trials import Outcome, Size, Trial
+from flops_fit.manifest.trials import Outcome, Size, Status, Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.conductor import conduct
 from flops_fit.sweep.executors.inline import InlineExecutor
@@ -17,6 +17,7 @@ PLAN = Plan(
     tuple(Trial.of(budget_flops=1e9, size=s, tokens=6400, batch_tokens=64, seed=0) for s in SIZES)
 )
 IDS = [trial.trial_id for trial in PLAN.trials]
+FLOPS = {trial.trial_id: trial.flops for trial in PLAN.trials}
 
 
 class Lab:
@@ -38,7 +39,10 @@ class Lab:
             if status == "interrupt":
                 raise KeyboardInterrupt
             loss = 2.0 if status == "finished" else None
-            write_outcome(self.run, Outcome(trial_id, status, loss, 6400, 1e9, 0.1, error=status))
+            write_outcome(
+                self.run,
+                Outcome(trial_id, Status(status), loss, 6400, FLOPS[trial_id], 0.1, error=status),
+            )
 
     def go(self, **options):
         ledger = Ledger.open(self.run.ledger)
@@ -71,31 +75,29 @@ def test_resume_runs_only_what_the_ledger_lacks(tmp_path):
     summary = lab.go()
     assert lab.trained == [IDS[1]]
     assert (summary.finished, summary.diverged, summary.failed) == (3, 1, 0)
-    starts = [
-        e.fields["attempt"] for e in read_ledger(lab.run.ledger) if e.event == "trial_started"
-    ]
+    starts = [e.attempt for e in read_ledger(lab.run.ledger) if e.event == "trial_started"]
     assert starts == [1, 1, 1, 1, 2]
 
 
 def test_a_trial_that_ended_no_better_than_untrained_has_its_loss_in_the_ledger(tmp_path):
     lab = Lab(tmp_path / "r")
     lab.work = lambda task: write_outcome(
-        lab.run, Outcome(task[0], "diverged", 3.47, 6400, 1e9, 0.1, error="no better")
+        lab.run, Outcome(task[0], Status.DIVERGED, 3.47, 6400, 1e9, 0.1, error="no better")
     )
     assert lab.go().diverged == 4
     ended = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_diverged"]
-    assert [entry.fields["heldout_loss"] for entry in ended] == [3.47] * 4
+    assert [entry.heldout_loss for entry in ended] == [3.47] * 4
     assert replay(read_ledger(lab.run.ledger)).finished == {}
 
 
 def test_an_outcome_that_the_ledger_lacks_is_harvested_not_trained(tmp_path):
     lab = Lab(tmp_path / "r")
-    write_outcome(lab.run, Outcome(IDS[2], "finished", 1.5, 6400, 1e9, 0.1))
+    write_outcome(lab.run, Outcome(IDS[2], Status.FINISHED, 1.5, 6400, FLOPS[IDS[2]], 0.1))
     lab.go()
     assert IDS[2] not in lab.trained
     (entry,) = [e for e in read_ledger(lab.run.ledger)
                 if e.event == "trial_finished" and e.trial_id == IDS[2]]  # fmt: skip
-    assert entry.fields["loss"] == 1.5
+    assert entry.loss == 1.5
 
 
 def test_a_complete_sweep_starts_no_executor_and_adds_no_line(tmp_path):
@@ -113,9 +115,9 @@ def test_a_worker_that_dies_is_a_failed_trial_and_the_sweep_goes_on(tmp_path):
     assert (summary.finished, summary.failed) == (3, 1)
     first, last = [e for e in read_ledger(lab.run.ledger) if e.event == "trial_failed"]
     for entry in (first, last):
-        assert (entry.trial_id, entry.fields["error"]) == (IDS[1], "the machine is gone")
-        assert 0.2 <= entry.fields["wall_seconds"] < 5  # what it took counts, as for caps
-    assert (first.fields.get("tried_again"), last.fields.get("tried_again")) == (True, None)
+        assert (entry.trial_id, entry.error) == (IDS[1], "the machine is gone")
+        assert 0.2 <= entry.wall_seconds < 5  # what it took counts, as for caps
+    assert (first.tried_again, last.tried_again) == (True, None)
 
 
 def test_a_trial_whose_worker_was_killed_once_is_finished_by_the_same_sweep(tmp_path):
@@ -178,6 +180,6 @@ def test_an_interrupt_keeps_what_was_finished_and_says_what_is_pending(tmp_path)
     assert summary.is_interrupted
     assert (summary.finished, summary.pending) == (1, 3)
     last = read_ledger(lab.run.ledger)[-1]
-    assert (last.event, last.fields["pending"]) == ("sweep_interrupted", 3)
+    assert (last.event, last.pending) == ("sweep_interrupted", 3)
     assert lab.go().finished == 4
     assert lab.trained.count(IDS[0]) == 1

@@ -6,11 +6,13 @@ import resource
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledgers import entry, said
 
 from flops_fit.errors import LedgerError
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.sweep.ledger import Ledger, observations_of, read_ledger, replay
 
+AA = "a" * 12
 SIZE = Size(16, 10_000, 6_000, 60_000.0)
 TRIAL = Trial.of(budget_flops=1e9, size=SIZE, tokens=16_640, batch_tokens=256, seed=0)
 
@@ -18,7 +20,7 @@ TRIAL = Trial.of(budget_flops=1e9, size=SIZE, tokens=16_640, batch_tokens=256, s
 def written(path, *events):
     ledger = Ledger.open(path)
     for event, trial_id, fields in events:
-        ledger.append(event, trial_id, **fields)
+        ledger.append(entry(event, trial_id, **fields))
     ledger.close()
 
 
@@ -28,10 +30,10 @@ FINISHED = ("trial_finished", TRIAL.trial_id, {"loss": 2.5, "params": 10_000, "t
 
 def test_entries_come_back_in_order_with_their_fields(tmp_path):
     path = tmp_path / "ledger.jsonl"
-    written(path, ("trial_started", "aa", {"attempt": 1}), ("trial_failed", "aa", {"error": "é\n"}))
+    written(path, ("trial_started", AA, {"attempt": 1}), ("trial_failed", AA, {"error": "é\n"}))
     first, second = read_ledger(path)
-    assert (first.event, first.trial_id, first.fields) == ("trial_started", "aa", {"attempt": 1})
-    assert second.fields == {"error": "é\n"}
+    assert (first.event, first.trial_id, said(first)) == ("trial_started", AA, {"attempt": 1})
+    assert second.error == "é\n"
     assert all(json.loads(line)["at"].endswith("+00:00") for line in path.read_text().splitlines())
 
 
@@ -47,7 +49,7 @@ def test_a_file_cut_anywhere_gives_its_whole_lines_and_takes_more(tmp_path_facto
     assert len(read_ledger(path)) == whole
     ledger = Ledger.open(path)
     assert ledger.cut_bytes == cut - (content[:cut].rfind(b"\n") + 1)
-    ledger.append("sweep_finished", finished=0)
+    ledger.append(entry("sweep_finished", finished=0))
     ledger.close()
     events = [entry.event for entry in read_ledger(path)]
     assert events == ["trial_started"] * whole + ["sweep_finished"]
@@ -78,7 +80,7 @@ def test_nan_is_refused_before_it_is_written(tmp_path):
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger.open(path)
     with pytest.raises(ValueError, match="JSON"):
-        ledger.append("trial_finished", "aa", loss=float("nan"))
+        ledger.append(entry("trial_finished", AA, loss=float("nan"), params=1, tokens=1, flops=1.0))
     ledger.close()
     assert path.read_bytes() == b""
 
@@ -110,10 +112,10 @@ def test_a_disk_that_takes_part_of_a_line_leaves_the_ledger_as_it_was(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
     try:
         with pytest.raises(LedgerError, match="cannot be written"):
-            ledger.append("trial_started", "aa", attempt=1)
+            ledger.append(entry("trial_started", AA, attempt=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
-    ledger.append("trial_started", "aa", attempt=1)
+    ledger.append(entry("trial_started", AA, attempt=1))
     ledger.close()
     assert [entry.event for entry in read_ledger(path)] == ["trial_finished", "trial_started"]

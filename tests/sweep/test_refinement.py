@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from ledgers import rewrite
 from rehearsals import MODEL, finished, ledger, refined, rehearse, run_as_told
 
 from flops_fit.errors import FitError, PlanError, RunDirError
@@ -109,7 +111,7 @@ def test_a_failed_trial_counts_what_it_spent_and_is_tried_again_first(tmp_path, 
          "error": "no memory", "flops": 1e9}
     ) + "\n"  # fmt: skip
     whole = math.fsum(json.loads(line).get("flops", 0.0) for line in lines)
-    ledger(tmp_path).write_text("".join(lines))
+    rewrite(ledger(tmp_path), lines)
     (told,) = [note for note in refined(tmp_path)["notes"] if "spent" in note]
     assert f"with the {format_flops(whole)} spent" in told
     assert "before them 1 failed ones are tried again" in told
@@ -126,7 +128,7 @@ def test_a_diverged_trial_gets_a_run_beside_it(tmp_path, write_manifest):
     entry = {k: v for k, v in entry.items() if k not in ("loss", "params")}
     entry |= {"event": "trial_diverged", "error": "the loss rose"}
     lines[place] = json.dumps(entry) + "\n"
-    ledger(tmp_path).write_text("".join(lines))
+    rewrite(ledger(tmp_path), lines)
     found = refined(tmp_path)
     (weak,) = [w for w in found["weaknesses"] if w["kind"] == "no_loss"]
     chosen = {trial["trial_id"]: trial for trial in found["decision"]["trials"]}
@@ -148,7 +150,7 @@ def test_small_scale_drift_is_said_and_the_lowest_level_left_out(tmp_path, write
         if entry["event"] == "trial_finished":
             entry["loss"] *= 1 + 0.05 * (4000 / entry["params"]) ** 1.5
         lines.append(json.dumps(entry) + "\n")
-    ledger(tmp_path).write_text("".join(lines))
+    rewrite(ledger(tmp_path), lines)
     told = read_run(tmp_path / "runs/planted")
     assert "small_scale_drift" in [reason.code for reason in told.reasons]
     excluded = [each for each in told.excluded if "small-scale drift" in each.reason]
@@ -181,13 +183,13 @@ def test_an_adaptive_sweep_stops_at_its_cap_and_goes_on_when_it_is_lifted(tmp_pa
     assert read_ledger(ledger(tmp_path))[-1].event == "sweep_capped"
     assert rehearse(tmp_path, is_adaptive=True).cap is None
     made = decisions(tmp_path)
-    assert made[-1]["action"] == "stop"
-    assert made[-1]["figures"]["params_error"] <= 0.1
+    assert made[-1].action == "stop"
+    assert made[-1].figures["params_error"] <= 0.1
 
 
 def decisions(tmp_path):
     entries = read_ledger(ledger(tmp_path))
-    return [entry.fields for entry in entries if entry.event == "decision_made"]
+    return [replace(entry, at="") for entry in entries if entry.event == "decision_made"]
 
 
 @pytest.mark.parametrize("caps", [[1e3], [1e9, 3e9, 1e10], [2e10, 5e11]])
@@ -203,7 +205,7 @@ def test_whatever_the_caps_a_sweep_comes_to_the_decisions_that_it_makes_without(
         assert ended.cap is not None
         assert ended.spent_flops <= cap
         last = read_ledger(ledger(tmp_path))[-1]
-        assert (last.event, last.fields["missing"]) == ("sweep_capped", list(ended.cap.missing))
+        assert (last.event, last.missing) == ("sweep_capped", ended.cap.missing)
     assert rehearse(tmp_path, is_adaptive=True).cap is None
     assert decisions(tmp_path) == alone
 

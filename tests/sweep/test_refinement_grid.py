@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from ledgers import rewrite
 from rehearsals import MODEL, finished, ledger, refined, rehearse, run_as_told
 
 from flops_fit.fitting.law import Surface
@@ -46,9 +47,9 @@ def test_what_is_proposed_is_run_and_leads_to_the_planted_optimum(tmp_path, run_
     assert math.fsum(finished(tmp_path).values()) <= cap
     assert cap == pytest.approx(math.fsum(finished(tmp_path).values()), rel=2e-9)
     rehearse(tmp_path, is_adaptive=True, total_flops=1e15)
-    last = replay(read_ledger(run.ledger)).decisions[-1].fields
-    assert last["action"] == "stop"
-    assert last["figures"]["params_error"] <= 0.12
+    last = replay(read_ledger(run.ledger)).decisions[-1]
+    assert last.action == "stop"
+    assert last.figures["params_error"] <= 0.12
     law = Surface(**json.loads(run.provenance.read_text())["planted"])
     answer = read_run(run.path).predict(1e14)
     assert abs(math.log(answer.params / law.optimum(1e14).params)) < 3 * 0.12
@@ -97,7 +98,7 @@ def test_a_weak_cell_of_a_grid_is_run_once_more_with_another_seed(
         entry = {k: v for k, v in entry.items() if k not in ("loss", "params")}
         entry |= {"event": "trial_diverged", "error": "the loss rose"}
     lines[ended[7]] = json.dumps(entry) + "\n"
-    ledger(tmp_path).write_text("".join(lines))
+    rewrite(ledger(tmp_path), lines)
     (cell,) = [t for t in trials(tmp_path) if t["trial_id"] == entry["trial_id"]]
     found = refined(tmp_path)
     (weak,) = [w for w in found["weaknesses"] if w["kind"] == kind]

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from ledgers import entry
 
 from flops_fit.fitting.law import Surface
 from flops_fit.manifest.files import read_json, write_json
@@ -38,18 +39,20 @@ class Lab:
     def carry_out(self, plan):
         state = self.ledger.state
         for trial in [trial for trial in plan.trials if state.is_pending(trial)]:
-            known = {t["trial_id"] for e in state.decisions for t in e.fields["trials"]}
+            known = {t.trial_id for e in state.decisions for t in e.trials}
             assert trial.trial_id in known
             self.attempts[trial.trial_id] = self.attempts.get(trial.trial_id, 0) + 1
-            self.ledger.append("trial_started", trial.trial_id, attempt=1)
+            self.ledger.append(entry("trial_started", trial.trial_id, attempt=1))
             if self.fails(trial):
-                self.ledger.append("trial_failed", trial.trial_id, error="no memory", flops=0.0)
+                self.ledger.append(
+                    entry("trial_failed", trial.trial_id, error="no memory", flops=0.0)
+                )
                 continue
             loss = LAW.loss(trial.size.params, trial.tokens)
-            self.ledger.append(
+            self.ledger.append(entry(
                 "trial_finished", trial.trial_id, loss=loss, params=trial.size.params,
                 tokens=trial.tokens, flops=trial.flops, wall_seconds=0.0,
-            )  # fmt: skip
+            ))  # fmt: skip
         state = self.ledger.state
         return SweepSummary(len(state.finished), 0, 0, 0, False)
 
@@ -61,15 +64,15 @@ class Lab:
             self.ledger.close()
 
     def decisions(self):
-        return [e.fields for e in read_ledger(self.run.ledger) if e.event == "decision_made"]
+        return [e for e in read_ledger(self.run.ledger) if e.event == "decision_made"]
 
 
 def test_the_plan_holds_every_trial_that_was_decided(tmp_path):
     lab = Lab(tmp_path)
     summary = lab.go()
     made = lab.decisions()
-    assert [d["number"] for d in made] == list(range(len(made)))
-    wanted = [trial["trial_id"] for d in made for trial in d["trials"]]
+    assert [d.number for d in made] == list(range(len(made)))
+    wanted = [trial.trial_id for d in made for trial in d.trials]
     plan = Plan.from_dict(read_json(lab.run.plan))
     assert [trial.trial_id for trial in plan.trials] == wanted
     assert summary.finished == len(wanted)

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from ledgers import entry
 
-from flops_fit.manifest.trials import Outcome, Size, Trial, Trunk
+from flops_fit.manifest.trials import Details, Outcome, SharedTrunk, Size, Status, Trial, Trunk
 from flops_fit.planning.plan import Plan
 from flops_fit.planning.trunks import TrunkStates
 from flops_fit.sweep.conductor import conduct
@@ -49,19 +50,17 @@ class Lab:
         self.started.append(made.tokens)
         time.sleep(0.1)
         if made.tokens in self.fails:
-            write_outcome(
-                self.run, Outcome(task[0], "failed", None, 0, 0.0, 0.1, error="no memory")
-            )
+            write_outcome(self.run, Outcome.of_failure(task[0], "no memory", seconds=0.1))
             return
         states.mkdir(parents=True, exist_ok=True)
         kept = [n for n in made.trunk.kept_tokens if n > start]
         for tokens in kept:
             (states / str(tokens)).touch()
-        told = {"trunk_id": made.trunk_id, "shared_tokens": start, "kept_tokens": kept}
-        details = {"trunk": told, "spent_flops": made.cost_flops}
+        told = SharedTrunk(made.trunk_id, start, tuple(kept))
+        details = Details(trunk=told, spent_flops=made.cost_flops)
         write_outcome(
             self.run,
-            Outcome(task[0], "finished", 2.0, made.tokens, made.flops, 0.1, details=details),
+            Outcome(task[0], Status.FINISHED, 2.0, made.tokens, made.flops, 0.1, details=details),
         )
 
     def go(self):
@@ -95,7 +94,7 @@ def test_whatever_the_order_a_trial_starts_once_the_state_that_it_goes_on_from_i
     decided = TrunkStates({}).settled([t for t in ADAPTIVE if t not in before])
     lab = Lab(tmp_path / "r", [*before, *decided])
     for ended in before:
-        write_outcome(lab.run, Outcome(ended.trial_id, "diverged", None, 1000, 6e9, 0.1))
+        write_outcome(lab.run, Outcome(ended.trial_id, Status.DIVERGED, None, 1000, 6e9, 0.1))
     summary, state = lab.go()
     assert summary.finished == len(decided)
     assert all(lab.found.values())
@@ -142,9 +141,9 @@ def test_a_sweep_killed_before_it_dropped_its_trunks_drops_them_when_it_is_start
 def test_a_trial_retried_with_another_seed_is_no_point_of_its_trunk(tmp_path):
     ledger = Ledger.open(tmp_path / "ledger.jsonl")
     told = {"params": 10**6, "flops": 6e11, "loss": 2.0, "wall_seconds": 1.0}
-    ledger.append("trial_finished", ADAPTIVE[0].trial_id, tokens=900_000, seed=81723, **told)
-    ledger.append("trial_finished", ADAPTIVE[1].trial_id, tokens=100_000, seed=0, **told)
-    ledger.append("trial_finished", ADAPTIVE[2].trial_id, tokens=300_000, **told)
+    ledger.append(entry("trial_finished", ADAPTIVE[0].trial_id, tokens=900_000, seed=81723, **told))
+    ledger.append(entry("trial_finished", ADAPTIVE[1].trial_id, tokens=100_000, seed=0, **told))
+    ledger.append(entry("trial_finished", ADAPTIVE[2].trial_id, tokens=300_000, **told))
     points = observations_of(ledger.state, ADAPTIVE)
     ledger.close()
     assert [(p.seed, p.run) for p in points] == [

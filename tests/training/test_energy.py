@@ -8,7 +8,7 @@ import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
 
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.manifest.trials import Outcome
+from flops_fit.manifest.trials import Details, Outcome, Status
 from flops_fit.training.loop import Interrupted, train
 from flops_fit.training.measuring import energy
 from flops_fit.training.measuring.energy import (
@@ -235,10 +235,10 @@ def run(directory, *, counter, monkeypatch, **options):
 
 def test_a_trial_keeps_its_joules_and_who_counted(tmp_path, monkeypatch):
     details = run(tmp_path, counter=Steady(), monkeypatch=monkeypatch).details
-    assert details["energy_joules"] == 2.0
-    assert details["energy_source"] == "RAPL"
+    assert details.energy_joules == 2.0
+    assert details.energy_source == "RAPL"
     unknown = run(tmp_path / "other", counter=None, monkeypatch=monkeypatch).details
-    assert not [name for name in unknown if name.startswith("energy")]
+    assert (unknown.energy_joules, unknown.energy_source) == (None, None)
 
 
 @pytest.mark.parametrize(("first", "second"), [(True, True), (True, False), (False, True)])
@@ -251,20 +251,17 @@ def test_a_resumed_trial_took_both_parts_or_does_not_know(tmp_path, monkeypatch,
         )  # fmt: skip
     outcome = run(tmp_path, counter=Steady() if second else None, monkeypatch=monkeypatch)
     assert outcome.status == "finished"
-    assert outcome.details.get("energy_joules") == (4.0 if first and second else None)
+    assert outcome.details.energy_joules == (4.0 if first and second else None)
 
 
 @pytest.mark.parametrize(("first", "last"), [(3.0, 4.0), (None, 4.0), (3.0, None)])
 def test_attempts_that_were_discarded_took_energy_too(tmp_path, first, last):
     def outcome(joules):
         told = {} if joules is None else {"energy_joules": joules, "energy_source": "NVML"}
-        return Outcome("abc", "diverged", None, 0, 1.0, 1.0, details={"steps": 3, **told})
+        return Outcome("abc", Status.DIVERGED, None, 0, 1.0, 1.0, details=Details(steps=3, **told))
 
     discard(tmp_path, outcome(first), seed=1)
     details = with_discarded(outcome(last), read_discarded(tmp_path), seed=2).details
-    known = {name: value for name, value in details.items() if name.startswith("energy")}
-    if first and last:
-        assert known == {"energy_joules": 7.0, "energy_source": "NVML"}
-    else:
-        assert known == {}
-    assert details["steps"] == 3
+    known = (details.energy_joules, details.energy_source)
+    assert known == ((7.0, "NVML") if first and last else (None, None))
+    assert details.steps == 3

@@ -10,6 +10,7 @@ import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
 
 from flops_fit.experiment.checks.norms import batch_norm_notes
+from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.loop import train
 from flops_fit.training.measuring import meter as telemetry
@@ -42,10 +43,10 @@ def test_a_peak_that_cannot_be_measured_is_absent_and_no_error_of_the_trial(tmp_
     )  # fmt: skip
     assert len(built) == 1
     assert outcome.status == "finished"
-    assert outcome.details["utilisation"] is None
-    assert outcome.details["matmul_flops_per_second"] is None
-    assert outcome.details["tokens_per_second"] > 0
-    json.dumps(outcome.details, allow_nan=False)
+    assert outcome.details.utilisation is None
+    assert outcome.details.matmul_flops_per_second is None
+    assert outcome.details.tokens_per_second > 0
+    json.dumps(to_plain(outcome.details), allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 from training_toys import Counting, Endless, Mlp, mse, pairs, toy_data, toy_trial
 
 from flops_fit.errors import ManifestError, PluginError
+from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.training.data.batches import load_data
@@ -66,7 +67,7 @@ def test_the_loss_returned_is_that_of_the_trained_model_on_the_whole_held_out_se
         expected = mse(model(heldout.tensors[0]), heldout.tensors[1]).item()
     assert outcome.status == "finished"
     assert outcome.loss == pytest.approx(expected, rel=1e-5)
-    assert outcome.details["heldout_examples"] == 70
+    assert outcome.details.heldout_examples == 70
 
 
 def test_held_out_examples_are_never_trained_on(tmp_path):
@@ -185,7 +186,7 @@ def test_a_models_own_optimizer_wins_and_what_learns_nothing_is_diverged(tmp_pat
 
     still = run(tmp_path / "a", build=Still)
     assert still.status == "diverged"
-    assert still.loss == pytest.approx(still.details["untrained_loss"], rel=1e-6)
+    assert still.loss == pytest.approx(still.details.untrained_loss, rel=1e-6)
     with pytest.raises(PluginError, match="expected one"):
         run(tmp_path / "b", build=Wrong)
 
@@ -271,9 +272,9 @@ def test_a_loss_that_turns_nan_ends_the_trial_early_as_diverged(tmp_path):
     assert outcome.loss is None
     assert "nan" in outcome.error
     assert outcome.tokens < 80 * 8
-    assert outcome.details["last_good"][0] > 40
+    assert outcome.details.last_good[0] > 40
     lines = [json.loads(each) for each in (tmp_path / "training.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, outcome.details["steps"] + 1))
+    assert [line["step"] for line in lines] == list(range(1, outcome.details.steps + 1))
     assert [line["loss"] is None for line in lines] == [line["step"] > 59 for line in lines]
 
 
@@ -291,8 +292,8 @@ def test_the_training_losses_of_a_diverged_trial_are_kept_the_last_ones_step_by_
 
     outcome = run(tmp_path, toy_trial(steps=4000), build=Raised)
     assert outcome.status == "diverged"
-    assert outcome.details["stopped_at_step"] == 220
-    assert outcome.details["last_good"][0] == 20
+    assert outcome.details.stopped_at_step == 220
+    assert outcome.details.last_good[0] == 20
     lines = [json.loads(each) for each in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [(line["step"], line["steps"]) for line in lines] == [
         *((end, 20) for end in range(20, 121, 20)), *((end, 1) for end in range(121, 221)),
@@ -336,7 +337,7 @@ def test_progress_is_told_and_never_more_than_twice_a_second(tmp_path):
 
 def test_what_a_trial_measured_and_used_is_kept_as_plain_data(tmp_path):
     outcome = run(tmp_path)
-    details = json.loads(json.dumps(outcome.details, allow_nan=False))
+    details = json.loads(json.dumps(to_plain(outcome.details), allow_nan=False))
     assert details["recipe"]["learning_rate"] == 1e-2
     assert details["flops_per_second"] == pytest.approx(
         details["tokens_per_second"] * toy_trial().size.flops_per_token
@@ -344,7 +345,7 @@ def test_what_a_trial_measured_and_used_is_kept_as_plain_data(tmp_path):
     share = details["flops_per_second"] / details["matmul_flops_per_second"]
     assert details["utilisation"] == pytest.approx(share)
     assert 0 < share < 1
-    assert "mfu" not in details  # nobody lists this processor
+    assert details["mfu"] is None  # nobody lists this processor
     assert details["versions"]["torch"] == torch.__version__
     assert 0 < details["training_seconds"] < outcome.wall_seconds
 
@@ -362,7 +363,7 @@ def test_all_evaluations_count_as_such_and_none_as_training(tmp_path):
     outcome = run(tmp_path, build=Slow, recipe=recipe)
     # Before training a part of one batch; at the end all 4, and one of them whole and in 8 parts.
     evaluating, training = (
-        outcome.details[f"{what}_seconds"] for what in ("evaluation", "training")
+        getattr(outcome.details, f"{what}_seconds") for what in ("evaluation", "training")
     )
     assert evaluating >= (1 + 4 + 9) * seconds
     assert training < (1 + 4 + 9) * seconds
@@ -374,9 +375,9 @@ def test_a_listed_device_has_its_model_flops_utilisation(tmp_path, monkeypatch):
         "flops_fit.training.measuring.meter.device_name", lambda device: "NVIDIA H200"
     )
     details = run(tmp_path, recipe=replace(RECIPE, precision="bf16")).details
-    assert details["nominal_flops_per_second"] == 989.5e12
-    assert details["mfu"] == pytest.approx(details["flops_per_second"] / 989.5e12)
-    assert details["utilisation"] > details["mfu"]
+    assert details.nominal_flops_per_second == 989.5e12
+    assert details.mfu == pytest.approx(details.flops_per_second / 989.5e12)
+    assert details.utilisation > details.mfu
 
 
 @pytest.mark.parametrize("batch", ["dict", "pair", "single"])
@@ -419,7 +420,7 @@ def test_bf16_trains_close_to_fp32(tmp_path):
         toy_trial(steps=200),
         recipe=Recipe(learning_rate=1e-2, learning_rate_rule="constant", precision="bf16"),
     )
-    assert half.details["precision"] == "bf16"
+    assert half.details.precision == "bf16"
     assert half.loss == pytest.approx(full.loss, abs=0.05)
     assert half.loss != full.loss
 
@@ -450,4 +451,4 @@ def test_a_model_that_is_not_finite_before_training_diverged_at_once_and_can_be_
     assert outcome.status == "diverged"
     assert outcome.error == "the untrained model's held-out loss is nan"
     assert (outcome.tokens, outcome.loss) == (0, None)
-    json.dumps(dict(outcome.details), allow_nan=False)
+    json.dumps(to_plain(outcome.details), allow_nan=False)

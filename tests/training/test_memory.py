@@ -44,7 +44,7 @@ def test_smaller_passes_begin_without_the_model_that_ran_out_of_memory(tmp_path,
         directory=tmp_path, device="cpu",
     )  # fmt: skip
     assert outcome.status == "finished"
-    assert outcome.details["recipe"]["micro_batch_examples"] == 2
+    assert outcome.details.recipe["micro_batch_examples"] == 2
     assert watched.alive == [0, 0, 0]
 
 

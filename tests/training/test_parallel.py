@@ -54,7 +54,7 @@ for kind in sources:
         pass
     outcome = run(kind, trackers=trackers)
     trackers.finish("finished")
-    losses[kind] = (outcome.loss, outcome.tokens, outcome.details["processes"])
+    losses[kind] = (outcome.loss, outcome.tokens, outcome.details.processes)
 import torch.distributed
 if torch.distributed.get_rank() == 0:
     (out / "losses.json").write_text(json.dumps(losses))

@@ -70,7 +70,7 @@ def test_a_trial_stopped_twice_ends_with_the_bits_of_one_never_stopped(tmp_path,
     assert resumed.loss == whole.loss
     assert resumed.tokens == whole.tokens
     assert (broken / "curve.jsonl").read_text() == (tmp_path / "whole/curve.jsonl").read_text()
-    assert resumed.details["untrained_loss"] == whole.details["untrained_loss"]
+    assert resumed.details.untrained_loss == whole.details.untrained_loss
 
 
 def test_a_resumed_trial_draws_only_what_is_left(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ledgers import entry
 from training_toys import Mlp, mse, pairs, toy_data, toy_trial
 
 from flops_fit.manifest.recipe import Recipe
@@ -76,12 +77,12 @@ def test_a_retry_has_another_seed_and_the_outcome_says_what_was_discarded(unluck
     third = seed_of_attempt(TRIAL.seed, 2)
     assert outcome.status == "finished"
     assert outcome.trial_id == TRIAL.trial_id
-    assert outcome.details["seed"] == third
-    assert [each["seed"] for each in outcome.details["discarded"]] == [
+    assert outcome.details.seed == third
+    assert [each.seed for each in outcome.details.discarded] == [
         TRIAL.seed, seed_of_attempt(TRIAL.seed, 1)
     ]  # fmt: skip
-    assert all("training loss was nan" in each["error"] for each in outcome.details["discarded"])
-    assert outcome.details["spent_flops"] > outcome.flops == TRIAL.flops
+    assert all("training loss was nan" in each.error for each in outcome.details.discarded)
+    assert outcome.details.spent_flops > outcome.flops == TRIAL.flops
     alone = train_with(Fragile, replace(TRIAL, seed=third), RECIPE, None)
     assert outcome.loss == alone.loss
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
@@ -91,7 +92,7 @@ def test_a_retry_has_another_seed_and_the_outcome_says_what_was_discarded(unluck
 def test_retries_end_and_the_last_word_is_that_it_diverged(unlucky, tmp_path):
     outcome = train_with(Fragile, TRIAL, replace(RECIPE, retries=1), tmp_path)
     assert outcome.status == "diverged"
-    assert len(outcome.details["discarded"]) == 1
+    assert len(outcome.details.discarded) == 1
 
 
 def test_a_trial_stopped_in_its_retry_goes_on_there(unlucky, tmp_path):
@@ -107,12 +108,16 @@ def test_a_trial_stopped_in_its_retry_goes_on_there(unlucky, tmp_path):
         train_with(Fragile, TRIAL, recipe, tmp_path / "stopped", should_stop=should_stop)
     outcome = train_with(Fragile, TRIAL, recipe, tmp_path / "stopped")
     assert outcome.loss == whole.loss
-    assert len(outcome.details["discarded"]) == 2
+    assert len(outcome.details.discarded) == 2
 
 
 def test_the_ledger_counts_what_was_really_spent(tmp_path):
     ledger = Ledger.open(tmp_path / "ledger.jsonl")
-    ledger.append("trial_finished", trial_id="a", flops=10.0, spent_flops=14.0, loss=1.0)
+    ledger.append(
+        entry(
+            "trial_finished", "0" * 12, tokens=1, params=1, flops=10.0, spent_flops=14.0, loss=1.0
+        )
+    )
     assert ledger.state.spent_flops == 14.0
     ledger.close()
 
@@ -129,8 +134,8 @@ class Greedy(Mlp):
 def test_a_batch_that_does_not_fit_is_passed_in_parts_and_stays_the_same_batch(tmp_path):
     whole = train_with(Mlp, TRIAL, RECIPE, tmp_path / "whole")
     parts = train_with(Greedy, TRIAL, RECIPE, tmp_path / "parts")
-    assert parts.details["recipe"]["micro_batch_examples"] == 2
-    assert parts.details["batch_tokens"] == whole.details["batch_tokens"] == 8
+    assert parts.details.recipe["micro_batch_examples"] == 2
+    assert parts.details.batch_tokens == whole.details.batch_tokens == 8
     assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
     assert parts.tokens == whole.tokens
 

@@ -120,10 +120,10 @@ def test_every_branch_has_the_bits_of_the_trial_trained_alone(tmp_path, kind):
     ]
     assert [s.loss for s in shared] == [a.loss for a in alone]
     assert [s.tokens for s in shared] == [t.tokens for t in made]
-    assert [s.details["spent_flops"] for s in shared] == [t.cost_flops for t in made]
-    assert [a.details["spent_flops"] for a in alone] == [t.flops for t in made]
+    assert [s.details.spent_flops for s in shared] == [t.cost_flops for t in made]
+    assert [a.details.spent_flops for a in alone] == [t.flops for t in made]
     for trial, outcome in zip(made, shared, strict=True):
-        rate = outcome.details["tokens_per_second"] * outcome.details["training_seconds"]
+        rate = outcome.details.tokens_per_second * outcome.details.training_seconds
         assert rate == pytest.approx(trial.cost_tokens)
 
 
@@ -144,7 +144,7 @@ def test_a_branch_that_was_stopped_goes_on_and_leaves_the_trunk_unharmed(tmp_pat
             run(second, tmp_path / "b", trunk=tmp_path / "trunk", should_stop=should_stop)
     resumed = run(second, tmp_path / "b", trunk=tmp_path / "trunk")
     assert resumed.loss == whole[1].loss
-    assert resumed.details["spent_flops"] == second.cost_flops
+    assert resumed.details.spent_flops == second.cost_flops
     assert run(third, tmp_path / "c", trunk=tmp_path / "trunk").loss == whole[2].loss
 
 
@@ -154,7 +154,7 @@ def test_without_the_trunk_before_it_a_trial_is_trained_by_itself(tmp_path):
     other = trials(400, 800, seed=4)[0]
     run(other, tmp_path / "other", trunk=tmp_path / "trunk")
     assert run(second, tmp_path / "second", trunk=tmp_path / "trunk").loss == alone.loss
-    assert second.cost_flops < second.flops == alone.details["spent_flops"]
+    assert second.cost_flops < second.flops == alone.details.spent_flops
     assert first.cost_flops == first.flops
 
 
@@ -203,7 +203,7 @@ def test_a_sweep_on_trunks_runs_them_in_order_and_spends_what_the_plan_says(tmp_
             running.add(trunk_of[entry.trial_id])
         elif entry.event == "trial_finished":
             running.remove(trunk_of[entry.trial_id])
-            spent += entry.fields["spent_flops"]
-            assert entry.fields["trunk"]["trunk_id"] == trunk_of[entry.trial_id]
+            spent += entry.spent_flops
+            assert entry.trunk.trunk_id == trunk_of[entry.trial_id]
     assert spent == pytest.approx(plan["total_flops"])
     assert not (tmp_path / "runs/trunks/trunks").exists()

@@ -52,7 +52,7 @@ def test_accumulation_and_evaluation_are_exact_where_the_loss_counts(tmp_path, l
     ):
         again = outcome_of(tmp_path, loss, **changes)
         assert again.loss == pytest.approx(whole.loss, abs=1e-5)
-        assert "inexact_parts" not in again.details
+        assert again.details.inexact_parts is None
 
 
 TWO_PROCESSES = """
@@ -86,10 +86,10 @@ def test_two_processes_give_the_loss_of_one_where_the_loss_counts(tmp_path):
 
 def test_a_loss_that_says_nothing_of_what_it_ignores_is_noticed(tmp_path):
     whole = outcome_of(tmp_path, bare_cross_entropy)
-    assert "inexact_parts" not in whole.details  # nothing was passed in parts
+    assert whole.details.inexact_parts is None  # nothing was passed in parts
     for changes in ({"micro_batch_examples": 4}, {"heldout_batch": 7}, {"heldout_batch": 1}):
         told = outcome_of(tmp_path, bare_cross_entropy, **changes)
-        first, second = told.details["inexact_parts"]
+        first, second = told.details.inexact_parts
         assert abs(first - second) > 1e-3
 
 

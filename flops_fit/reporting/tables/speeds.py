@@ -9,6 +9,7 @@ from typing import Any
 from flops_fit.reporting.record import Record
 from flops_fit.reporting.tables.cells import Column
 from flops_fit.reporting.tables.table import Table
+from flops_fit.sweep.entries import TrialFinished
 from flops_fit.units import plural
 
 _MEDIANS = (
@@ -22,14 +23,14 @@ def speed_rows(record: Record) -> list[dict[str, Any]]:
     Rates and shares are medians over the finished trials, memory is the largest; what no trial of
     the size measured is None.
     """
-    groups: dict[tuple[int, float, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[int, float, str], list[TrialFinished]] = {}
     for trial in record.plan.trials:
         ended = record.ledger.finished.get(trial.trial_id)
-        if ended is None or ended.fields.get("flops_per_second") is None:
+        if ended is None or ended.flops_per_second is None:
             continue
         size = trial.size
-        device = str(ended.fields.get("device") or "")
-        groups.setdefault((size.params, size.size_value, device), []).append(ended.fields)
+        device = ended.device or ""
+        groups.setdefault((size.params, size.size_value, device), []).append(ended)
     return [
         {
             "size_value": value,
@@ -76,7 +77,7 @@ def speeds_table(rows: Sequence[Mapping[str, Any]], unit: str = "token") -> Tabl
     return Table("Speed by size", columns, told, tuple(notes))
 
 
-def _known(fields: Sequence[Mapping[str, Any]], key: str, of: Any) -> float | None:
+def _known(ended: Sequence[TrialFinished], key: str, of: Any) -> float | None:
     """The median or the largest of what was measured; None where nothing was."""
-    values = [each[key] for each in fields if each.get(key) is not None]
+    values = [value for each in ended if (value := getattr(each, key)) is not None]
     return None if not values else of(values)
