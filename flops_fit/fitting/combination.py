@@ -31,7 +31,7 @@ from scipy.special import stdtrit
 from flops_fit.errors import FitError
 from flops_fit.fitting.backtest import BackTest
 from flops_fit.fitting.curves import group_curves
-from flops_fit.fitting.details import CombinationDetails, FitStatus, Minimum
+from flops_fit.fitting.details import CombinationDetails, FitStatus, Minimum, OwnError
 from flops_fit.fitting.general import general_frontier, solve_general
 from flops_fit.fitting.isoflop import find_minima, fit_isoflop
 from flops_fit.fitting.law import Fit, FlopsPerToken, Frontier
@@ -57,6 +57,9 @@ _MOST = 200.0
 
 _RECENT = 0.8
 """The weight of a fold relative to one that tests the next level above."""
+
+_MUCH_NOISE = 10.0
+"""A member whose noise is over this many times its expected error counts by its noise."""
 
 _OWN_MOST = 16.0
 _OWN_RECENT = 0.55
@@ -116,7 +119,7 @@ PARAMS_PRIORS: Mapping[str, Growth] = {
 }
 """Standard errors of ln N at the optimum, by method."""
 
-OWN_LOSS_PRIOR = Growth(0.0015, 0.0080)
+OWN_LOSS_PRIOR = Growth(0.0013, 0.0070)
 OWN_PARAMS_PRIOR = Growth(0.06, 0.15)
 """The same for the combination."""
 
@@ -251,16 +254,23 @@ class Combination:
         return Scale.of(misses, cut, errors, PARAMS_PRIORS[method], noises)
 
     @cached_property
-    def _own(self) -> tuple[Scale, Scale]:
-        """The combination's own scales of ln loss and ln N, from nested folds."""
-        losses: list[float | None] = []
-        params: list[float | None] = []
+    def own_errors(self) -> list[tuple[Miss, float | None, float | None]]:
+        """The combination's errors of ln loss and ln N at each fold, weighted by earlier folds."""
+        found = []
         for miss in self.misses:
             before = [earlier for earlier in self.misses if earlier.level < miss.cut]
             scales = {m: self._loss_scale(m, before, miss.cut) for m in miss.loss}
-            losses.append(_mean(miss.loss, _weights(LOSS_PRIORS, scales, miss.decades)))
+            loss = _mean(miss.loss, _weights(LOSS_PRIORS, scales, miss.decades))
             scales = {m: self._params_scale(m, before, miss.cut) for m in miss.params}
-            params.append(_mean(miss.params, _weights(PARAMS_PRIORS, scales, miss.decades)))
+            params = _mean(miss.params, _weights(PARAMS_PRIORS, scales, miss.decades))
+            found.append((miss, loss, params))
+        return found
+
+    @cached_property
+    def _own(self) -> tuple[Scale, Scale]:
+        """The combination's own scales of ln loss and ln N, from nested folds."""
+        losses = [loss for _, loss, _ in self.own_errors]
+        params = [error for _, _, error in self.own_errors]
         cut, quiet = self._last_cut, [0.0] * len(self.misses)
         noises = [miss.params_noise for miss in self.misses]
         return (
@@ -306,7 +316,9 @@ class Combination:
         if not values:
             return {}
         decades = self.decades(flops)
-        raw = _weights(priors, {m: scales[m] for m in values}, decades)
+        part: Literal["params", "loss"] = "params" if priors is PARAMS_PRIORS else "loss"
+        noise = {m: self._noise(flops, {m: 1.0}, part) for m in values}
+        raw = _weights(priors, {m: scales[m] for m in values}, decades, noise)
         # An answer far from the others' middle counts less: it has left the range of its folds.
         middle = _weighted_median(values, raw)
         for method in raw:
@@ -466,6 +478,18 @@ def describe_combination(
             combined.params_weights(at_flops),
             combined.loss_weights(at_flops),
             len(combined.misses),
+            combined.levels,
+            tuple(
+                OwnError(
+                    miss.flops,
+                    miss.decades,
+                    miss.level == miss.cut,
+                    loss,
+                    params,
+                    miss.params_noise,
+                )
+                for miss, loss, params in combined.own_errors
+            ),
         ),
     )
 
@@ -575,10 +599,17 @@ def _log_loss(optimum: Optimum) -> float | None:
 
 
 def _weights(
-    priors: Mapping[str, Growth], scales: Mapping[str, Scale], decades: float
+    priors: Mapping[str, Growth],
+    scales: Mapping[str, Scale],
+    decades: float,
+    noise: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Weights of methods at a distance, not yet adding up to 1."""
     errors = {m: math.sqrt(scale.ratio) * priors[m](decades) for m, scale in scales.items()}
+    # Folds show ordinary noise already; a law that the runs leave all but open counts by its noise.
+    for method, told in (noise or {}).items():
+        if told > _MUCH_NOISE * errors[method]:
+            errors[method] = told
     least = min(errors.values(), default=1.0)
     return {method: (least / error) ** _POWER for method, error in errors.items()}
 

@@ -250,6 +250,27 @@ class EnvelopeDetails:
 
 
 @dataclass(frozen=True)
+class OwnError:
+    """How the combination, fitted to smaller budgets, answered for one larger budget.
+
+    Attributes:
+        flops: the budget.
+        decades: its distance beyond the largest run that was fitted.
+        is_next: whether it is the first level above the fitted ones.
+        loss: error of ln loss, observed less predicted; None where it is not known.
+        params: error of ln N; None where the budget shows no minimum.
+        params_noise: standard error of the observed ln N.
+    """
+
+    flops: float
+    decades: float
+    is_next: bool
+    loss: float | None
+    params: float | None
+    params_noise: float
+
+
+@dataclass(frozen=True)
 class CombinationDetails:
     """Of what the combined answer is made.
 
@@ -258,12 +279,16 @@ class CombinationDetails:
         params_weights: share of each method in ln N there.
         loss_weights: share of each method in ln loss there.
         num_folds: budgets that were held against fits to smaller ones.
+        levels: levels of compute among the runs; 0 where they are too few for a back-test.
+        own_errors: the combination's errors at these budgets.
     """
 
     at_flops: float
     params_weights: Mapping[str, float]
     loss_weights: Mapping[str, float]
     num_folds: int
+    levels: int = 0
+    own_errors: tuple[OwnError, ...] = ()
 
 
 Details = SurfaceDetails | IsoflopDetails | GeneralDetails | EnvelopeDetails | CombinationDetails

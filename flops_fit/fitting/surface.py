@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, Note
+from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.details import FitStatus, Loss, SurfaceDetails
 from flops_fit.fitting.law import Fit, FlopsPerToken, Frontier, Surface, SurfaceFrontier
 from flops_fit.fitting.options import FitOptions
@@ -137,6 +138,7 @@ def solve_surface(
         if drop:
             residuals = log_residuals(where, starts[0])
             is_out = find_outliers(residuals)
+            is_out &= ~_whole_budgets(seen, is_out)
             if is_out.any() and (~is_out).sum() >= 6:
                 outliers = tuple(
                     name_outlier(seen[k], int(k), float(residuals[k]))
@@ -162,6 +164,22 @@ def solve_surface(
         seen, outliers, where, problem, theta, objective, w, bool(found.has_converged[best]),
         options.loss, FlopsPerToken.through(seen),
     )  # fmt: skip
+
+
+def _whole_budgets(
+    observations: Sequence[Observation], is_out: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The runs of budgets of which more than half would be left out, shape (n,).
+
+    Single runs diverge; a budget that lies above the others was trained or measured differently,
+    and is shown, not dropped.
+    """
+    whole = np.zeros(len(observations), dtype=bool)
+    for curve in group_curves(observations):
+        members = list(curve.members)
+        if len(members) >= 3 and is_out[members].mean() > 0.5:
+            whole[members] = True
+    return whole
 
 
 def pin(problem: Problem, irreducible_loss: float) -> Problem:

@@ -21,6 +21,7 @@ from flops_fit.fitting.details import (
     Loss,
     Minimum,
     MinimumStatus,
+    OwnError,
     Resampled,
     Spread,
     SurfaceDetails,
@@ -38,6 +39,8 @@ def details_to_dict(fit: Fit) -> dict[str, Any]:
         return {**_surface(fit.details), **spread, **folds}
     if isinstance(fit.details, IsoflopDetails):
         return {**_isoflop(fit.details), **folds}
+    if isinstance(fit.details, CombinationDetails):
+        return asdict(fit.details)
     if isinstance(fit.details, GeneralDetails):
         return {**_general(fit.details), **folds}
     return {**({} if fit.details is None else vars(fit.details)), **spread, **folds}
@@ -195,6 +198,11 @@ def _read_envelope(data: Mapping[str, Any]) -> EnvelopeDetails:
     return EnvelopeDetails(data["reading"], data["num_points"], data["num_on_envelope"])
 
 
+def _read_combination(data: Mapping[str, Any]) -> CombinationDetails:
+    errors = tuple(OwnError(**error) for error in data.get("own_errors", ()))
+    return CombinationDetails(**{**data, "own_errors": errors})
+
+
 _READERS: dict[str, Callable[[Mapping[str, Any]], Details]] = {
     "surface": _read_surface,
     "extrapolation": _read_extrapolation,
@@ -202,5 +210,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Details]] = {
     "general": _read_general,
     "kaplan": _read_general,
     "envelope": _read_envelope,
-    "combination": lambda data: CombinationDetails(**data),
+    "combination": _read_combination,
 }

@@ -106,6 +106,112 @@ OPTIMUM_UNKNOWN = Rule(
         "is `refuse` if this happens inside the data."
     ),
 )
+NO_SIGNAL = Rule(
+    "no_signal",
+    "the best loss falls over the range of compute by more than twice the noise of single runs",
+    Severity.REFUSED,
+    "practice",
+    "Check the loss column; then add budgets further apart.",
+    REFINE,
+    "flops-fit report {source} --table observations",
+    least=2.0,
+    unit="fall of the best log loss over the standard deviation of single runs",
+    meaning=(
+        "More compute did not visibly lower the loss, so the runs cannot say which size is best. "
+        "Usual causes: a wrong column, a metric that saturates, or runs that did not learn."
+    ),
+)
+LOSS_RISES = Rule(
+    "loss_rises",
+    "the best loss falls with compute",
+    Severity.REFUSED,
+    "practice",
+    "Name the loss column, or exchange the columns that were mixed up.",
+    table_command="flops-fit report {source} --columns loss=COLUMN",
+    meaning="An accuracy rises with compute; a loss falls. Laws of loss do not fit accuracies.",
+)
+COLLINEAR_DESIGN = Rule(
+    "collinear_design",
+    "tokens per param differ between runs: the standard deviation of ln(D/N) is 0.25 or more",
+    Severity.REFUSED,
+    "arXiv:2605.08541",
+    "Add runs at other numbers of tokens per param: two sizes more at each budget.",
+    REFINE,
+    least=0.25,
+    unit="standard deviation of ln(tokens per param)",
+    meaning=(
+        "When tokens grow in proportion to params, a larger model and more data always come "
+        "together, and any split of their effect fits the runs equally well."
+    ),
+)
+LEAST_SHIFT = 0.01
+"""A budget's runs are off the law only if they lie this far from it (log loss)."""
+BUDGETS_DO_NOT_MATCH = Rule(
+    "budgets_do_not_match",
+    "the runs of each budget lie about the law, within 4 times the noise within budgets",
+    Severity.REFUSED,
+    "practice",
+    "Look for what differs at that budget: tokenizer, held-out set, learning rate, schedule.",
+    "flops-fit report {source} --table observations",
+    "flops-fit report {source} --table observations",
+    most=4.0,
+    unit="median residual of a budget over the noise within budgets",
+    meaning=(
+        "A whole budget lies above or below the others. Its losses are not comparable with theirs, "
+        "so a curve through all of them extrapolates the difference, not the law."
+    ),
+)
+BUDGET_OFF_THE_LAW = Rule(
+    "budget_off_the_law",
+    "the runs of each budget lie about the law, within 2.5 times the noise within budgets",
+    Severity.WARNED,
+    "practice",
+    "Look for what differs at that budget: tokenizer, held-out set, learning rate, schedule.",
+    "flops-fit report {source} --table observations",
+    "flops-fit report {source} --table observations",
+    most=2.5,
+    unit="median residual of a budget over the noise within budgets",
+    meaning="As `budgets_do_not_match`, to a degree that a law that bends can also show.",
+)
+WORST_FOLD = Rule(
+    "worst_fold",
+    "fitted to smaller budgets, the answer predicts each of the last budgets: loss within 2 %",
+    Severity.WARNED,
+    "arXiv:2403.08540",
+    "Add a budget above the largest one, and trust the answer only near the data until then.",
+    REFINE,
+    most=0.02,
+    unit="error of log loss",
+    meaning=(
+        "The back-test fits the smaller budgets and predicts the next one. An answer that missed "
+        "a budget of this very table may miss the target as well."
+    ),
+)
+ANSWER_UNCERTAIN = Rule(
+    "answer_uncertain",
+    "the 95 % interval of N at the largest target reaches at most a factor of 1.6 either way",
+    Severity.WARNED,
+    "practice",
+    "Add budgets nearer to the target, or ask for a smaller target.",
+    REFINE,
+    most=1.6,
+    unit="factor",
+    meaning=(
+        "A size that is wrong by a factor of 1.5 wastes about 3 % of the compute. A wider interval "
+        "says that the error may be larger than that."
+    ),
+)
+LOSS_UNCERTAIN = Rule(
+    "loss_uncertain",
+    "the 95 % interval of the loss at the largest target reaches at most 2.5 % either way",
+    Severity.WARNED,
+    "practice",
+    "Add budgets nearer to the target, or ask for a smaller target.",
+    REFINE,
+    most=0.025,
+    unit="half-width of log loss",
+    meaning="2 % of the loss is about what twice the compute buys; a wider interval hides that.",
+)
 LAW_DOES_NOT_HOLD = Rule(
     "law_does_not_hold",
     f"the runs lie within {MAX_MAD:.1%} of the law (median), and not to one side of it",
@@ -544,8 +650,16 @@ EVALUATION_SHARE = Rule(
 
 RULES = (
     NO_USABLE_LAW,
+    LOSS_RISES,
+    NO_SIGNAL,
+    COLLINEAR_DESIGN,
+    BUDGETS_DO_NOT_MATCH,
     LAW_HIDDEN_BY_SCATTER,
     OPTIMUM_UNKNOWN,
+    WORST_FOLD,
+    ANSWER_UNCERTAIN,
+    LOSS_UNCERTAIN,
+    BUDGET_OFF_THE_LAW,
     LAW_DOES_NOT_HOLD,
     LARGE_MISFIT,
     NOT_CONVERGED,
@@ -591,6 +705,9 @@ RULES = (
     EVALUATION_SHARE,
 )
 """Every rule, the gravest first."""
+
+REFUSING = frozenset(rule.code for rule in RULES if rule.severity is Severity.REFUSED)
+"""Codes that leave nothing to believe."""
 
 DOUBTS = frozenset(
     rule.code for rule in RULES if rule.severity in (Severity.REFUSED, Severity.WARNED)

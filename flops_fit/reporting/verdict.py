@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flops_fit.errors import FitError, Note
-from flops_fit.fitting.details import Minimum, MinimumStatus
+from flops_fit.fitting.details import CombinationDetails, Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
-from flops_fit.reporting import rules
+from flops_fit.reporting import evidence, rules
 from flops_fit.reporting.tables.cells import format_value
 
 Judgement = Literal["trust", "provisional", "refuse"]
 
 MAX_TOLD = 3
+MAX_BAD_MINIMA = 1 / 3  # share of budgets without a minimum that is said as a reason
 ROUNDING = 0.005  # decades: 1e11 to 3e12 counts as one and a half
 # The minima that were measured answer these warnings of the plan.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
@@ -79,36 +80,72 @@ def judge(
             f"no method gave a law from {len(observations)} observations"
         )
         return Verdict("refuse", (none, *told))
-    rivals = {method: fit for method, fit in usable.items() if method in RIVALS}
-    reasons = [
-        Note(error.code, f"{name}: {error.message}")
-        for name, error in failures.items()
-        if name in ESSENTIAL
-    ]
-    for method, fit in rivals.items():
-        if method == "extrapolation":
-            continue  # it leaves small budgets aside by weight, so it need not fit them
-        reasons += _of_status(method, fit, known={note.message for note in notes})
-    reasons += _of_minima(fits.get("isoflop"))
-    reasons += _of_coverage(fits, observations)
-    reasons += _of_laws(rivals, observations)
-    if not predictions:
-        reasons += _of_agreement(rivals, observations, targets)
-    reasons += [note for note in notes if note.code in rules.DOUBTS]
+    found = list(evidence.against(usable, observations, predictions))
+    refused = [note for note in found if note.code in rules.REFUSING]
+    reasons = [note for note in found if note.code not in rules.REFUSING]
+    if "combination" in usable:
+        reasons += _of_combination(usable["combination"], fits.get("isoflop"), observations)
+    else:
+        reasons += _of_single_methods(usable, failures, observations, targets, notes, predictions)
     reasons += _of_targets(observations, targets)
     reasons += _of_excluded(excluded, len(observations))
     reasons += [w for w in warnings if "isoflop" not in fits or w.code not in ANSWERED]
-    unknown = unknown_optimum(predictions, headline_method(usable), observations, targets)
-    reasons = reasons if unknown is None else [unknown, *reasons]
+    speaks = headline_method(usable)
+    if unknown := unknown_optimum(predictions, speaks, observations, targets):
+        reasons = [unknown, *(r for r in reasons if r.code != rules.ANSWER_UNCERTAIN.code)]
     if not rules.LARGE_MISFIT.holds(misfit(usable)):
         reasons.sort(key=lambda note: note.code != rules.LAW_DOES_NOT_HOLD.code)
         hidden = hidden_law(usable["surface"], observations, factor=rules.EXTRAPOLATION.most)
-        if hidden is None:
-            inside = [o.flops for o in predictions if _is_inside(o, observations)]
-            hidden = unknown_optimum(predictions, headline_method(usable), observations, inside)
-        if hidden is not None:
-            return Verdict("refuse", _shortened([hidden, *reasons]))
+        inside = [o.flops for o in predictions if _is_inside(o, observations)]
+        hidden = hidden or unknown_optimum(predictions, speaks, observations, inside)
+        refused += [] if hidden is None else [hidden]
+    if refused:
+        return Verdict("refuse", _shortened([*refused, *reasons]))
     return Verdict("provisional" if reasons else "trust", _shortened(reasons))
+
+
+def _of_combination(
+    combination: Fit, isoflop: Fit | None, observations: Sequence[Observation]
+) -> Iterator[Note]:
+    """What speaks against the combination; doubts about one member are in its intervals already."""
+    minima = _minima(isoflop)
+    enough = [m for m in minima if rules.TOO_FEW_SIZES.holds(m.num_sizes)]
+    bad = [m for m in enough if m.status is not MinimumStatus.OK]
+    if len(bad) > MAX_BAD_MINIMA * len(enough):
+        yield from _of_minima(isoflop)
+    details = combination.details
+    levels = details.levels if isinstance(details, CombinationDetails) else len(minima)
+    if not rules.TOO_FEW_BUDGETS.holds(levels):
+        yield rules.TOO_FEW_BUDGETS.reason(
+            f"the runs have {levels or 'too few'} levels of compute; an answer that can be tested "
+            f"needs {rules.TOO_FEW_BUDGETS.least:g}"
+        )
+    yield from _of_range(observations)
+    yield from _of_laws({"combination": combination}, observations)
+
+
+def _of_single_methods(
+    usable: Mapping[str, Fit],
+    failures: Mapping[str, FitError],
+    observations: Sequence[Observation],
+    targets: Sequence[float],
+    notes: Sequence[Note],
+    predictions: Sequence[Optimum],
+) -> Iterator[Note]:
+    """What speaks against each method that answers, where there is no combination."""
+    rivals = {method: fit for method, fit in usable.items() if method in RIVALS}
+    for name, error in failures.items():
+        if name in ESSENTIAL:
+            yield Note(error.code, f"{name}: {error.message}")
+    for method, fit in rivals.items():
+        if method != "extrapolation":  # by its weights it need not fit small budgets
+            yield from _of_status(method, fit, known={note.message for note in notes})
+    yield from _of_minima(usable.get("isoflop"))
+    yield from _of_coverage(usable, observations)
+    yield from _of_laws(rivals, observations)
+    if not predictions:
+        yield from _of_agreement(rivals, observations, targets)
+    yield from (note for note in notes if note.code in rules.DOUBTS)
 
 
 def _is_inside(optimum: Optimum, observations: Sequence[Observation]) -> bool:
@@ -225,6 +262,11 @@ def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -
         yield rules.TOO_FEW_SIZES.reason(
             f"{len(thin)} of {len(minima)} budgets have fewer than {rule.least:g} sizes"
         )
+    yield from _of_range(observations)
+
+
+def _of_range(observations: Sequence[Observation]) -> Iterator[Note]:
+    """Whether the budgets span enough compute."""
     spent = [o.budget_flops or o.flops for o in observations]
     decades = math.log10(max(spent) / min(spent)) if spent else 0.0
     if not rules.NARROW_BUDGETS.holds(decades + ROUNDING):

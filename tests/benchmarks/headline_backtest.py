@@ -18,7 +18,7 @@ import argparse
 import csv
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
@@ -33,6 +33,7 @@ from flops_fit.fitting.law import FlopsPerToken
 from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation, Optimum
+from flops_fit.reporting.verdict import judge
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"
 MIN_SIZES, MAX_ERROR, NEAR, FAR = 6, 0.12, 0.7, 1.35
@@ -48,6 +49,7 @@ class Held:
     loss_inside: bool | None
     params_inside: bool | None
     half_width: float
+    verdict: str = ""
 
 
 def visible_minima(runs: list[Observation]) -> list[Minimum]:
@@ -121,11 +123,21 @@ def rolling(path: Path, min_levels: int, resamples: int) -> dict[tuple[str, str]
         except FlopsFitError:
             continue
         for minimum in targets:
+            judged = judge(
+                fits.fits,
+                fits.failures,
+                train,
+                excluded=fits.excluded,
+                targets=[minimum.budget_flops],
+                notes=fits.notes,
+                predictions=[o for o in fits.predictions if o.flops == minimum.budget_flops],
+            )
             kinds = ["next"] if minimum.budget_flops <= edge else []
             if NEAR <= math.log10(minimum.budget_flops / top) <= FAR:
                 kinds.append("10x")
             for optimum in fits.predictions:
                 if optimum.flops == minimum.budget_flops and (held := hold(optimum, minimum)):
+                    held = replace(held, verdict=judged.judgement)
                     for kind in kinds:
                         found[kind, optimum.method].append(held)
     return found
@@ -181,6 +193,24 @@ def main() -> None:
                 means = [float(np.nanmean(column)) for column in zip(*rows, strict=True)]
                 means[-1] = float(np.nanmedian([row[-1] for row in rows]))
                 show(f"MEAN {kind} {method}", tuple(means), len(rows))
+    show_verdicts([h for by in families.values() for key, v in by.items()
+                   if key[1] == "combination" for h in v])  # fmt: skip
+
+
+def show_verdicts(held: list[Held]) -> None:
+    """Whether the verdict separates good answers from bad ones."""
+    for verdict in ("trust", "provisional", "refuse"):
+        ours = [h for h in held if h.verdict == verdict]
+        if not ours:
+            print(f"{verdict:12s} none")
+            continue
+        right = fmean(h.params_error <= math.log(1.5) and h.loss_error <= 0.02 for h in ours)
+        print(
+            f"{verdict:12s} {len(ours):4d} answers; median error of loss "
+            f"{median(h.loss_error for h in ours):.2%}, of ln N "
+            f"{median(h.params_error for h in ours):.3f}; N within 1.5x and loss within 2 %: "
+            f"{right:.2f}"
+        )
 
 
 if __name__ == "__main__":
