@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flops_fit.errors import ManifestError, PluginError
+from flops_fit.errors import ManifestError, Note, PluginError
 from flops_fit.experiment.description import Description, SizeValue, size_values, stated_sizes
 from flops_fit.experiment.loading import LIVE, Experiment
 from flops_fit.manifest.manifest import Manifest
@@ -43,6 +43,9 @@ def describe(experiment: Experiment) -> Description:
         )
         sizes = tuple(counted)
         notes += left_out
+    if named := manifest.model.named:
+        told = ", ".join(f"{place} = {_shown(each)}" for place, each in enumerate(named, 1))
+        notes.append(Note("named_sizes", f"sizes are numbered in their order: {told}"))
     notes += overlap_notes(experiment.data, is_lent=manifest.data.plugin.startswith(LIVE))
     device, num_devices = find_device(manifest.execution.device)
     notes += batch_norm_notes(
@@ -53,6 +56,13 @@ def describe(experiment: Experiment) -> Description:
         devices_per_trial=manifest.execution.devices_per_trial,
     )
     return Description(sizes, facts, tuple(notes), device, num_devices)
+
+
+def _shown(size: str | dict[str, Any]) -> str:
+    """Return a named size as a reader knows it: `tiny`, or `width 64, depth 2`."""
+    if isinstance(size, str):
+        return size
+    return ", ".join(f"{key} {value}" for key, value in size.items())
 
 
 def buildable_sizes(manifest: Manifest, build: Callable[[SizeValue], Any]) -> list[SizeValue]:

@@ -77,7 +77,8 @@ def size_values(manifest: Manifest) -> list[SizeValue]:
     """The values of the size parameter that may be planned, ascending.
 
     A range becomes a ladder of steps of 2^(1/4), near the square root of 2 in params where params
-    grow with the square of the size, rounded to the multiple asked for. Empty for `auto`.
+    grow with the square of the size, rounded to the multiple asked for. Names and sets of arguments
+    have their places in the list. Empty for `auto`.
     """
     sizes = manifest.model.sizes
     if sizes == "auto":
@@ -89,8 +90,10 @@ def size_values(manifest: Manifest) -> list[SizeValue]:
             values.append(round(at / sizes.multiple_of) * sizes.multiple_of)
             at *= 2**0.25
         return sorted({value for value in values if sizes.min <= value <= sizes.max})
+    if manifest.model.named:
+        return list(range(1, len(manifest.model.named) + 1))
     plain = {size.size_value if isinstance(size, StatedSize) else size for size in sizes}
-    return sorted(plain)
+    return sorted(value for value in plain if isinstance(value, int | float))
 
 
 def stated_sizes(manifest: Manifest, stated: Sequence[StatedSize]) -> tuple[Size, ...] | None:

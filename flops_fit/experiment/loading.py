@@ -74,7 +74,9 @@ def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
     """The model plugin, which takes the arguments that the manifest gives."""
     model = manifest.model
     factory = load_plugin("model", model.plugin, search_path=search_path)
-    check_takes("model", model.plugin, factory, model.size_param, model.kwargs, model.derive)
+    given: set[str] = {key for each in model.named if isinstance(each, dict) for key in each}
+    named = dict.fromkeys(given) | model.kwargs
+    check_takes("model", model.plugin, factory, model.size_param, named, model.derive)
     return factory
 
 

@@ -64,11 +64,18 @@ class StatedSize(_Section):
 
 
 class ModelSection(_Section):
-    """[model]: which model, and the sizes it may have."""
+    """[model]: which model, and the sizes it may have.
+
+    Sizes may be names, or sets of arguments, smallest first: `sizes = ["tiny", "small"]` or
+    `sizes = [{ width = 64, depth = 2 }, { width = 96, depth = 3 }]`. Their size values are then
+    their places in the list: 1, 2, 3, ...
+    """
 
     plugin: str
-    size_param: str
-    sizes: list[int | float | StatedSize] | SizeRange | Literal["auto"] = "auto"
+    size_param: str = ""
+    sizes: list[int | float | str | dict[str, Any] | StatedSize] | SizeRange | Literal["auto"] = (
+        "auto"
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict)
     derive: dict[str, str] = Field(default_factory=dict)
 
@@ -86,7 +93,19 @@ class ModelSection(_Section):
         twice = next((each for each in values if values.count(each) > 1), None)
         if twice is not None:
             raise ValueError(f"the size {shown(twice)} is stated twice")
+        if any(isinstance(each, str | dict) for each in sizes) and len(set(map(type, sizes))) > 1:
+            raise ValueError("expected numbers alone, names alone or sets of arguments alone")
         return sizes
+
+    @model_validator(mode="after")
+    def _has_size_param(self) -> ModelSection:
+        is_by_arguments = bool(self.named) and isinstance(self.named[0], dict)
+        if not self.size_param and not is_by_arguments:
+            raise ValueError(
+                "`size_param` is missing: the argument that sets the size (it may be left out only "
+                "where `sizes` are sets of arguments)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _derives(self) -> ModelSection:
@@ -107,20 +126,40 @@ class ModelSection(_Section):
 
     def _numbers(self, value: Number) -> dict[str, Number]:
         """The names that `derive` may use: the size under both its names, and numeric kwargs."""
+        first = self.named[0] if self.named else None
+        if isinstance(first, dict):
+            return {k: v for k, v in (self.kwargs | first).items() if type(v) in (int, float)}
         numbers = {k: v for k, v in self.kwargs.items() if type(v) in (int, float)}
         return {**numbers, "size": value, self.size_param: value}
 
-    def arguments(self, value: Number) -> dict[str, Number]:
+    def arguments(self, value: Number) -> dict[str, Any]:
         """What follows from a size: the size parameter itself, and the derived arguments.
 
         Raises:
             ValueError: a formula has no value at this size.
         """
-        names = self._numbers(value)
+        if self.named:
+            entry = self.named[int(value) - 1]
+            given: dict[str, Any] = entry if isinstance(entry, dict) else {self.size_param: entry}
+            numbers: dict[str, Number] = {
+                k: v for k, v in given.items() if isinstance(v, int | float)
+            }
+            return {**given, **self._derived({**self._numbers(value), **numbers})}
+        return {self.size_param: value, **self._derived(self._numbers(value))}
+
+    def _derived(self, names: dict[str, Number]) -> dict[str, Number]:
+        """The derived arguments, each from the names before it."""
         derived: dict[str, Number] = {}
         for name, formula in self.derive.items():
             derived[name] = names[name] = evaluate(formula, names)
-        return {self.size_param: value, **derived}
+        return derived
+
+    @property
+    def named(self) -> list[str | dict[str, Any]]:
+        """The sizes, where they are names or sets of arguments; else empty."""
+        if not isinstance(self.sizes, list):
+            return []
+        return [size for size in self.sizes if isinstance(size, str | dict)]
 
     @property
     def stated(self) -> list[StatedSize] | None:
@@ -295,7 +334,11 @@ def manifest_from(data: Mapping[str, Any], *, where: str) -> Manifest:
 def _read_size(value: object) -> object:
     """One entry of `sizes`."""
     if isinstance(value, Mapping):
+        if "size_value" not in value and "params" not in value:
+            return dict(value)
         return StatedSize.model_validate(value)
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected numbers, got {shown(value)}")
     if value <= 0:

@@ -82,6 +82,8 @@ def check_causal(
         )
     case = _Case(_with_noise(model), inputs, targets, length)
     ahead = _offset_of_data(case)
+    if not declared and is_models_own(loss) and not getattr(loss, "shifts", False):
+        raise InapplicableError("the model's own loss does not say that it is causal")
     if not declared and (ahead is None or not 0 <= ahead <= 1):
         raise InapplicableError("the data does not say that it is causal")
     try:
@@ -183,8 +185,8 @@ def _offset_of_data(case: _Case) -> int | None:
 
 def _offset_of_loss(case: _Case, loss: Callable[[Any, Any], torch.Tensor]) -> int | None:
     """m, where the output at p is scored on the target at p + m; None if it cannot be told."""
-    if is_models_own(loss):
-        return None  # Its outputs are made with the targets, in one call.
+    if is_models_own(loss):  # Its outputs and its loss come from one call.
+        return 1 if getattr(loss, "shifts", False) else None
     outputs = call(case.model, case.inputs)
     sequences = [s for s in _sequences(outputs, case) if s.requires_grad]
     if not sequences:

@@ -20,6 +20,8 @@ from flops_fit.training.session import seed_everything
 from flops_fit.training.weights import SUM_MEND, compare_parts, is_sum
 
 _EXAMPLES = 2
+_FEWEST_POSITIONS = 4  # fewer are more likely several labels of one example
+_UNITS_TOLERANCE = 0.1  # some labels may be padding, or cut off at an end
 
 
 def check_contract(
@@ -62,7 +64,39 @@ def check_contract(
         with _naming("loss", loss_name):
             value = loss_of_outputs(outputs, taken, loss)
             gradients_of(model, value, recipe=recipe)
-        return _warnings(model, batch, loss, float(value.detach()))
+        units = data.facts.units_per_example
+        return (
+            *_frozen(model),
+            *_units(taken, units=units),
+            *_warnings(model, batch, loss, float(value.detach())),
+        )
+
+
+def _frozen(model: torch.nn.Module) -> tuple[Note, ...]:
+    """Say how many parameters are frozen, where some are."""
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if not frozen:
+        return ()
+    whole = frozen + sum(p.numel() for p in model.parameters() if p.requires_grad)
+    said = f"{frozen:,} of {whole:,} parameters of the smallest size are frozen: params count"
+    return (Note("frozen_params", f"{said} the trained ones alone, FLOPs count what is computed"),)
+
+
+def _units(targets: Any, *, units: int) -> tuple[Note, ...]:
+    """Warn where class numbers in sequences are not the units that the data states."""
+    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or targets.ndim != 2:
+        return ()
+    each = targets.shape[1]
+    if each < _FEWEST_POSITIONS or abs(units - each) <= _UNITS_TOLERANCE * each:
+        return ()
+    return (
+        Note(
+            "units_per_example",
+            f"an example has {each:,} targets, but `units_per_example` is {units:,}: if each "
+            f'target is a unit, set `unit = "token"` and `units_per_example = {each}` in [data]; '
+            "tokens, FLOPs per token and `tokens_per_param` go by it",
+        ),
+    )
 
 
 def _warnings(model: Any, batch: Any, loss: Loss, first: float) -> tuple[Note, ...]:

@@ -15,6 +15,7 @@ from flops_fit.errors import Note, PluginError
 from flops_fit.training.data.batches import LoadedData, first_examples, heldout_batches
 from flops_fit.training.data.streams import (
     Batch,
+    collate_of,
     collate_rows,
     count_examples,
     fetcher,
@@ -327,7 +328,7 @@ def _indexed(source: Any, order: torch.Tensor | None) -> Iterator[Batch]:
     dataset: Any = source
     collate: Any = collate_rows
     if isinstance(source, DataLoader):
-        dataset, collate = source.dataset, source.collate_fn
+        dataset, collate = source.dataset, collate_of(source)
     fetch = fetcher(dataset, collate)
     order = torch.arange(len(dataset)) if order is None else order
     for start in range(0, len(order), 64):

@@ -16,6 +16,7 @@ from flops_fit.training.data.draws import Draws, seed_draws
 from flops_fit.training.data.facts import DataFacts
 from flops_fit.training.data.streams import (
     Batch,
+    collate_of,
     collate_rows,
     concatenate,
     count_examples,
@@ -33,6 +34,7 @@ HELDOUT_NAMES = ("heldout", "validation", "valid", "val", "dev", "eval", "test")
 """What a container may call its held-out set; the first that is there counts."""
 
 _LOADER_BATCH = 8
+_SAMPLE = 256  # examples whose lengths are looked at
 
 _ITERABLE_HELDOUT_EXAMPLES = 4096
 """An iterable held-out set may be endless: this many of its first examples are the held-out set."""
@@ -218,7 +220,7 @@ def _hold_out(train: Any, *, seed: int) -> tuple[Any, Any, Note]:
     ]
     if loader is not None:
         parts = [
-            DataLoader(part, batch_size=loader.batch_size, collate_fn=loader.collate_fn)  # type: ignore[misc]
+            DataLoader(part, batch_size=loader.batch_size, collate_fn=collate_of(loader))  # type: ignore[misc]
             for part in parts
         ]
     message = (
@@ -252,6 +254,8 @@ def _read_facts(
             )
         if value is not None:
             values[name] = value
+    if values.get("units_per_example") is None and _has_tokens(train):
+        values = {**_token_facts(train), **values}
     per_example = values.get("units_per_example", 1)
     if isinstance(per_example, bool) or not isinstance(per_example, int) or per_example < 1:
         raise PluginError(
@@ -262,6 +266,29 @@ def _read_facts(
         length = _length(train)
         values["unique_units"] = None if length is None else length * per_example
     return DataFacts(**values)
+
+
+def _has_tokens(train: Any) -> bool:
+    """Whether a set is a table of `datasets` with a column of token numbers."""
+    dataset = getattr(train, "dataset", train)
+    return "input_ids" in (getattr(dataset, "column_names", None) or ())
+
+
+def _token_facts(train: Any) -> dict[str, Any]:
+    """Return what follows from a sample of tokenised examples: the unit, and how many there are.
+
+    Where lengths differ, an example counts as many tokens as the mean of the sample.
+    """
+    batch = first_examples(train, _SAMPLE)
+    mask = batch.get("attention_mask", batch["input_ids"])
+    kept = (
+        mask.ne(0).sum(1) if "attention_mask" in batch else torch.full((len(mask),), mask.shape[1])
+    )
+    return {
+        "unit": "token",
+        "units_per_example": max(1, round(float(kept.double().mean()))),
+        "loss_unit": "nats per token",
+    }
 
 
 def _length(source: Any) -> int | None:
@@ -303,7 +330,7 @@ def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bo
     if isinstance(source, DataLoader):
         if not is_plain_loader(source):
             return list(_limit(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES))
-        source, collate = source.dataset, source.collate_fn
+        source, collate = source.dataset, collate_of(source)
     elif is_iterable_only(source):
         chosen = islice(iter(source), examples or _ITERABLE_HELDOUT_EXAMPLES)
         made = []

@@ -155,13 +155,19 @@ def _collated(rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> di
     return batch
 
 
+def collate_of(loader: DataLoader[Any]) -> Collate:
+    """Return what joins a loader's examples to a batch: its own function, or `collate_rows`."""
+    own: Collate = loader.collate_fn
+    return collate_rows if own is default_collate else own
+
+
 def fetcher(dataset: Any, collate: Collate = collate_rows) -> Callable[[torch.Tensor], Batch]:
     """A function from example numbers, int64 of shape (examples,), to one collated batch.
 
     Sets whose examples lie in memory are read many at a time: a `TensorDataset`, or any set with a
     method `batch_of(indices) -> batch`.
     """
-    if collate in (default_collate, collate_rows):
+    if collate is collate_rows:
         if isinstance(dataset, TensorDataset):
             return lambda indices: tuple(t[indices.to(t.device)] for t in dataset.tensors)
         if hasattr(dataset, "batch_of"):

@@ -23,6 +23,7 @@ from flops_fit.training.data.streams import (
     Batch,
     Collate,
     MapStream,
+    collate_of,
     collate_rows,
     derive_seed,
     fetcher,
@@ -151,7 +152,7 @@ def open_stream(train: Any, *, seed: int) -> Stream:
     """
     if isinstance(train, DataLoader):
         if is_plain_loader(train):
-            return MapStream(train.dataset, seed=seed, collate=train.collate_fn)
+            return MapStream(train.dataset, seed=seed, collate=collate_of(train))
         return IterableStream(train, seed=seed)
     if is_iterable_only(train):
         return IterableStream(train, seed=seed)
