@@ -18,14 +18,18 @@ from typer.core import TyperGroup
 
 from flops_fit.cli import output
 from flops_fit.cli.check import check
+from flops_fit.cli.drop import drop
 from flops_fit.cli.estimate import estimate
 from flops_fit.cli.init import init
+from flops_fit.cli.logs import logs
 from flops_fit.cli.options import QuietOption, VerboseOption, VersionOption
 from flops_fit.cli.output import BROKEN_PIPE, INTERRUPTED, print_error
 from flops_fit.cli.plan import plan
 from flops_fit.cli.plugins import plugins
 from flops_fit.cli.report import report
+from flops_fit.cli.retry import retry
 from flops_fit.cli.run import run
+from flops_fit.cli.status import status
 from flops_fit.cli.transfer import transfer
 from flops_fit.cli.worker import worker
 from flops_fit.errors import FlopsFitError, ManifestError, StorageError
@@ -124,6 +128,22 @@ _add(
 _add(
     transfer, "Run", "flops-fit transfer experiment.toml",
     "flops-fit transfer experiment.toml --sizes 16,64 --rates 7",
+)  # fmt: skip
+_add(
+    status, "Run", "flops-fit status runs/my-experiment",
+    "flops-fit status runs/my-experiment --watch",
+)  # fmt: skip
+_add(
+    logs, "Run", "flops-fit logs runs/my-experiment cf3823554140",
+    "flops-fit logs runs/my-experiment cf38",
+)  # fmt: skip
+_add(
+    retry, "Run", "flops-fit retry runs/my-experiment cf3823554140",
+    "flops-fit retry runs/my-experiment cf38 8a7f",
+)  # fmt: skip
+_add(
+    drop, "Run", 'flops-fit drop runs/my-experiment cf38 --why "the disk was full"',
+    "flops-fit drop runs/my-experiment cf38 --take-back",
 )  # fmt: skip
 _add(
     report, "Report", "flops-fit report runs/my-experiment --budget 1e21",

@@ -115,3 +115,16 @@ def number_of(text: str | None, option: str) -> float | None:
         return parse_number(text)
     except ValueError as error:
         raise ManifestError(f"`{option}`: {error}", hint="write it as `1e18`") from None
+
+
+def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
+    """Positive numbers with commas between; None if the option was not given."""
+    if text is None:
+        return None
+    try:
+        return tuple(parse_number(part.strip()) for part in text.split(","))
+    except ValueError as error:
+        raise ManifestError(
+            f"`{option}`: expected numbers with commas between, got `{text}`: {error}",
+            hint=f"write {option} 16,64",
+        ) from None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flops_fit.cli.options import (
     AdaptiveOption,
+    AddBudgetsOption,
     ManifestArgument,
     MaxCostOption,
     MaxFlopsOption,
@@ -16,7 +17,7 @@ from flops_fit.cli.options import (
     SimulateOption,
     WorkersOption,
 )
-from flops_fit.cli.output import leave_interrupted, number_of, say
+from flops_fit.cli.output import leave_interrupted, number_of, numbers_of, say
 from flops_fit.cli.report import refuse_without_law, show, write
 from flops_fit.errors import ManifestError
 
@@ -32,6 +33,7 @@ def run(
     workers: WorkersOption = None,
     simulate: SimulateOption = False,
     adaptive: AdaptiveOption = False,
+    add_budgets: AddBudgetsOption = None,
     total_flops: NewTotalOption = None,
     max_flops: MaxFlopsOption = None,
     max_hours: MaxHoursOption = None,
@@ -57,7 +59,12 @@ def run(
             "`run --total-flops` is what an adaptive sweep may now cost: it goes with `--adaptive`",
             hint="size a new sweep by `total_flops` in [sweep]",
         )
-    with open_sweep(manifest, run_dir, simulated=simulate, is_adaptive=adaptive) as sweep:
+    more = numbers_of(add_budgets, "--add-budgets") or ()
+    with open_sweep(
+        manifest, run_dir, simulated=simulate, is_adaptive=adaptive, add_budgets=more
+    ) as sweep:
+        for note in sweep.notes:
+            say(note.message)
         execution = Execution(workers, make_caps(sweep.prepared.manifest, limits), adaptive)
         expected = estimate_first(sweep, workers=workers)
         if expected is not None:

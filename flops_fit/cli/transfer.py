@@ -19,8 +19,15 @@ from flops_fit.cli.options import (
     StudyTokensOption,
     WorkersOption,
 )
-from flops_fit.cli.output import leave_interrupted, number_of, print_json, print_tables, say
-from flops_fit.errors import FitError, ManifestError
+from flops_fit.cli.output import (
+    leave_interrupted,
+    number_of,
+    numbers_of,
+    print_json,
+    print_tables,
+    say,
+)
+from flops_fit.errors import FitError
 
 if TYPE_CHECKING:
     from flops_fit.reporting.rate_study import TransferResult
@@ -45,8 +52,9 @@ def transfer(
     from flops_fit.sweep.opening import RateGrid, open_study
     from flops_fit.sweep.running import Execution, carry_out, error_of
 
+    values = numbers_of(sizes, "--sizes")
     grid = RateGrid(
-        sizes=_numbers(sizes, "--sizes"),
+        sizes=None if values is None else tuple(map(_whole, values)),
         rates=rates,
         step=step,
         replicates=replicates,
@@ -89,15 +97,6 @@ def _show(result: TransferResult, run: RunDir, layout: Format, *, as_json: bool)
     say(f"written: {', '.join(str(path) for path in paths)}")
 
 
-def _numbers(text: str | None, option: str) -> tuple[int | float, ...] | None:
-    """Numbers with commas between."""
-    if text is None:
-        return None
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ManifestError(
-            f"`{option}`: expected numbers with commas between, got `{text}`",
-            hint=f"write {option} 16,64",
-        ) from None
-    return tuple(int(number) if number.is_integer() else number for number in found)
+def _whole(number: float) -> int | float:
+    """A whole number as an integer, as size parameters are."""
+    return int(number) if number.is_integer() else number

@@ -60,7 +60,12 @@ class Prepared:
         return max(1, _cores() // each)
 
 
-def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepared:
+def prepare(
+    manifest: str | Path,
+    *,
+    total_flops: float | None = None,
+    search_path: tuple[Path, ...] = (),
+) -> Prepared:
     """Read a manifest, check its plugins' contract, and count every size.
 
     A child process loads the plugins, unless the manifest states all that planning needs.
@@ -68,6 +73,7 @@ def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepar
     Args:
         manifest: its path.
         total_flops: FLOPs that the whole sweep may cost, in place of the manifest's design size.
+        search_path: folders of the user's modules; the manifest's and the current one if empty.
 
     Raises:
         ManifestError: the manifest breaks a rule.
@@ -86,7 +92,7 @@ def prepare(manifest: str | Path, *, total_flops: float | None = None) -> Prepar
     for kind, name in named:
         if ":" not in name:
             find_plugin(kind, name)
-    search_path = (path.resolve().parent, Path.cwd())
+    search_path = search_path or (path.resolve().parent, Path.cwd())
     described = stated_description(read)
     if described is None and total_flops is None:
         described = ask_description(path, search_path=search_path)

@@ -158,7 +158,7 @@ class _Sweep:
     def summary(self, is_interrupted: bool) -> SweepSummary:
         """Count the plan's trials by state."""
         state = self.ledger.state
-        ids = [trial.trial_id for trial in self.plan.trials]
+        ids = [t.trial_id for t in self.plan.trials if t.trial_id not in state.dropped]
         finished = sum(i in state.finished for i in ids)
         diverged = sum(i in state.diverged for i in ids)
         failed = sum(i in state.failed for i in ids)

@@ -42,6 +42,10 @@ class Event(StrEnum):
     SWEEP_INTERRUPTED = "sweep_interrupted"
     SWEEP_CAPPED = "sweep_capped"
     SWEEP_FINISHED = "sweep_finished"
+    SWEEP_EXTENDED = "sweep_extended"
+    TRIAL_RETRIED = "trial_retried"
+    TRIAL_DROPPED = "trial_dropped"
+    TRIAL_RESTORED = "trial_restored"
     PREDICTION_SEALED = "prediction_sealed"
     PREDICTION_SCORED = "prediction_scored"
 
@@ -212,6 +216,41 @@ class SweepFinished(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepExtended(Entry):
+    """The plan changed: how many trials stay, are new, and are no longer asked for."""
+
+    event: ClassVar[Event] = Event.SWEEP_EXTENDED
+
+    fingerprint: str
+    kept: Count
+    new: Count
+    no_longer_asked: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRetried(TrialEntry):
+    """The user asked to train a trial again from its start."""
+
+    event: ClassVar[Event] = Event.TRIAL_RETRIED
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialDropped(TrialEntry):
+    """The user dropped a trial: it is not trained, and left out of the fits for this reason."""
+
+    event: ClassVar[Event] = Event.TRIAL_DROPPED
+
+    why: Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRestored(TrialEntry):
+    """The user took a dropped trial back."""
+
+    event: ClassVar[Event] = Event.TRIAL_RESTORED
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionSealed(Entry):
     """A prediction was sealed; `sha256` is the digest of the other two fields."""
 
@@ -262,7 +301,7 @@ class PredictionScored(Entry):
 ENTRIES: tuple[type[Entry], ...] = (
     SweepStarted, SweepResumed, TrialStarted, TrialFinished, TrialDiverged, TrialFailed,
     TrialStopped, DecisionMade, SweepInterrupted, SweepCapped, SweepFinished, PredictionSealed,
-    PredictionScored,
+    PredictionScored, SweepExtended, TrialRetried, TrialDropped, TrialRestored,
 )  # fmt: skip
 ENTRY_OF = {kind.event: kind for kind in ENTRIES}
 

@@ -51,13 +51,17 @@ from flops_fit.sweep.entries import (
     Event,
     PredictionScored,
     PredictionSealed,
+    SweepExtended,
     SweepFinished,
     SweepStarted,
     TrialDiverged,
+    TrialDropped,
     TrialEnded,
     TrialEntry,
     TrialFailed,
     TrialFinished,
+    TrialRestored,
+    TrialRetried,
     TrialStarted,
     TrialStopped,
     entry_to_dict,
@@ -72,6 +76,7 @@ class NewerFormatError(LedgerError):
     """The ledger was written by a later version."""
 
 
+_SAY_NOTHING_OF_THE_END = (PredictionSealed, PredictionScored, TrialDropped, TrialRestored)
 AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
@@ -83,6 +88,7 @@ class LedgerState:
         fingerprint: of the experiment that the sweep was started with; None before it started.
         is_simulated: whether the losses were drawn from a planted law.
         finished, diverged, failed: the last entry of each trial in that state, by trial id.
+        dropped: the trials that the user dropped: by id, the reason.
         attempts: how often each trial was started.
         flops, wall_seconds: spent on each trial so far, by trial id, however it ended.
         trunk_tokens: units of data at which the state of a trunk was saved, by trunk id; empty once
@@ -96,6 +102,7 @@ class LedgerState:
     finished: dict[str, TrialFinished] = field(default_factory=dict)
     diverged: dict[str, TrialDiverged] = field(default_factory=dict)
     failed: dict[str, TrialFailed] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: dict[str, float] = field(default_factory=dict)
@@ -115,20 +122,31 @@ class LedgerState:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The finished trials that a decision left out: by id, the reason."""
-        return {
+        """The trials that a decision or the user left out: by id, the reason."""
+        decided = {
             trial_id: decision.left_out_because
             for decision in self.decisions
             for trial_id in decision.left_out
         }
+        return decided | {trial_id: f"dropped: {why}" for trial_id, why in self.dropped.items()}
 
     def apply(self, entry: Entry) -> None:
         """Take one more entry into account; a finished trial stays finished."""
-        if not isinstance(entry, PredictionSealed | PredictionScored):
+        if not isinstance(entry, _SAY_NOTHING_OF_THE_END):
             self.is_complete = isinstance(entry, SweepFinished)
         match entry:
             case SweepStarted():
                 self.fingerprint, self.is_simulated = entry.fingerprint, entry.simulated
+            case SweepExtended():
+                self.fingerprint = entry.fingerprint
+            case TrialDropped():
+                self.dropped[entry.trial_id] = entry.why
+            case TrialRestored():
+                self.dropped.pop(entry.trial_id, None)
+            case TrialRetried():
+                self.finished.pop(entry.trial_id, None)
+                self.diverged.pop(entry.trial_id, None)
+                self.failed.pop(entry.trial_id, None)
             case DecisionMade():
                 self.decisions.append(entry)
             case SweepFinished() if not entry.failed:
@@ -170,7 +188,8 @@ class LedgerState:
 
     def is_pending(self, trial: Trial) -> bool:
         """Whether the trial has still to be trained (a failed one has)."""
-        return trial.trial_id not in self.finished and trial.trial_id not in self.diverged
+        closed = (self.finished, self.diverged, self.dropped)
+        return not any(trial.trial_id in each for each in closed)
 
 
 class Ledger:

@@ -14,13 +14,15 @@ without manifest.toml, which is not a run directory: the next start lays it down
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import ManifestError, Note, RunDirError
+from flops_fit.experiment.description import stated_description
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import require_trackers
 from flops_fit.experiment.prepared import Prepared, prepare
@@ -28,10 +30,12 @@ from flops_fit.manifest.files import read_json, write_atomic, write_json
 from flops_fit.manifest.manifest import Manifest, manifest_from, read_manifest
 from flops_fit.planning.from_manifest import ground_of, make_plan, make_transfer_plan
 from flops_fit.planning.plan import Plan
+from flops_fit.sweep.extending import extend, is_extension, with_budgets
 from flops_fit.sweep.provenance import (
     Study,
     check_same,
     provenance_of,
+    refuse_mixed,
     require_trials,
     resume,
 )
@@ -149,8 +153,12 @@ def open_sweep(
     *,
     simulated: bool = False,
     is_adaptive: bool = False,
+    add_budgets: Sequence[float] = (),
 ) -> Iterator[OpenSweep]:
     """Open a sweep to carry it out, and hold its lock until the block ends.
+
+    A changed [sweep] or list of sizes extends a sweep that is there; any other change of what a
+    trial is made of is refused.
 
     Args:
         source: a manifest's path, a run directory, or live objects, prepared.
@@ -158,6 +166,7 @@ def open_sweep(
             own.
         simulated: whether losses of a new sweep are drawn from a planted law.
         is_adaptive: whether a new sweep begins without trials and chooses them as it goes.
+        add_budgets: isoFLOP budgets, in FLOPs, to extend a sweep by.
 
     Raises:
         ManifestError: the manifest breaks a rule.
@@ -166,20 +175,24 @@ def open_sweep(
         RunDirError: the directory holds another experiment or other files, or is in use.
     """
     if isinstance(source, Path) and source.is_dir():
-        prepared, run = resume(source), RunDir(source)
-        with run.lock():
-            yield OpenSweep(prepared, run)
-        return
-    manifest = source.manifest if isinstance(source, Prepared) else read_manifest(source)
-    run = RunDir(run_dir or _default_place(source, manifest.name))
+        run, known = RunDir(source), resume(source)
+        manifest, text = known.manifest, known.text
+        simulated = read_json(run.provenance)["planted"] is not None
+    else:
+        manifest = source.manifest if isinstance(source, Prepared) else read_manifest(source)
+        run, text = RunDir(run_dir or _default_place(source, manifest.name)), _text_of(source)
     if not simulated:
         require_trackers(manifest.training.log_with)
+    if add_budgets:
+        if not run.is_run():
+            raise ManifestError(
+                f"`--add-budgets` extends a sweep that has started, and `{run.path}` has not",
+                hint="write the budgets into [sweep] of the manifest",
+            )
+        manifest, text = with_budgets(manifest, text, add_budgets)
     if run.is_run():
-        check_same(run, manifest, simulated=simulated)
         with run.lock():
-            _adopt(run, _text_of(source))
-            prepared = source if isinstance(source, Prepared) else resume(run.path)
-            yield OpenSweep(prepared, run)
+            yield _taken_up(run, source, manifest, text, simulated=simulated)
         return
     _refuse_other_files(run)
     prepared, plan = planned(source)
@@ -192,6 +205,45 @@ def open_sweep(
     )
     with _laid_down(run, prepared, replace(plan, trials=()) if is_adaptive else plan, provenance):
         yield OpenSweep(prepared, run)
+
+
+def _taken_up(
+    run: RunDir, source: Path | Prepared, manifest: Manifest, text: str, *, simulated: bool
+) -> OpenSweep:
+    """The sweep of a run directory, extended if the manifest asks for other trials.
+
+    Raises:
+        RunDirError: the manifest describes another experiment.
+    """
+    provenance = read_json(run.provenance)
+    is_same = provenance["fingerprint"] == fingerprint(manifest)
+    is_fixed = provenance.get("adaptive") or not is_extension(
+        provenance["identity"], manifest.identity
+    )
+    if is_same or is_fixed:
+        check_same(run, manifest, simulated=simulated)
+        _adopt(run, text)
+        return OpenSweep(source if isinstance(source, Prepared) else resume(run.path), run)
+    refuse_mixed(run, simulated=simulated)
+    prepared = source if isinstance(source, Prepared) else _described(run, manifest, text)
+    note = extend(run, prepared, make_plan(prepared))
+    return OpenSweep(prepared, run, notes=(note,))
+
+
+def _described(run: RunDir, manifest: Manifest, text: str) -> Prepared:
+    """A run directory's experiment under a manifest that asks for other trials.
+
+    The plugins are asked again only if other sizes may be planned.
+    """
+    known = resume(run.path)
+    if manifest.model.sizes == known.manifest.model.sizes and manifest.model.sizes != "auto":
+        stated = stated_description(manifest)
+        return replace(known, manifest=manifest, text=text, description=stated or known.description)
+    with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
+        path = Path(folder) / run.manifest.name
+        path.write_text(text, encoding="utf-8")
+        prepared = prepare(path, search_path=known.search_path)
+    return replace(prepared, path=run.manifest)
 
 
 @contextmanager

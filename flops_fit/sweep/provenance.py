@@ -48,17 +48,27 @@ def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study
     """Refuse to go on with another experiment than the run directory's."""
     provenance = read_json(run.provenance)
     refuse_other_study(run, provenance, study)
-    if (provenance["planted"] is not None) != simulated:
-        kind = "trained" if simulated else "simulated"
-        raise RunDirError(
-            f"`{run.path}` holds a {kind} sweep; simulated and trained losses never mix",
-            hint="name another directory with --run-dir",
-        )
+    refuse_mixed(run, simulated=simulated)
     if provenance["fingerprint"] != fingerprint(manifest):
         changed = "; ".join(_differences(provenance["identity"], manifest.identity))
         raise RunDirError(
             f"the manifest changed since `{run.path}` was started: {changed}",
-            hint="undo the change to go on with that sweep, or start a new one with --run-dir",
+            hint="undo the change to continue that sweep, or start a new one with --run-dir; "
+            + (
+                "an adaptive sweep chooses its own trials: change its goal, or give --total-flops"
+                if provenance.get("adaptive")
+                else "[sweep] and the sizes may change"
+            ),
+        )
+
+
+def refuse_mixed(run: RunDir, *, simulated: bool) -> None:
+    """Refuse to mix simulated and trained losses in one run directory."""
+    if (read_json(run.provenance)["planted"] is not None) != simulated:
+        kind = "trained" if simulated else "simulated"
+        raise RunDirError(
+            f"`{run.path}` holds a {kind} sweep; simulated and trained losses never mix",
+            hint="name another directory with --run-dir",
         )
 
 
@@ -102,6 +112,20 @@ def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study
         f"`{run.path}` holds a sweep, not a study of learning rates",
         hint="name another directory with --run-dir, or give the manifest",
     )
+
+
+def study_of(run: RunDir) -> Study:
+    """What the trials of a run directory are for.
+
+    Raises:
+        RunDirError: it is not a run directory.
+    """
+    if not run.is_run():
+        raise RunDirError(
+            f"`{run.path}` is not a run directory", hint="`flops-fit run MANIFEST` makes one"
+        )
+    held: Study = read_json(run.provenance).get("study", "sweep")
+    return held
 
 
 def resume(directory: Path, *, study: Study = "sweep") -> Prepared:

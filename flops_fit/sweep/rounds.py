@@ -223,13 +223,15 @@ def extended(plan: Plan, decision: Decision) -> Plan:
 
 
 def _has_ended(trial: Trial, state: LedgerState) -> bool:
-    """Whether a trial was trained, whatever came of it."""
-    states = (state.finished, state.diverged, state.failed)
+    """Whether a trial is over for now: trained, whatever came of it, or dropped."""
+    states = (state.finished, state.diverged, state.failed, state.dropped)
     return any(trial.trial_id in ended for ended in states)
 
 
 def _run_of(trial: Trial, state: LedgerState) -> Run:
     """An ended trial: its loss, what it really cost, and what it has left of its trunk."""
+    if trial.trial_id in state.dropped:
+        return Run(trial, None, kept_tokens=(), has_failed=True)
     entry = state.finished.get(trial.trial_id)
     loss = None if entry is None else entry.loss
     ended = entry or state.diverged.get(trial.trial_id)

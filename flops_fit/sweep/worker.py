@@ -35,6 +35,7 @@ from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Outcome, Status, Trial
 from flops_fit.sweep.claims import claimed
 from flops_fit.sweep.interrupts import handling
+from flops_fit.sweep.ledger import read_ledger, replay
 from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
 from flops_fit.sweep.rehearsal import simulate
 from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
@@ -112,8 +113,10 @@ class Bench:
 
     @property
     def pending(self) -> list[str]:
-        """Ids of the trials without an outcome, in the plan's order."""
-        return [i for i in self._trials if not self.run.outcome(i).exists()]
+        """Ids of the trials without an outcome that are not dropped, in the plan's order."""
+        ledger = self.run.ledger
+        dropped = replay(read_ledger(ledger)).dropped if ledger.exists() else {}
+        return [i for i in self._trials if i not in dropped and not self.run.outcome(i).exists()]
 
     def claimed(self) -> Generator[str]:
         """Pending trials that are nobody else's."""

@@ -245,9 +245,9 @@ def test_a_second_run_goes_on_and_a_changed_manifest_is_refused(rehearsed, write
     assert flops_fit("run", rehearsed, "--simulate", cwd=folder).returncode == 0
     assert flops_fit("run", "runs/planted", cwd=folder).returncode == 0
     assert ledger.read_bytes() == before
-    changed = write_manifest(sweep="budgets = [3e10, 1e11, 3e11, 1e12, 4e12]")
-    ended = flops_fit("run", changed, "--simulate", cwd=folder)
-    assert_is_one_clear_error(ended, 4, "sweep.budgets", "--run-dir")
+    changed = write_manifest(training="learning_rate = 0.01")
+    ended = flops_fit("run", changed, "--simulate", "--run-dir", "runs/planted", cwd=folder)
+    assert_is_one_clear_error(ended, 4, "training.learning_rate", "--run-dir")
     trained = flops_fit("run", rehearsed, cwd=folder)
     assert_is_one_clear_error(trained, 4, "never mix")
 
