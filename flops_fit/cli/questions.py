@@ -54,8 +54,8 @@ def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
         Column("epochs", "epochs", "number", has_interval=True),
         Column("params_without_serving", "without serving (params)", "count", has_interval=True),
         Column("total_flops", "with serving (FLOPs)", "flops", has_interval=True),
-        Column("saved", "saved (share of compute)", "number", has_interval=True),
-        Column("waste", "wasted (share of compute)", "number", has_interval=True),
+        Column("saved", "saved (% of compute)", "number", has_interval=True),
+        Column("waste", "wasted (% of compute)", "number", has_interval=True),
     ]
     told = [column for column in more if any(column.key in row for row in rows)]
     named = {column.key for column in [*columns, *told]}
@@ -65,7 +65,18 @@ def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
         "intervals are of the law's parameters alone; those of the compute-optimal table hold the "
         "scatter of a single run and, beyond the data, the back-test's error too"
     )
-    return Table("Answers", (*columns, *told), tuple(rows), (note,))
+    return Table("Answers", (*columns, *told), tuple(map(_in_percent, rows)), (note,))
+
+
+def _in_percent(row: dict[str, Any]) -> dict[str, Any]:
+    """An answer with its shares of compute in percent."""
+    shown = dict(row)
+    for key in ("saved", "waste"):
+        if (share := row.get(key)) is not None:
+            shown[key] = 100 * share
+        if interval := row.get(f"{key}_interval"):
+            shown[f"{key}_interval"] = [100 * bound for bound in interval]
+    return shown
 
 
 def answer(result: Result, question: str) -> tuple[str, Answer]:

@@ -35,6 +35,7 @@ from flops_fit.cli.options import (
 )
 from flops_fit.cli.output import number_of, print_json, print_tables, print_verdict, say
 from flops_fit.cli.questions import print_answers
+from flops_fit.cli.seal import print_score, print_seal
 from flops_fit.errors import FitError, ManifestError, StorageError
 from flops_fit.manifest.files import write_atomic
 from flops_fit.sweep.rundir import RunDir
@@ -88,7 +89,7 @@ def report(
     """Fit the finished trials; print the laws and the compute-optimal table."""
     _refuse_without_ledger(sources, seal=seal, score=score)
     if score is not None:
-        _score(sources[0], score)
+        print_score(sources[0], score, as_json=as_json)
         return
     from flops_fit.fitting.details import Loss
     from flops_fit.fitting.options import FitOptions
@@ -118,7 +119,7 @@ def report(
         return
     (result,) = results
     if seal is not None:
-        _seal(sources[0], result, seal)
+        print_seal(sources[0], result, seal, as_json=as_json)
         return
     if question:
         print_answers(question, result, layout, as_json=as_json)
@@ -260,36 +261,6 @@ def _write_figures(result: Result, source: Path, folder: Path | None, drawing: D
         if refused is None:
             raise
         say(f"warning: not written: {refused.message}; name another folder with --output")
-
-
-def _seal(source: Path, result: Result, budget: str) -> None:
-    """Seal the prediction for a budget, and print its digest."""
-    from flops_fit.reporting.seal import seal_prediction, seals_of
-
-    flops = number_of(budget, "--seal")
-    assert flops is not None
-    before = seals_of(source, flops)
-    seal = result.seal(flops)
-    seal_prediction(source, seal)
-    if before:
-        first = before[0]
-        say(
-            f"warning: a prediction for {flops:g} FLOPs was sealed already, at {first.at} (SHA-256 "
-            f"{first.sha256[:12]}...): `--score` scores that one, and names this one as "
-            "a later one"
-        )
-    print_json(seal.to_dict())
-
-
-def _score(source: Path, score: str) -> None:
-    """Score a sealed prediction."""
-    from flops_fit.reporting.seal import score_prediction
-
-    budget, _, loss = score.partition("=")
-    flops, real = number_of(budget, "--score"), number_of(loss, "--score")
-    assert flops is not None
-    assert real is not None
-    print_json(score_prediction(source, flops, real))
 
 
 def _compare(

@@ -88,13 +88,31 @@ def _show(result: TransferResult, run: RunDir, layout: Format, *, as_json: bool)
         print_json(result.to_dict())
         return
     mark = {"latex": "% ", "csv": "# ", "markdown": "> "}.get(layout, "")
-    told = result.transfer
-    typer.echo(f"{mark}rule `{result.rule}`: {told.verdict}")
-    for reason in told.reasons:
-        typer.echo(f"{mark}  {reason.code}: {reason.message}")
+    for line in _sentences(result):
+        typer.echo(f"{mark}{line}")
     typer.echo()
     print_tables(list(result.tables().values()), layout)
     say(f"written: {', '.join(str(path) for path in paths)}")
+
+
+_VERDICTS = {
+    "carried": "The rule `{}` carries the best learning rate from size to size.",
+    "not carried": "The rule `{}` does not carry the best learning rate from size to size.",
+    "undetermined": "The trials do not show whether the rule `{}` carries the best learning rate.",
+}
+
+
+def _sentences(result: TransferResult) -> list[str]:
+    """The verdict, what is left over, and the reasons, each as a sentence."""
+    told = result.transfer
+    lines = [_VERDICTS[told.verdict].format(result.rule)]
+    if told.slope is not None:
+        low, high = told.slope.interval
+        lines.append(
+            f"Relative to the rule, the best rate changes as size^{told.slope.value:.2f} "
+            f"(95 % interval {low:.2f} to {high:.2f}); 0 would be a perfect rule."
+        )
+    return [*lines, *(f"- {reason.message} ({reason.code})" for reason in told.reasons)]
 
 
 def _whole(number: float) -> int | float:

@@ -480,14 +480,14 @@ def test_the_fit_of_a_table_can_be_chosen_as_in_the_literature(tmp_path):
 def test_a_second_seal_says_so_and_the_first_is_scored(rehearsed):
     folder = rehearsed.parent
     first, second = (
-        flops_fit("report", "runs/planted", "--seal", "2e13", *more, cwd=folder)
+        flops_fit("report", "runs/planted", "--seal", "2e13", "--json", *more, cwd=folder)
         for more in ([], ["--method", "surface", "--irreducible-loss", "0.5"])
     )
     assert first.stderr == ""
     assert "was sealed already" in second.stderr
     one, other = json.loads(first.stdout), json.loads(second.stdout)
     assert one["prediction"]["loss"] != other["prediction"]["loss"]
-    ended = flops_fit("report", "runs/planted", "--score", "2e13=2.2", cwd=folder)
+    ended = flops_fit("report", "runs/planted", "--score", "2e13=2.2", "--json", cwd=folder)
     scored = json.loads(ended.stdout)
     assert scored["predicted"] == one["prediction"]["loss"]
     assert scored["sha256"] == one["sha256"]
@@ -505,16 +505,20 @@ def test_a_prediction_is_sealed_before_the_run_and_scored_after_it(rehearsed):
     folder = rehearsed.parent
     ended = flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder)
     assert_is_one_clear_error(ended, 4, "no prediction", "--seal 1e+13")
-    sealed = json.loads(flops_fit("report", "runs/planted", "--seal", "1e13", cwd=folder).stdout)
+    seal = ["report", "runs/planted", "--seal", "1e13"]
+    sealed = json.loads(flops_fit(*seal, "--json", cwd=folder).stdout)
     assert len(sealed["sha256"]) == 64
     scored = json.loads(
-        flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder).stdout
+        flops_fit("report", "runs/planted", "--score", "1e13=2.2", "--json", cwd=folder).stdout
     )
     assert scored["predicted"] == sealed["prediction"]["loss"]
     assert scored["error"] == pytest.approx(scored["predicted"] - 2.2)
     low, high = sealed["prediction"]["loss_interval"]
     assert low < sealed["prediction"]["loss"] < high
     assert scored["is_inside"] is (low <= 2.2 <= high)
+    said = flops_fit("report", "runs/planted", "--score", "1e13=2.2", cwd=folder).stdout
+    assert f"The prediction was {abs(scored['error_percent']):.2g} % too" in said
+    assert f"SHA-256 of the prediction: {sealed['sha256']}" in flops_fit(*seal, cwd=folder).stdout
     ledger = folder / "runs/planted/ledger.jsonl"
     text = ledger.read_text()
     changed = text.replace(f'"loss": {scored["predicted"]}', '"loss": 2.2')
