@@ -323,6 +323,19 @@ FigureColumnsOption = Annotated[
 HtmlOption = Annotated[
     Path | None, typer.Option(help="Write the page to this file.", rich_help_panel=FIGURES)
 ]
+FullOption = Annotated[
+    bool, typer.Option("--full", help="Print every table.", rich_help_panel=OUTPUT)
+]
+TableOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--table",
+        metavar="NAME",
+        help="Print one table. Repeatable. Among answer, reasons, methods, buildable, minima, "
+        "laws, conventions, wastes, gains, costs, speeds, excluded, checklist, observations.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 OutputOption = Annotated[
     Path | None,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,7 +51,14 @@ def examples(*commands: str) -> str:
 def say(text: str) -> None:
     """Print progress, a warning or a hint on standard error; nothing under `--quiet`."""
     if not is_quiet():
-        typer.echo(text, err=True)
+        typer.echo(shown_text(text), err=True)
+
+
+def shown_text(text: str) -> str:
+    """Lines for a terminal: control characters, escape codes and bidi marks are spelt out."""
+    from flops_fit.reporting.tables.cells import printable
+
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
@@ -64,9 +72,9 @@ def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
 
 def print_error(error: FlopsFitError) -> None:
     """Print what is wrong, then how to continue."""
-    typer.echo(f"error: {error.message}", err=True)
+    typer.echo(shown_text(f"error: {error.message}"), err=True)
     if error.hint:
-        typer.echo(f"\nhint: {error.hint}", err=True)
+        typer.echo(shown_text(f"\nhint: {error.hint}"), err=True)
 
 
 def print_json(data: Any) -> None:
@@ -79,7 +87,7 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
     if layout == "terminal":
         from rich.console import Console
 
-        console = Console(width=None if sys.stdout.isatty() else 140)
+        console = Console(width=terminal_width(140))
         for table in tables:
             with console.capture() as drawn:  # rich itself would end the program at a broken pipe
                 console.print(table.to_rich())
@@ -87,24 +95,33 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
         return
     write = {"markdown": "to_markdown", "latex": "to_latex", "csv": "to_csv"}[layout]
     for table in tables:
-        typer.echo(getattr(table, write)())
+        typer.echo(getattr(table, write)(), nl=layout != "csv")
+
+
+def terminal_width(elsewhere: int) -> int:
+    """Columns of the terminal, or what COLUMNS says; `elsewhere` where there is neither."""
+    return shutil.get_terminal_size((elsewhere, 40)).columns
 
 
 def print_verdict(result: Result, layout: Format, *, with_answers: bool = False) -> None:
-    """The verdict, the answers if wanted, and the reasons; comments where a table is LaTeX or CSV.
+    """The verdict, the answers if wanted, and the reasons; comments where a table is LaTeX.
 
-    Each answer is a sentence, as on the page.
+    Each answer is a sentence, as on the page. A CSV holds a table alone, so there the same lines
+    go to standard error.
     """
+    from flops_fit.reporting.tables.cells import printable
+
     lines = [f"verdict: {result.verdict}"]
     lines += ["", *result.answers(), ""] if with_answers and result.answers() else []
     lines += [f"  {reason.code}: {reason.message}" for reason in result.reasons]
     reasons = {reason.code for reason in result.reasons}
     lines += [f"  note: {note.message}" for note in result.notes if note.code not in reasons]
-    mark = {"latex": "% ", "csv": "# ", "markdown": "> "}.get(layout, "")
+    mark = {"latex": "% ", "markdown": "> "}.get(layout, "")
     ending = "\\" if layout == "markdown" else ""
     for line in lines:
-        typer.echo(f"{mark}{line}{ending}".rstrip() if line else mark.rstrip())
-    typer.echo()
+        text = f"{mark}{printable(line)}{ending}".rstrip() if line else mark.rstrip()
+        typer.echo(text, err=layout == "csv")
+    typer.echo(err=layout == "csv")
 
 
 def number_of(text: str | None, option: str) -> float | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal
+
+import typer
 
 from flops_fit.cli.options import (
     BootstrapOption,
@@ -19,6 +24,7 @@ from flops_fit.cli.options import (
     FiguresOption,
     Format,
     FormatOption,
+    FullOption,
     HtmlOption,
     InterpolationOption,
     IrreducibleOption,
@@ -32,8 +38,16 @@ from flops_fit.cli.options import (
     SeedOption,
     SourceArgument,
     StrictOption,
+    TableOption,
 )
-from flops_fit.cli.output import number_of, print_json, print_tables, print_verdict, say
+from flops_fit.cli.output import (
+    number_of,
+    print_json,
+    print_tables,
+    print_verdict,
+    say,
+    terminal_width,
+)
 from flops_fit.cli.questions import print_answers
 from flops_fit.cli.seal import print_score, print_seal
 from flops_fit.errors import FitError, ManifestError, StorageError
@@ -78,6 +92,8 @@ def report(
     question: QuestionOption = None,
     seal: SealOption = None,
     score: ScoreOption = None,
+    full: FullOption = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
     html: HtmlOption = None,
@@ -86,7 +102,11 @@ def report(
     figure_formats: FigureFormatsOption = "png,svg",
     figure_columns: FigureColumnsOption = None,
 ) -> None:
-    """Fit the finished trials; print the laws and the compute-optimal table."""
+    """Fit the finished trials; print the answer, how far to trust it, and what to do next.
+
+    Without --full or --table the report is one screen. Examples: `flops-fit report runs/NAME`,
+    `flops-fit report runs.csv --budget 1e21 --table methods --format csv`.
+    """
     _refuse_without_ledger(sources, seal=seal, score=score)
     if score is not None:
         print_score(sources[0], score, as_json=as_json)
@@ -125,7 +145,14 @@ def report(
         print_answers(question, result, layout, as_json=as_json)
         return
     _write_page(result, html)
-    _tell(result, layout, as_json=as_json)
+    shown = Printed(sources[0], layout, full=full, tables=tuple(table or ()))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        page = _page_of(sources[0], output) if figures else None
+        show(result, replace(shown, page=html or page))
+    if table:
+        return
     if figures and (output is not None or not as_json):
         _write_figures(result, sources[0], output, drawing)
     refuse_without_law(result)
@@ -178,20 +205,71 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
             ) from None
 
 
-def _tell(result: Result, layout: Format, *, as_json: bool) -> None:
-    """Print the whole result, as data or for the eye."""
-    if as_json:
-        print_json(result.to_dict())
+@dataclass(frozen=True)
+class Printed:
+    """What of a result is printed, and how.
+
+    Attributes:
+        source: the run directory or table.
+        layout: how tables are written.
+        full: whether every table is printed.
+        tables: the names of those to print alone.
+        page: where the page lies, or will lie; None if none is written.
+    """
+
+    source: Path
+    layout: Format = "terminal"
+    full: bool = False
+    tables: Sequence[str] = ()
+    page: Path | None = None
+
+
+def show(result: Result, shown: Printed) -> None:
+    """Print a result: one screen, or the tables that were asked for."""
+    if shown.layout == "csv" and (shown.full or len(shown.tables) > 1):
+        raise ManifestError(
+            "`--format csv` writes one table",
+            hint=f"name it: --table NAME, one of {', '.join(result.table_names())}",
+        )
+    if shown.tables:
+        print_tables([result.table(name) for name in shown.tables], shown.layout)
+    elif shown.full:
+        print_verdict(result, shown.layout, with_answers=True)
+        print_tables(list(result.tables().values()), shown.layout)
+    elif shown.layout == "terminal":
+        _print_screen(result, shown)
     else:
-        show(result, layout)
+        print_verdict(result, shown.layout, with_answers=True)
+        print_tables([result.table("answer")], shown.layout)
 
 
-def show(result: Result, layout: Format) -> None:
-    """Print a result: its verdict and its answers in words, then its tables."""
-    print_verdict(result, layout, with_answers=True)
-    # On a terminal the long tables would scroll the answer away; the page has them.
-    left_out = {"checklist", "observations"} if layout == "terminal" else set()
-    print_tables(list(result.tables(without=left_out).values()), layout)
+def _print_screen(result: Result, shown: Printed) -> None:
+    """Print the default report, its verdict in colour."""
+    from flops_fit.reporting.screen import Screen
+
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    first, *rest = result.to_text(
+        Screen(
+            shlex.quote(str(shown.source)),
+            terminal_width(100),
+            None if shown.page is None else str(shown.page),
+            is_unicode=encoding == "utf8",
+        )
+    )
+    word = result.verdict.upper()
+    has_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colour = {"trust": "green", "provisional": "yellow", "refuse": "red"}[result.verdict]
+    last = typer.style(word, fg=colour, bold=True) if has_colour else word
+    typer.echo(f"{first.removesuffix(word)}{last}")
+    for line in rest:
+        typer.echo(line)
+
+
+def _page_of(source: Path, output: Path | None) -> Path | None:
+    """Where the page of a source is written; None for a table without `--output`."""
+    if output is not None:
+        return output / "report.html"
+    return RunDir(source).report / "report.html" if source.is_dir() else None
 
 
 def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:

@@ -18,7 +18,7 @@ from flops_fit.cli.options import (
     WorkersOption,
 )
 from flops_fit.cli.output import leave_interrupted, number_of, numbers_of, say
-from flops_fit.cli.report import refuse_without_law, show, write
+from flops_fit.cli.report import Printed, refuse_without_law, show, write
 from flops_fit.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _conclude(sweep: OpenSweep, summary: SweepSummary) -> None:
     if summary.failed and not summary.finished and error is not None:
         raise error
     result = read_run(sweep.run.path)
-    show(result, "terminal")
+    show(result, Printed(sweep.run.path, page=sweep.run.report / "report.html"))
     write(result, sweep.run.report)
     if not summary.failed:
         for name, reason in publish_report(sweep.run).items():

@@ -12,13 +12,12 @@ from flops_fit.reporting.buildable import buildable_rows
 from flops_fit.reporting.checklist import checklist_table
 from flops_fit.reporting.costs import TrialCost, cost_rows, trial_costs
 from flops_fit.reporting.reported import Reported
+from flops_fit.reporting.sentences import answer_sentence
 from flops_fit.reporting.tables import costs as economy
 from flops_fit.reporting.tables import table as tables
-from flops_fit.reporting.tables.cells import Kind, format_value
 from flops_fit.reporting.tables.speeds import speed_rows, speeds_table
 from flops_fit.reporting.tables.table import Table
-from flops_fit.reporting.verdict import headline_method, in_order
-from flops_fit.units import plural
+from flops_fit.reporting.verdict import in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
 _ORDER = (
-    "chinchilla", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
+    "methods", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
     "conventions",
     "surface", "residuals", "curves", "transfer", "gains", "costs", "speeds", "excluded",
     "checklist", "observations",
@@ -82,7 +81,7 @@ class Contents:
         found: dict[str, Table] = {}
         if self.result.rows:
             notes = self.result.setting.notes(self.result.rows)
-            found["chinchilla"] = tables.chinchilla_table(
+            found["methods"] = tables.chinchilla_table(
                 self.result.rows, unit, loss_unit, notes=notes
             )
         if self.buildable:
@@ -119,10 +118,17 @@ class Contents:
             )
         return {name: table for name, table in found.items() if name not in without}
 
+    def answer(self) -> Table:
+        """The headline's optimum at each budget."""
+        rows = [row for row in self.result.rows if row["method"] == self.result.headline]
+        return tables.chinchilla_table(
+            rows, self.result.unit, self.result.loss_unit, notes=self.result.setting.notes(rows)
+        )
+
     @cached_property
     def buildable(self) -> list[dict[str, Any]]:
         """The sizes around the headline's optimum at each budget; none where no size is known."""
-        method = headline_method(self.result.fits)
+        method = self.result.headline
         if method is None:
             return []
         optima = {
@@ -224,26 +230,15 @@ class Contents:
         """
         if self.result.verdict == "refuse":
             return []
-        method = headline_method(self.result.fits)
-        asked = self.result.asked or [
-            max((r["budget_flops"] for r in self.result.rows), default=0.0)
+        unit, loss_unit = self.result.unit, self.result.loss_unit
+        sizes = [o.params for o in self.result.used]
+        rows = [row for row in self.result.rows if row["method"] == self.result.headline]
+        asked = self.result.asked or [max((r["budget_flops"] for r in rows), default=0.0)]
+        return [
+            answer_sentence(row, unit, loss_unit, sizes=sizes)
+            for row in rows
+            if row["budget_flops"] in asked
         ]
-        units, loss_unit = plural(self.result.unit), self.result.loss_unit
-        sentences = []
-        for row in self.result.rows:
-            if row["method"] != method or row["budget_flops"] not in asked:
-                continue
-            told = ""
-            if row["loss"] is not None:
-                told = f"; predicted loss {_with_interval(row, 'loss', 'loss')} {loss_unit}"
-            if row.get("nearest_size") is not None:
-                told += f"; nearest size {row['nearest_size']:g}"
-            sentences.append(
-                f"With {format_value(row['budget_flops'], 'flops')} FLOPs: "
-                f"{_with_interval(row, 'params', 'count')} params trained on "
-                f"{_with_interval(row, 'tokens', 'count')} {units}{told} ({method})."
-            )
-        return sentences
 
     def _provenance(self) -> list[Section]:
         """Fingerprint, versions and manifest of the run, where there is one."""
@@ -261,16 +256,6 @@ class Contents:
             Section("Provenance", text="\n".join(lines)),
             Section("Manifest", text=self.result.record.manifest_text),
         ]
-
-
-def _with_interval(row: Mapping[str, Any], key: str, kind: Kind) -> str:
-    """`110k (70k to 173k)`, or the value alone."""
-    pair = row.get(f"{key}_interval")
-    value = format_value(row[key], kind)
-    if pair is None:
-        return value
-    low, high = (format_value(bound, kind) for bound in pair)
-    return f"{value} ({low} to {high})"
 
 
 def _items(provenance: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from flops_fit.reporting.contents import Contents
     from flops_fit.reporting.figures.style import Columns
     from flops_fit.reporting.record import Record
+    from flops_fit.reporting.screen import Screen
     from flops_fit.reporting.seal import Seal
     from flops_fit.reporting.tables.table import Table
 
@@ -139,7 +140,7 @@ class Result:
         Raises:
             FitError: the method gave no law, or was not asked for.
         """
-        name = headline_method(self.fits) if method is None else method
+        name = self.headline if method is None else method
         if name is not None and name in self.fits:
             return self.fits[name]
         if name is not None and name in self.failures:
@@ -381,6 +382,39 @@ class Result:
         """The tables of the report by name, in the order of reading; none that is left out."""
         return self._contents.tables(without=without)
 
+    def table_names(self) -> list[str]:
+        """The names that `table` knows, in the order of reading."""
+        shown = self._contents.tables(without={"observations"})
+        return ["answer", *(["reasons"] if self.reasons else []), *shown, "observations"]
+
+    def table(self, name: str) -> Table:
+        """One table of the report: `answer`, `reasons`, or one of `tables`.
+
+        Raises:
+            FitError: there is no such table in this report (`no_table`).
+        """
+        from flops_fit.reporting.screen import reasons_table
+
+        if name == "answer":
+            return self._contents.answer()
+        if name == "reasons":
+            return reasons_table(self.reasons, self.record is not None)
+        left_out = {"observations"} - {name}
+        found = self._contents.tables(without=left_out)
+        if name not in found:
+            raise FitError(
+                f"this report has no table `{name}`",
+                code="no_table",
+                hint=f"it has: {', '.join(self.table_names())}",
+            )
+        return found[name]
+
+    def to_text(self, screen: Screen) -> list[str]:
+        """The report as one screen: its lines, the first of which ends with the verdict."""
+        from flops_fit.reporting.screen import render_screen
+
+        return render_screen(self, screen, self._contents.buildable)
+
     def answers(self) -> list[str]:
         """The optimum at each budget that is asked for, else at the largest, a sentence each."""
         return self._contents.answers()
@@ -425,6 +459,16 @@ class Result:
         return checklist(
             self.fits, self.used, self.excluded, targets=self.targets, record=self.record
         )
+
+    @cached_property
+    def headline(self) -> str | None:
+        """The method that speaks where none is asked for; None without a usable law."""
+        return headline_method(self.fits)
+
+    @property
+    def size_param(self) -> str:
+        """What sets the size of the model, as the manifest calls it; `size` for a table."""
+        return "size" if self.record is None else self.record.manifest.model.size_param
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:

@@ -312,7 +312,7 @@ FLAT_MINIMUM = Rule(
     "every curvature is positive and larger than its noise",
     Severity.REFUSED,
     "arXiv:2406.19146",
-    "Spread the sizes of this budget further apart, or repeat them with other seeds.",
+    "Spread its sizes further apart, or repeat them with other seeds.",
     REFINE,
     "flops-fit report {source} --table minima",
     meaning="The losses at this budget do not form a valley that is deeper than their noise.",
@@ -322,7 +322,7 @@ CONCAVE_MINIMUM = Rule(
     "the loss at a budget rises on both sides of its minimum",
     Severity.WARNED,
     "arXiv:2406.19146",
-    "Spread the sizes of this budget further apart, or repeat them with other seeds.",
+    "Spread its sizes further apart, or repeat them with other seeds.",
     REFINE,
     "flops-fit report {source} --table minima",
 )
@@ -713,3 +713,8 @@ DOUBTS = frozenset(
     rule.code for rule in RULES if rule.severity in (Severity.REFUSED, Severity.WARNED)
 )
 """Codes that cost trust; other codes only inform."""
+
+
+def rule_of(code: str) -> Rule | None:
+    """The first rule with a code; None where there is none."""
+    return next((rule for rule in RULES if rule.code == code), None)

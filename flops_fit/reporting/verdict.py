@@ -26,6 +26,12 @@ MAX_BAD_MINIMA = 1 / 3  # share of budgets without a minimum that is said as a r
 ROUNDING = 0.005  # decades: 1e11 to 3e12 counts as one and a half
 # The minima that were measured answer these warnings of the plan.
 ANSWERED = frozenset({"few_budgets", "narrow_budgets", "one_sided", "sizes_missing"})
+_WHY_NO_MINIMUM = {
+    MinimumStatus.FLAT: "the curvature is not larger than its noise",
+    MinimumStatus.CONCAVE: "the losses do not rise on both sides",
+    MinimumStatus.TOO_FEW: "a parabola needs more sizes",
+    MinimumStatus.UNBRACKETED: "it lies outside the sizes that were trained",
+}
 # Methods that answer what is optimal; the others are forms to hold the law against.
 RIVALS = ("combination", "surface", "isoflop", "extrapolation", "envelope")
 # Methods without which a study is incomplete.
@@ -241,7 +247,8 @@ def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
         why = [minimum.reason or status for minimum in found]
         told = [(f"{budget} FLOPs", reason) for budget, reason in zip(budgets, why, strict=True)]
         if len(found) > MAX_TOLD:
-            told = [(f"{len(found)} budgets ({budgets[0]} to {budgets[-1]} FLOPs)", status)]
+            where = f"{len(found)} budgets ({budgets[0]} to {budgets[-1]} FLOPs)"
+            told = [(where, _WHY_NO_MINIMUM.get(status, status))]
         for where, reason in told:
             yield Note(f"{status}_minimum", f"no minimum at {where}: {reason}")
 
@@ -252,7 +259,7 @@ def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -
     least_budgets = rules.TOO_FEW_BUDGETS.least
     if minima and len(minima) < least_budgets:
         yield rules.TOO_FEW_BUDGETS.reason(
-            f"{len(minima)} budgets have a minimum; a power law wants {least_budgets:g} or more"
+            f"{len(minima)} budgets have a minimum; a power law needs {least_budgets:g} or more"
         )
     # A tapered sweep has few sizes at the top and more below: there three bracket a minimum.
     is_tapered = bool(minima) and rules.TOO_FEW_SIZES.holds(minima[0].num_sizes)
@@ -271,7 +278,7 @@ def _of_range(observations: Sequence[Observation]) -> Iterator[Note]:
     decades = math.log10(max(spent) / min(spent)) if spent else 0.0
     if not rules.NARROW_BUDGETS.holds(decades + ROUNDING):
         yield rules.NARROW_BUDGETS.reason(
-            f"compute spans {decades:.2f} decades; a power law wants "
+            f"compute spans {decades:.2f} decades; a power law needs "
             f"{rules.NARROW_BUDGETS.least:g} or more"
         )
 

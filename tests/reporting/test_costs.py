@@ -120,7 +120,7 @@ def test_beyond_the_counted_sizes_the_trend_goes_on_in_steps_and_says_so(swept):
 
 
 def test_a_table_of_runs_has_neither_times_nor_empty_columns_for_people():
-    table = planted_result().tables()["chinchilla"]
+    table = planted_result().tables()["methods"]
     assert "nearest" not in table.to_markdown()
     assert "nearest" not in table.to_latex()
     assert {"nearest_size", "wall_seconds", "cost"} <= set(table.to_csv().split("\n")[0].split(","))

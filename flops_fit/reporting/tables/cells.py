@@ -19,6 +19,7 @@ Kind = Literal[
     "duration", "bytes", "money",
 ]  # fmt: skip
 MISSING = "-"
+WIDEST = 30.0  # upper over lower end of an interval that a reader still believes
 POSITIVE = frozenset({"count", "flops", "loss", "duration", "bytes", "money"})
 
 

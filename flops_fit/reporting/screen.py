@@ -1,0 +1,430 @@
+"""The default report on one screen: answer, verdict, table, picture and the next command.
+
+It fits 40 lines of 100 columns and still reads at 80, where intervals give way first. Everything
+else stands in the tables of the report (`--full`, `--table NAME`).
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flops_fit.errors import Note
+from flops_fit.fitting.details import MinimumStatus
+from flops_fit.reporting import rules
+from flops_fit.reporting.reported import Reported
+from flops_fit.reporting.sentences import (
+    answer_sentence,
+    believable,
+    joined,
+    known_params,
+    nearest_words,
+)
+from flops_fit.reporting.tables.cells import Column, printable, significant
+from flops_fit.reporting.tables.picture import PictureCurve, isoflop_picture
+from flops_fit.reporting.tables.table import Table
+from flops_fit.units import format_count, format_duration, format_flops, plural
+
+LINES = 40
+_REASONS = 3  # the gravest of them are shown
+_ROWS = 6  # of the table
+_CURVES = 6  # of the picture
+_PICTURE = (7, 12)  # fewest and most lines of it
+_MARK = "  ! "
+_FIXED = "\u00a0"  # a blank at which no line is broken
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the screen needs besides the result.
+
+    Attributes:
+        source: the run directory or table, as the user wrote it.
+        width: columns of the terminal.
+        page: where the page lies, or will lie; None if none is written.
+        is_unicode: whether the terminal shows more than ASCII.
+    """
+
+    source: str
+    width: int = 100
+    page: str | None = None
+    is_unicode: bool = True
+
+
+def render_screen(
+    result: Reported, screen: Screen, buildable: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """The lines of the default report; the first one ends with the verdict.
+
+    Args:
+        result: what is reported.
+        screen: where, and how wide.
+        buildable: sizes around the optimum, rows of the table of that name.
+    """
+    width = min(screen.width, 120)
+    upper = [_title(result, width), *_progress(result), ""]
+    upper += _answer(result, width, buildable)
+    upper += _reasons(result, screen, width)
+    upper += _table(result, width)
+    lower = ["", *_facts(result, width), *_where(result, screen, width)]
+    room = LINES - len(upper) - len(lower) - 2  # a blank line above it, and the prompt
+    picture: list[str] = []
+    if room >= _PICTURE[0]:
+        picture = isoflop_picture(
+            _curves(result), width=min(width, 90), height=min(room, _PICTURE[1]),
+            is_unicode=screen.is_unicode,
+        )  # fmt: skip
+    return [*upper, *(["", *picture] if picture else []), *lower]
+
+
+def _title(result: Reported, width: int) -> str:
+    """The name, and the verdict flush right."""
+    verdict = result.verdict.upper()
+    name = textwrap.shorten(printable(result.name or "result"), width - len(verdict) - 2)
+    return f"{name:<{width - len(verdict)}}{verdict}"
+
+
+def _progress(result: Reported) -> list[str]:
+    """How far a sweep is that has not ended."""
+    record = result.record
+    if record is None:
+        return []
+    ledger, total = record.ledger, len(record.plan.trials)
+    ended = len(ledger.finished) + len(ledger.diverged) + len(ledger.failed)
+    if ended >= total:
+        return []
+    bad = [
+        f"{len(group)} {word}"
+        for word, group in (("diverged", ledger.diverged), ("failed", ledger.failed))
+        if group
+    ]
+    told = f" ({', '.join(bad)})" if bad else ""
+    return [f"{ended} of {total} trials done{told}: the numbers below will still change."]
+
+
+def _answer(result: Reported, width: int, buildable: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The answer at the largest budget that is asked for, with what belongs to it."""
+    row = headline_row(result)
+    if result.verdict == "refuse" or row is None:
+        why = result.reasons[0].message if result.reasons else "there is no law"
+        text = f"No answer: {printable(why)}."
+        return [*textwrap.wrap(text, width, subsequent_indent="  ")[:4], ""]
+    sizes = [o.params for o in result.used]
+    text = answer_sentence(row, result.unit, result.loss_unit, sizes=sizes)
+    lines = textwrap.wrap(text, width, subsequent_indent="  ")
+    intervals = _interval_words(row, result, sizes)
+    if intervals:
+        lines.append(f"  95 % intervals   {intervals}")
+    if known_params(row, sizes):
+        near = nearest_words(row, result.size_param, buildable)
+        if near:
+            lines += textwrap.wrap(f"  You can build    {near}", width, subsequent_indent=" " * 19)
+        room = row.get("near_optimal")
+        if room:
+            low, high = map(format_count, room)
+            lines.append(f"  Room             {low} to {high} params waste at most 1 % of compute")
+    return [*(line[:width] for line in lines), ""]
+
+
+def headline_row(result: Reported) -> Mapping[str, Any] | None:
+    """The headline's prediction at the largest budget asked for, else of the runs."""
+    rows = [row for row in result.rows if row["method"] == result.headline]
+    asked = [row for row in rows if row["budget_flops"] in result.asked]
+    return max(asked or rows, key=lambda row: float(row["budget_flops"]), default=None)
+
+
+def _interval_words(row: Mapping[str, Any], result: Reported, sizes: Sequence[float]) -> str:
+    """`params 95.3k-232k   bytes 6.54M-15.2M   loss 1.274-1.458`, those that are believed."""
+    parts = []
+    if known_params(row, sizes):
+        for name, key in (("params", "params"), (plural(result.unit), "tokens")):
+            pair = row.get(f"{key}_interval")
+            if pair is not None and believable(pair):
+                parts.append(f"{printable(name)} {joined(pair, format_count)}")
+    pair = row.get("loss_interval")
+    if pair is not None and believable(pair):
+        parts.append(f"loss {joined(pair, _loss)}")
+    return "   ".join(parts)
+
+
+def _reasons(result: Reported, screen: Screen, width: int) -> list[str]:
+    """The gravest reasons, each with what to do about it, and how many more there are."""
+    told = gravest(result.reasons)
+    if not told:
+        return []
+    lines = ["Why it is refused" if result.verdict == "refuse" else "Before you rely on it"]
+    shown = told[:_REASONS]
+    said: set[str] = set()
+    for note in shown:
+        lines += _reason(note, width)
+        action, command = next_step(note.code, result, screen.source)
+        # A step that stands above already is not repeated.
+        new = [text for text in (action, command) if text and text not in said]
+        lines += _step(new, width)
+        said |= {action, command}
+    if len(told) > len(shown):
+        more = len(told) - len(shown)
+        lines.append(f"    and {more} more: flops-fit report {screen.source} --table reasons")
+    return [*lines, ""]
+
+
+def _reason(note: Note, width: int) -> list[str]:
+    """A reason in at most two lines, its code flush right."""
+    code, room = printable(note.code), width - len(_MARK)
+    message = printable(note.message)
+    if len(message) + len(code) + 2 <= room:
+        return [f"{_MARK}{message:<{room - len(code)}}{code}"]
+    wrapped = textwrap.wrap(message, room)
+    if len(wrapped) > 2:
+        wrapped = [wrapped[0], textwrap.shorten(" ".join(wrapped[1:]), room - len(code) - 2,
+                                                placeholder=" ...")]  # fmt: skip
+    if len(wrapped[-1]) + len(code) + 2 <= room:
+        wrapped[-1] = f"{wrapped[-1]:<{room - len(code)}}{code}"
+    else:
+        wrapped.append(f"{code:>{room}}")
+    return [f"{_MARK if k == 0 else '    '}{line}" for k, line in enumerate(wrapped)]
+
+
+def _step(parts: Sequence[str], width: int) -> list[str]:
+    """An action and its command, in one line where they fit."""
+    line = " " * 6 + "  ".join(parts)
+    if not parts or len(line) <= width:
+        return [line] if parts else []
+    return [
+        each
+        for part in parts
+        for each in textwrap.wrap(
+            part, width, initial_indent=" " * 6, subsequent_indent=" " * 8, break_long_words=False
+        )
+    ]
+
+
+def gravest(reasons: Sequence[Note]) -> list[Note]:
+    """The reasons in order of gravity; those without a rule keep their place after the others."""
+    order = {rule.code: place for place, rule in reversed(list(enumerate(rules.RULES)))}
+    return sorted(reasons, key=lambda note: order.get(note.code, len(order)))
+
+
+def next_step(code: str, result: Reported, source: str) -> tuple[str, str]:
+    """What to do about a reason, and the command for it; both may be empty."""
+    rule = rules.rule_of(code)
+    if rule is None:
+        return "", ""
+    command = rule.table_command if result.record is None else rule.command
+    return rule.action, command.replace("{source}", source)
+
+
+def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
+    """Every reason with what to do about it, the gravest first."""
+    columns = (
+        Column("code", "code"),
+        Column("message", "reason"),
+        Column("action", "what to do"),
+        Column("command", "command"),
+    )
+    rows = []
+    for note in gravest(reasons):
+        rule = rules.rule_of(note.code)
+        command = "" if rule is None else rule.command if has_record else rule.table_command
+        rows.append(
+            {
+                "code": note.code,
+                "message": note.message,
+                "action": "" if rule is None else rule.action,
+                "command": command.replace("{source}", "RUN"),
+            }
+        )
+    return Table("Reasons", columns, tuple(rows))
+
+
+def _table(result: Reported, width: int) -> list[str]:
+    """The headline's optimum at some budgets; intervals give way where there is no room."""
+    rows = [row for row in result.rows if row["method"] == result.headline]
+    if not rows or result.verdict == "refuse":
+        return []
+    shown = _chosen(rows, result.asked)
+    sizes = [o.params for o in result.used]
+    for with_intervals in (("params", "tokens", "loss"), ("params", "loss"), ("params",), ()):
+        lines = _laid_out(result, shown, sizes, with_intervals)
+        if max(map(len, lines)) <= width:
+            break
+    far = [row["extrapolation_decades"] for row in shown if row["extrapolation_decades"]]
+    if far:
+        lines.append(f" * extrapolated {max(far):.1f} decades beyond the data")
+    return lines
+
+
+def _chosen(rows: Sequence[Mapping[str, Any]], asked: Sequence[float]) -> list[Mapping[str, Any]]:
+    """At most `_ROWS` rows: the budgets asked for, and others evenly spaced."""
+    wanted = [row for row in rows if row["budget_flops"] in asked][-_ROWS + 1 :]
+    others = [row for row in rows if row not in wanted]
+    count = _ROWS - len(wanted)
+    if len(others) > count:
+        step = (len(others) - 1) / max(count - 1, 1)
+        others = [others[round(k * step)] for k in range(count)]
+    return sorted([*others, *wanted], key=lambda row: float(row["budget_flops"]))
+
+
+def _laid_out(
+    result: Reported,
+    rows: Sequence[Mapping[str, Any]],
+    sizes: Sequence[float],
+    with_intervals: Sequence[str],
+) -> list[str]:
+    """The table as lines, with intervals for these columns."""
+    units = printable(plural(result.unit))
+    heads = ["FLOPs", "", "params", units, "per param", "loss"]
+    for place, key in ((2, "params"), (3, "tokens"), (5, "loss")):
+        heads[place] += " (95 %)" if key in with_intervals else ""
+    has_size = any(row.get("nearest_size") is not None for row in rows)
+    lines = [[*heads, *([printable(result.size_param)] if has_size else [])]]
+    for row in rows:
+        is_known = known_params(row, sizes)
+        cells = [
+            format_flops(row["budget_flops"]),
+            "*" if row["extrapolation_decades"] else "",
+            _cell(row, "params", with_intervals) if is_known else "not known",
+            _cell(row, "tokens", with_intervals) if is_known else "not known",
+            significant(row["tokens_per_param"], 3) if is_known else "",
+            _cell(row, "loss", with_intervals),
+        ]
+        near = row.get("nearest_size")
+        lines.append([*cells, *([f"{near:g}" if near is not None and is_known else "-"]
+                                if has_size else [])])  # fmt: skip
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    return [
+        " " + "  ".join(cell.rjust(size) for cell, size in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _cell(row: Mapping[str, Any], key: str, with_intervals: Sequence[str]) -> str:
+    """A value, and its interval if it is wanted and believed."""
+    value = row.get(key)
+    if value is None:
+        return "-"
+    write = _loss if key == "loss" else format_count
+    pair = row.get(f"{key}_interval") if key in with_intervals else None
+    if pair is None:
+        return write(value)
+    return f"{write(value)} ({joined(pair, write)})" if believable(pair) else f"{write(value)} (?)"
+
+
+def _loss(value: float) -> str:
+    """A loss in four digits."""
+    return significant(value, 4)
+
+
+def _facts(result: Reported, width: int) -> list[str]:
+    """The law, the other methods' answers, and what the runs cost."""
+    facts = [("Law", _law(result)), ("Methods", _methods(result)), ("Runs", _runs(result))]
+    return [
+        line.replace(_FIXED, " ")
+        for name, text in facts
+        if text
+        for line in textwrap.wrap(
+            text, width, initial_indent=f"{name:<9}", subsequent_indent=" " * 9
+        )[:2]
+    ]
+
+
+def _law(result: Reported) -> str:
+    """`L = 1.15 + 172/N^0.64 + 148/D^0.44   N ~ C^0.41 (0.30-0.51)   D ~ C^0.59 (...)`."""
+    if result.verdict == "refuse":
+        return ""
+    fit = next(
+        (result.fits[m] for m in ("surface", result.headline or "") if m in result.fits), None
+    )
+    if fit is None:
+        return ""
+    parts = []
+    if {"E", "A", "B", "alpha", "beta"} <= set(fit.parameters) and "gamma" not in fit.parameters:
+        numbers = {name: significant(fit.parameters[name], 4) for name in ("E", "A", "B")}
+        alpha, beta = fit.parameters["alpha"], fit.parameters["beta"]
+        parts.append(
+            f"L = {numbers['E']} + {numbers['A']}/N^{alpha:.3f} + {numbers['B']}/D^{beta:.3f}"
+        )
+    for letter, short, key in (("N", "a", "params"), ("D", "b", "tokens")):
+        value = fit.exponents.get(key)
+        if value is not None:
+            pair = fit.intervals.get(short)
+            told = "" if pair is None else f" ({pair[0]:.2f}-{pair[1]:.2f})"
+            parts.append(f"{letter} ~ C^{value:.2f}{told}")
+    return "   ".join(part.replace(" ", _FIXED) for part in parts)
+
+
+def _methods(result: Reported) -> str:
+    """What each method names at the budget of the answer."""
+    row = headline_row(result)
+    if row is None or result.verdict == "refuse":
+        return ""
+    there = [r for r in result.rows if r["budget_flops"] == row["budget_flops"]]
+    if len(there) < 2:
+        return ""
+    told = ", ".join(f"{r['method']} {format_count(r['params'])}" for r in there)
+    return f"params at {format_flops(row['budget_flops'])} FLOPs: {told}"
+
+
+def _runs(result: Reported) -> str:
+    """How many runs were fitted and left out, and what they cost."""
+    text = f"{len(result.used)} fitted"
+    if result.excluded:
+        text += f", {len(result.excluded)} left out"
+    text += f"; {format_flops(math.fsum(o.flops for o in result.observations))} FLOPs"
+    if result.record is not None and result.record.wall_seconds:
+        text += f", {format_duration(result.record.wall_seconds)}"
+    return text
+
+
+def _where(result: Reported, screen: Screen, width: int) -> list[str]:
+    """Where the page lies, what else can be shown, and the next command."""
+    lines = []
+    if screen.page is not None:
+        lines.append(f"Page     {printable(screen.page)}")
+    lines.append("More     --full, or --table NAME: " + ", ".join(result.table_names()))
+    lines = [
+        each
+        for line in lines
+        for each in textwrap.wrap(line, width, subsequent_indent=" " * 9, break_on_hyphens=False)
+    ]
+    return [*lines, *_next(result, screen)]
+
+
+def _next(result: Reported, screen: Screen) -> list[str]:
+    """The one command to give next."""
+    for note in gravest(result.reasons):
+        _, command = next_step(note.code, result, screen.source)
+        if command:
+            return [f"Next     {command}"]
+    budget = headline_row(result)
+    if budget is None or result.record is None:
+        return []
+    flops = format_flops(budget["budget_flops"])
+    return [f"Next     flops-fit report {screen.source} --seal {flops}   (before you train it)"]
+
+
+def _curves(result: Reported) -> list[PictureCurve]:
+    """The isoFLOP curves to draw: at most `_CURVES`, evenly spaced."""
+    fit = result.fits.get("isoflop")
+    if fit is None:
+        return []
+    minima = list(fit.minima)
+    if len(minima) > _CURVES:
+        step = (len(minima) - 1) / (_CURVES - 1)
+        minima = [minima[round(k * step)] for k in range(_CURVES)]
+    curves = []
+    for minimum in minima:
+        points = sorted(
+            (o.params, o.loss)
+            for o in result.used
+            if abs(math.log((o.budget_flops or o.flops) / minimum.budget_flops)) < math.log(1.1)
+        )
+        if len(points) > 1:
+            found = None
+            if minimum.status is MinimumStatus.OK and minimum.params and minimum.loss:
+                found = minimum.params, minimum.loss
+            curves.append(PictureCurve(minimum.budget_flops, points, found))
+    return curves
