@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import FitError, Note
+from flops_fit.errors import FitError, ManifestError, Note
 from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
@@ -391,7 +391,7 @@ class Result:
         """One table of the report: `answer`, `reasons`, or one of `tables`.
 
         Raises:
-            FitError: there is no such table in this report (`no_table`).
+            ManifestError: there is no such table in this report.
         """
         from flops_fit.reporting.screen import reasons_table
 
@@ -402,9 +402,8 @@ class Result:
         left_out = {"observations"} - {name}
         found = self._contents.tables(without=left_out)
         if name not in found:
-            raise FitError(
+            raise ManifestError(
                 f"this report has no table `{name}`",
-                code="no_table",
                 hint=f"it has: {', '.join(self.table_names())}",
             )
         return found[name]

@@ -113,7 +113,7 @@ def _answer(result: Reported, width: int, buildable: Sequence[Mapping[str, Any]]
         text = f"No answer: {printable(why)}."
         return [*textwrap.wrap(text, width, subsequent_indent="  ")[:4], ""]
     sizes = [o.params for o in result.used]
-    text = answer_sentence(row, result.unit, result.loss_unit, sizes=sizes)
+    text = answer_sentence(row, result.unit, result.loss_unit, sizes=sizes, has_intervals=False)
     lines = textwrap.wrap(text, width, subsequent_indent="  ")
     intervals = _interval_words(row, result, sizes)
     if intervals:

@@ -32,7 +32,12 @@ def joined(interval: Sequence[float], write: Callable[[float], str]) -> str:
 
 
 def answer_sentence(
-    row: Mapping[str, Any], unit: str, loss_unit: str, *, sizes: Sequence[float] = ()
+    row: Mapping[str, Any],
+    unit: str,
+    loss_unit: str,
+    *,
+    sizes: Sequence[float] = (),
+    has_intervals: bool = True,
 ) -> str:
     """What to train with a budget, or that this is not known, why, and which run would help.
 
@@ -41,15 +46,22 @@ def answer_sentence(
         unit: what one unit of data is called.
         loss_unit: what the loss is measured in.
         sizes: params of the runs.
+        has_intervals: whether each number is followed by its 95 % interval.
     """
+
+    def told_with(key: str, write: Callable[[float], str]) -> str:
+        pair = row.get(f"{key}_interval") if has_intervals else None
+        is_shown = pair is not None and believable(pair)
+        return write(row[key]) + (f" ({' to '.join(map(write, pair))})" if is_shown else "")
+
     budget = f"For {format_flops(row['budget_flops'])} FLOPs"
-    loss = "" if row["loss"] is None else significant(row["loss"], 4)
+    loss = "" if row["loss"] is None else told_with("loss", lambda value: significant(value, 4))
     unit_of_loss = printable(loss_unit)
     if known_params(row, sizes):
         told = f"; expect a loss of {loss} {unit_of_loss}" if loss else ""
         return (
-            f"{budget}: train {format_count(row['params'])} params on "
-            f"{format_count(row['tokens'])} {printable(plural(unit))}{told}."
+            f"{budget}: train {told_with('params', format_count)} params on "
+            f"{told_with('tokens', format_count)} {printable(plural(unit))}{told}."
         )
     why = "its 95 % interval is wider than the range of sizes that were trained"
     if sizes:

@@ -1,5 +1,6 @@
 """The command line: what it prints where, with which exit code, and what it never does."""
 
+import csv
 import json
 import math
 import random
@@ -221,9 +222,44 @@ def test_every_layout_of_a_report_renders(rehearsed, layout):
         "report", "runs/planted", "--format", layout, "--no-figures", cwd=rehearsed.parent
     )
     assert ended.returncode == 0, ended.stderr
-    assert "verdict: " in ended.stdout.splitlines()[0]
-    mark = {"terminal": "IsoFLOP minima", "markdown": "|", "latex": "\\toprule", "csv": ","}[layout]
+    # A CSV holds one table and nothing else, so there the verdict goes to standard error.
+    first = (ended.stderr if layout == "csv" else ended.stdout).splitlines()[0]
+    assert "PROVISIONAL" in first or "TRUST" in first or "verdict: " in first
+    mark = {"terminal": "For 3e12 FLOPs", "markdown": "|", "latex": "\\toprule", "csv": ","}[layout]
     assert mark in ended.stdout
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_default_report_is_one_screen(rehearsed, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for more in ([], ["--budget", "1e13"]):
+        ended = flops_fit("report", "runs/planted", *more, "--no-figures", cwd=rehearsed.parent)
+        lines = ended.stdout.splitlines()
+        assert len(lines) < 40
+        assert [line for line in lines if len(line) > width] == []
+
+
+def test_every_table_is_printed_by_its_name_and_in_full(rehearsed):
+    folder = rehearsed.parent
+    wrong = flops_fit("report", "runs/planted", "--table", "nothing", cwd=folder)
+    assert_is_one_clear_error(wrong, 2, "no table `nothing`", "methods", "observations")
+    names = wrong.stderr.split("it has: ")[1].strip().split(", ")
+    for name in names:
+        ended = flops_fit(
+            "report", "runs/planted", "--table", name, "--format", "csv", "--no-figures", cwd=folder
+        )
+        rows = list(csv.reader(ended.stdout.splitlines()))
+        assert len(rows) > 1
+        assert {len(row) for row in rows} == {len(rows[0])}
+    full = flops_fit("report", "runs/planted", "--full", "--no-figures", cwd=folder).stdout
+    for title in ("IsoFLOP minima", "Laws", "Checklist of a credible study", "Observations"):
+        assert title in full
+
+
+def test_csv_never_holds_two_tables(rehearsed):
+    for more in (["--full"], ["--table", "laws", "--table", "minima"]):
+        ended = flops_fit("report", "runs/planted", "--format", "csv", *more, cwd=rehearsed.parent)
+        assert_is_one_clear_error(ended, 2, "one table", "--table NAME")
 
 
 def test_a_rehearsal_recovers_the_law_that_it_planted(rehearsed):
@@ -297,15 +333,16 @@ def test_a_report_begins_with_the_verdict_and_the_answer_in_words(rehearsed, tmp
     quick = ["--no-figures", "--method", "surface"]
     asked = flops_fit("report", "runs/planted", "--budget", "1e13", *quick, cwd=rehearsed.parent)
     lines = asked.stdout.splitlines()
-    assert lines[0].startswith("verdict: ")
-    assert lines[2].startswith("With 1e13 FLOPs: ")
-    assert "params trained on" in lines[2]
-    assert lines[2].endswith("nearest size 96 (surface).")
+    assert lines[0].endswith(("TRUST", "PROVISIONAL"))
+    assert lines[2].startswith("For 1e13 FLOPs: train ")
+    assert "params on" in lines[2]
+    assert "expect a loss of" in lines[2]
+    assert "You can build    d_model = 96 (" in asked.stdout
     # Where nothing is asked for, it speaks of the largest budget; with a question, of that alone.
     unasked = flops_fit("report", "runs/planted", *quick, cwd=rehearsed.parent).stdout
-    assert unasked.splitlines()[2].startswith("With 3e12 FLOPs: ")
+    assert unasked.splitlines()[2].startswith("For 3e12 FLOPs: ")
     question = ["--question", "loss=3"]
-    assert "With " not in flops_fit(
+    assert "For " not in flops_fit(
         "report", "runs/planted", *question, *quick, cwd=rehearsed.parent
     ).stdout.split("Answers")[0]  # fmt: skip
 
@@ -315,7 +352,7 @@ def test_the_goal_of_a_sweep_is_answered(tmp_path, write_manifest):
     manifest = write_manifest(sweep=sweep)
     ended = flops_fit("run", manifest, "--simulate", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[2].startswith("With 2e13 FLOPs: ")
+    assert ended.stdout.splitlines()[2].startswith("For 2e13 FLOPs: ")
 
 
 def test_a_table_that_is_not_there_is_a_usage_error(tmp_path):

@@ -51,7 +51,7 @@ def test_a_table_whose_flops_are_rounded_has_one_row_a_budget():
     budgets = [row["budget_flops"] for row in result.chinchilla_table()]
     assert budgets == [1e18, 1e19, 1e20, 1e21]
     assert [answer.split(":")[0] for answer in result.answers()] == [
-        f"With {text} FLOPs" for text in ("1e20", "1e21")
+        f"For {text} FLOPs" for text in ("1e20", "1e21")
     ]  # fmt: skip
     stored = {optimum.flops for optimum in result.predictions}
     assert stored <= set(budgets)

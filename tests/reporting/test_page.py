@@ -85,13 +85,13 @@ def test_text_from_a_manifest_or_a_plugin_stays_text(evil_page):
 
 def test_the_verdict_stands_before_any_number(page):
     text = read(page).text
-    assert text.index("Provisional") < text.index("With 1e23 FLOPs") < text.index("loss (nats)")
+    assert text.index("Provisional") < text.index("For 1e23 FLOPs") < text.index("loss (nats)")
     assert "extrapolation" in text
 
 
 def test_the_page_holds_answers_tables_figures_checklist_and_provenance(page):
     reader = read(page)
-    assert "With 1e23 FLOPs: " in reader.text
+    assert "For 1e23 FLOPs: " in reader.text
     for title in (
         "Compute-optimal allocation", "Agreement of the methods", "Loss surface", "Residuals",
         "IsoFLOP curves", "Compute-optimal frontier", "IsoFLOP minima", "Laws",
@@ -121,7 +121,7 @@ def test_an_interval_stands_below_its_value_and_in_the_answer(tmp_path):
     optimum = Optimum(5e19, 1.1e9, 8e9, 2.5, (1e9, 1.2e9), (7e9, 9e9), (2.4, 2.6), method="surface")
     page = planted_result(predictions=(optimum,)).to_html()
     assert '<td class="n">1.1B<small>(1B\u20131.2B)</small></td>' in page
-    assert "1.1B (1B to 1.2B) params trained on 8B (7B to 9B) tokens" in read(page).text
+    assert "train 1.1B (1B to 1.2B) params on 8B (7B to 9B) tokens" in read(page).text
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
