@@ -51,8 +51,9 @@ def answer_sentence(
 
     def told_with(key: str, write: Callable[[float], str]) -> str:
         pair = row.get(f"{key}_interval") if has_intervals else None
-        is_shown = pair is not None and believable(pair)
-        return write(row[key]) + (f" ({' to '.join(map(write, pair))})" if is_shown else "")
+        if pair is None or not believable(pair):
+            return write(row[key])
+        return f"{write(row[key])} ({' to '.join(map(write, pair))})"
 
     budget = f"For {format_flops(row['budget_flops'])} FLOPs"
     loss = "" if row["loss"] is None else told_with("loss", lambda value: significant(value, 4))
