@@ -90,14 +90,15 @@ def _rows(name: str, found: Fit, seen: Sequence[Observation]) -> Iterator[dict[s
         yield {**row, "flops_convention": "counted", **exponents}
         return
     low, high = min(o.flops for o in seen), max(o.flops for o in seen)
-    first, last = found.predict(low), found.predict(high)
-    rise = math.log(high / low)
-    yield {
-        **row,
-        "flops_convention": "counted",
-        "params": math.log(last.params / first.params) / rise,
-        "tokens": math.log(last.tokens / first.tokens) / rise,
-    }
+    if high > low:
+        first, last = found.predict(low), found.predict(high)
+        rise = math.log(high / low)
+        yield {
+            **row,
+            "flops_convention": "counted",
+            "params": math.log(last.params / first.params) / rise,
+            "tokens": math.log(last.tokens / first.tokens) / rise,
+        }
     yield {**row, "flops_convention": "6ND", **exponents}
 
 

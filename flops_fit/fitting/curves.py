@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import FitError, Note
-from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.fitting.points import Excluded, Observation, is_in_range
 
 Array = NDArray[np.float64]
 BUDGET_WIDTH = 1.1  # largest ratio of FLOPs on one isoFLOP curve
 MIN_OBSERVATIONS = 6
 _NUMBERS = {float, int}
+_PLAIN = 1e-30, 1e30  # within it every kind of number is in range
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,20 @@ def usable(observations: Sequence[Observation]) -> tuple[list[Observation], list
         # All four at once, at a third of the time; what is no number, or none to use, fails below.
         if (
             _NUMBERS.issuperset(map(type, numbers))
-            and min(numbers) > 0
+            and min(numbers) > _PLAIN[0]
+            and max(numbers) < _PLAIN[1]
             and math.isfinite(sum(numbers))
         ):
             good.append(seen)
             continue
         for name in ("params", "tokens", "flops", "loss"):
             value = getattr(seen, name)
+            label = seen.name or f"observation {k}"
             if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-                label = seen.name or f"observation {k}"
                 bad.append(Excluded(label, f"{name} is not positive and finite: {value}"))
+                break
+            if not is_in_range(name, value):
+                bad.append(Excluded(label, f"{name} is out of range: {value:g}"))
                 break
         else:
             good.append(seen)

@@ -37,7 +37,7 @@ Part = slice | NDArray[np.int64]
 MIN_RUNS = 8
 _GAMMAS = (1.0, 0.5, 2.0)
 _MIN_GAMMA, _MAX_GAMMA = 0.02, 8.0
-_NO_E = -40.0  # log of an irreducible loss that is none
+_NO_E = -40.0  # log of an irreducible loss that is none, over the lowest loss
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def solve_general(
     where = solved.coordinates
     all_x, all_y = where.x * where.x_scale, where.y * where.y_scale
     free = np.array([has_offset, True, True, True, beta is None, True])
-    base = np.array([_NO_E, 0.0, 0.0, 0.3, 1.0 if beta is None else beta, 0.0])
+    least = float(where.log_loss.min())
+    base = np.array([least + _NO_E, 0.0, 0.0, 0.3, 1.0 if beta is None else beta, 0.0])
 
     def full(free_part: Array) -> Array:
         theta = base.copy()
@@ -99,8 +100,8 @@ def solve_general(
         result: Array = -np.stack(columns, axis=1)[:, free]
         return result
 
-    low = np.array([_NO_E, -60, -60, 1e-3, 1e-3, math.log(_MIN_GAMMA)])[free]
-    high = np.array([float(where.log_loss.min()), 90, 90, 9.0, 9.0, math.log(_MAX_GAMMA)])[free]
+    low = np.array([least + _NO_E, -60, -60, 1e-3, 1e-3, math.log(_MIN_GAMMA)])[free]
+    high = np.array([least, 90, 90, 9.0, 9.0, math.log(_MAX_GAMMA)])[free]
 
     def solve(start: Array, part: Part = slice(None), **loss: Any) -> Any:
         inside = np.clip(start, low + 1e-9, high - 1e-9)

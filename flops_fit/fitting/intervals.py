@@ -217,14 +217,16 @@ def wald_errors(
 
     In these coordinates Wald's intervals hold their level (the parameters' own do not).
     """
-    covariance, step = wald_covariance(solved), 1e-5
-    theta = solved.theta + step * np.concatenate([np.eye(5), -np.eye(5)])
+    covariance = wald_covariance(solved)
+    # Half of a small exponent at most: it must stay positive.
+    step = np.minimum(1e-5, [np.inf, np.inf, np.inf, *solved.theta[0, 3:] / 2])
+    theta = solved.theta + np.concatenate([np.diag(step), -np.diag(step)])
     laws = solved.coordinates.to_law(theta)
     log_params, log_loss = optima(laws, flops, flops_per_token)
     share = laws[:, 4] / (laws[:, 3] + laws[:, 4])
 
     def error(values: Array) -> Array:
-        slope = (values[:5] - values[5:]) / (2 * step)
+        slope = ((values[:5] - values[5:]).T / (2 * step)).T
         spread: Array = np.sqrt(
             np.maximum(np.einsum("i...,ij,j...->...", slope, covariance, slope), 0)
         )

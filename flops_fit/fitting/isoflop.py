@@ -275,6 +275,8 @@ def _judge(
         if abs(log_params) < 300:
             params, loss = math.exp(log_params), c0 - c1 * c1 / (4 * c2)
             tokens = curve.budget_flops / flops_per_token(params)
+            if loss <= 0 and status is MinimumStatus.OK:
+                status, reason = MinimumStatus.FLAT, "the parabola falls below a loss of 0"
     return Minimum(
         curve.budget_flops, params, tokens, loss, status, reason, curve.num_sizes,
         parabola.centre, parabola.coefficients, error,

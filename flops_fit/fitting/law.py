@@ -31,8 +31,11 @@ from flops_fit.fitting.points import Excluded, Interval, Observation, Optimum
 FADE = 2.0
 """In ln N: how far beyond the measured sizes the slope of k(N) / N falls to 1/e of itself."""
 
-_MOST_LOG = 300.0
-"""No number of params, tokens or FLOPs is beyond e^300: laws are not evaluated further out."""
+_MOST_LOG = 200.0
+"""Laws are not evaluated at sizes beyond e^200, or below e^-200."""
+
+_STEEPEST = 1.0
+"""The ratio of FLOPs to params goes on beyond the measured sizes with no larger power of params."""
 
 _ROUNDING = 1e-6  # FLOPs that differ from 6 N D by less are 6 N D
 
@@ -108,7 +111,8 @@ class FlopsPerToken:
             _limited(slope, left, right)
             for slope, (left, right) in zip(inner, pairwise(rises), strict=True)
         ]
-        return x, ratio, (rises[0], *limited, rises[-1])
+        first, last = (min(max(rise, -_STEEPEST), _STEEPEST) for rise in (rises[0], rises[-1]))
+        return x, ratio, (first, *limited, last)
 
 
 def _limited(slope: float, left: float, right: float) -> float:
@@ -121,6 +125,14 @@ def _limited(slope: float, left: float, right: float) -> float:
     return math.copysign(min(abs(slope), 3 * abs(left), 3 * abs(right)), left)
 
 
+def _power(base: float, exponent: float) -> float:
+    """Base to the exponent, infinite where that is more than a float holds."""
+    try:
+        return float(base**exponent)
+    except (OverflowError, ZeroDivisionError):
+        return math.inf
+
+
 @dataclass(frozen=True)
 class PowerLaw:
     """y = coefficient * x^exponent (+ offset, used for losses only)."""
@@ -131,7 +143,7 @@ class PowerLaw:
 
     def __call__(self, x: float) -> float:
         """The law's value at x."""
-        return float(self.offset + self.coefficient * x**self.exponent)
+        return float(self.offset + self.coefficient * _power(x, self.exponent))
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,8 @@ class Surface:
 
     def loss(self, params: float, tokens: float) -> float:
         """Predicted loss in nats per token at N = `params`, D = `tokens`."""
-        return float(self.E + self.A * params**-self.alpha + self.B * tokens**-self.beta)
+        size, data = _power(params, -self.alpha), _power(tokens, -self.beta)
+        return float(self.E + self.A * size + self.B * data)
 
     def optimum(self, flops: float) -> Optimum:
         """The allocation of least loss under C = 6 N D, in closed form.
@@ -186,8 +199,8 @@ class GeneralSurface:
 
     def loss(self, params: float, tokens: float) -> float:
         """Predicted loss at N = `params`, D = `tokens`."""
-        inner = self.A * params**-self.alpha + self.B * tokens**-self.beta
-        return float(self.E + inner**self.gamma)
+        inner = self.A * _power(params, -self.alpha) + self.B * _power(tokens, -self.beta)
+        return float(self.E + _power(inner, self.gamma))
 
     def optimum(self, flops: float) -> Optimum:
         """The allocation of least loss under C = 6 N D: that of the sum inside the bracket."""
@@ -247,7 +260,7 @@ class PowerLawFrontier:
 
     def optimum(self, flops: float) -> Optimum:
         """The allocation that the power law names for a budget of `flops`."""
-        params = self.params(flops)
+        params = min(max(self.params(flops), math.exp(-_MOST_LOG)), math.exp(_MOST_LOG))
         tokens = flops / self.flops_per_token(params)
         return Optimum(flops, params, tokens, None if self.loss is None else self.loss(flops))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import Note, ObservationsError
-from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.fitting.points import Excluded, Observation, is_in_range
 
 REQUIRED = ("params", "tokens", "loss")
 OPTIONAL = (
@@ -301,6 +301,8 @@ def _observe(
             return f"{ours} is not finite: {value}"
         if value <= 0 and ours in _POSITIVE:
             return f"{ours} is not positive: {value:g}"
+        if ours in _POSITIVE and not is_in_range(ours, value):
+            return f"{ours} is out of range: {value:g}"
         values[ours] = value
     values.setdefault("flops", 6.0 * values["params"] * values["tokens"])
     seed = values.pop("seed", None)

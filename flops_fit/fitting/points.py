@@ -15,6 +15,19 @@ about 0.03 %, between seeds by 0.1 to 0.3 %.
 """
 
 
+_FACTOR = 1e30
+"""Largest and smallest number of params, tokens or loss; of FLOPs its square times ten.
+
+No unit of a real run comes near it, and within it nothing that a fit computes overflows.
+"""
+
+
+def is_in_range(name: str, value: float) -> bool:
+    """Whether a positive number of an observation is one that a fit can compute with."""
+    most = 10 * _FACTOR**2 if name in ("flops", "budget_flops") else _FACTOR
+    return 1 / most <= value <= most
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """A finished trial as a point of the loss surface.

@@ -106,7 +106,8 @@ def _assemble(
         error = math.hypot(parts["params_noise"], parts.get("params_model", 0.0))
         low, high = _exp(t_interval(math.log(optimum.params), error, freedom))
         # Where next to nothing is known: at least one param, and no more than one FLOP for each.
-        params_interval = min(max(low, 1.0), optimum.params), min(high, optimum.flops)
+        low, high = max(low, 1.0), min(high, optimum.flops)
+        params_interval = min(low, optimum.params), max(high, optimum.params)
         few, many = (optimum.flops / count(params) for params in reversed(params_interval))
         tokens_interval = max(few, min(1.0, optimum.tokens)), many
         if optimum.loss is not None and "loss_noise" in parts:

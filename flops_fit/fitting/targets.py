@@ -33,7 +33,8 @@ def optima(laws: Array, flops: Array, flops_per_token: FlopsPerToken) -> tuple[A
 
     def loss(x: Array) -> Array:
         log_d = log_c - knots(x)
-        value: Array = np.log(e + np.exp(log_a - alpha * x) + np.exp(log_b - beta * log_d))
+        with np.errstate(over="ignore"):  # a loss beyond all numbers is infinite
+            value: Array = np.log(e + np.exp(log_a - alpha * x) + np.exp(log_b - beta * log_d))
         return value
 
     if not flops_per_token.params:
