@@ -21,7 +21,7 @@ from flops_fit.fitting.law import (
     SurfaceFrontier,
     least_argument,
 )
-from flops_fit.fitting.points import Interval
+from flops_fit.fitting.points import Interval, Optimum
 
 # Decay of repeated data and of excess params, fitted to 182 runs of language models.
 # Source: Muennighoff et al. 2023 (arXiv:2305.16264), appendix A.
@@ -165,8 +165,51 @@ def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:
     open_ones = {
         name: pair for name, pair in intervals.items() if pair[1] - pair[0] > 1e-9 * abs(pair[1])
     }
+    if "loss" in open_ones:
+        open_ones["loss"] = _of_one_run(open_ones["loss"], answer, fit)
     return Answer(
         answer.params, answer.tokens, answer.flops, answer.loss, open_ones, answer.figures
+    )
+
+
+def _of_one_run(interval: Interval, answer: Answer, fit: Fit) -> Interval:
+    """The interval of a law's loss, widened to hold the loss of one run.
+
+    The draws know how well the law is determined. A run also lies off the law by as much as the
+    fitted runs do (their 95 % quantile), and beyond the data by what the back-test missed.
+    """
+    off = sorted(abs(r) for r in fit.residuals)
+    if not off or answer.loss <= 0 or interval[0] <= 0:
+        return interval
+    freedom = max(len(off) - len(NAMES), 1)
+    residual = off[min(math.ceil(0.95 * len(off)), len(off)) - 1] * math.sqrt(len(off) / freedom)
+    top = max((max(o.budget_flops or 0.0, o.flops) for o in fit.used), default=answer.flops)
+    distance = max(0.0, math.log(answer.flops / top))
+    missed = 0.0
+    if distance:
+        missed = max((f.rms * max(1.0, distance / f.distance) for f in fit.folds), default=0.0)
+    low, high = (math.hypot(math.log(end / answer.loss), residual, 2 * missed) for end in interval)
+    return answer.loss * math.exp(-low), answer.loss * math.exp(high)
+
+
+def anchored(law: LossLaw, optimum: Optimum) -> LossLaw:
+    """The law moved so that its optimum at a budget is this one, for losses near it.
+
+    Params scale by s and tokens by 1/s, which keeps the compute; the loss scales as a whole.
+    """
+    own = law.frontier.optimum(optimum.flops)
+    s = own.params / optimum.params
+    ratio = 1.0 if optimum.loss is None or not own.loss else optimum.loss / own.loss
+    surface = law.surface
+    return LossLaw(
+        Surface(
+            ratio * surface.E,
+            ratio * surface.A * s**-surface.alpha,
+            ratio * surface.B * s**surface.beta,
+            surface.alpha,
+            surface.beta,
+        ),
+        law.flops_per_token,
     )
 
 

@@ -13,12 +13,11 @@ from functools import reduce
 from statistics import median
 from typing import Any
 
-from flops_fit.errors import FitError
 from flops_fit.experiment.timing import Timing
-from flops_fit.fitting.law import Fit, FlopsPerToken
+from flops_fit.fitting.law import FlopsPerToken
 from flops_fit.fitting.points import Observation
 from flops_fit.planning.estimate import training_seconds
-from flops_fit.reporting.answers import LossLaw, loss_law_of, waste_of
+from flops_fit.reporting.answers import LossLaw, waste_of
 from flops_fit.reporting.record import Record
 
 _SAME = 1.05  # rates are taken as measured up to this factor beyond the measured sizes
@@ -138,23 +137,18 @@ def with_setting(row: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
 
 
 def buildable_rows(
-    fit: Fit, budgets: Sequence[float], setting: Setting, optima: Mapping[float, float]
+    laws: Mapping[float, LossLaw | None], setting: Setting, optima: Mapping[float, float]
 ) -> list[dict[str, Any]]:
-    """The sizes on either side of each optimum, each with what it costs against the optimum.
+    """The sizes on either side of each optimum, each with its loss and cost against the optimum.
 
     Args:
-        fit: of L(N, D); another gives no losses.
-        budgets: FLOPs.
+        laws: a law of loss near the optimum of each budget, in FLOPs; None where there is none.
         setting: its sizes.
         optima: optimal params by budget.
     """
-    try:
-        law: LossLaw | None = loss_law_of(fit)
-    except FitError:
-        law = None
-    count = FlopsPerToken() if law is None else law.flops_per_token
     rows = []
-    for budget in budgets:
+    for budget, law in laws.items():
+        count = FlopsPerToken() if law is None else law.flops_per_token
         for size in setting.around(optima[budget], count):
             tokens = budget / size.flops_per_token
             seconds = setting.seconds(size.flops_per_token, tokens)

@@ -136,7 +136,8 @@ class Contents:
             for row in self.result.rows
             if row["method"] == method
         }
-        return buildable_rows(self.result.fits[method], list(optima), self.result.setting, optima)
+        laws = {budget: self.result.law_near(budget, method) for budget in optima}
+        return buildable_rows(laws, self.result.setting, optima)
 
     @cached_property
     def conventions(self) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ _MIN_RUNS = 4
 _NORMAL = 1.4826  # standard deviation of a normal distribution over its MAD
 _LAST_FOLDS = 3
 _NEXT_DECADES = 0.75
+_NEAR_TOP = 3.0  # compute of runs that count as of the largest budget
 _WIDTH = 1.1  # ratio of FLOPs within one budget
 
 
@@ -38,6 +39,7 @@ def against(
     yield from signal(fits, observations)
     yield from collinear(observations)
     yield from unmatched_budgets(fits.get("surface"))
+    yield from outside_sizes(fits.get("combination"), observations)
     yield from missed_budgets(fits.get("combination"))
     yield from uncertain(predictions)
 
@@ -129,6 +131,22 @@ def unmatched_budgets(surface: Fit | None) -> Iterator[Note]:
         yield rules.BUDGETS_DO_NOT_MATCH.reason(message)
     elif not rules.BUDGET_OFF_THE_LAW.holds(size):
         yield rules.BUDGET_OFF_THE_LAW.reason(message)
+
+
+def outside_sizes(combination: Fit | None, observations: Sequence[Observation]) -> Iterator[Note]:
+    """Whether the best size at the largest budget lies outside the sizes trained there."""
+    if combination is None:
+        return
+    top = max(o.flops for o in observations)
+    sizes = [o.params for o in observations if o.flops >= top / _NEAR_TOP]
+    best = combination.predict(top).params
+    if min(sizes) <= best <= max(sizes):
+        return
+    low, high, found = (format_value(n, "count") for n in (min(sizes), max(sizes), best))
+    yield rules.UNBRACKETED_MINIMUM.reason(
+        f"the best size at the largest budget, {found} params, lies outside the sizes that were "
+        f"trained there, {low} to {high}"
+    )
 
 
 def missed_budgets(combination: Fit | None) -> Iterator[Note]:

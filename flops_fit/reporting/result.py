@@ -21,6 +21,7 @@ from flops_fit.fitting.points import Excluded, Observation, Optimum
 from flops_fit.reporting.answers import (
     Answer,
     LossLaw,
+    anchored,
     ask_law,
     data_constrained,
     loss_law_of,
@@ -306,9 +307,19 @@ class Result:
         """
         if not 0 < waste < 1:
             raise ValueError(f"`waste` is not a share between 0 and 1: {waste}")
-        return near_optimal_params(
-            loss_law_of(self.fit(method)), parse_number(compute_budget), waste
-        )
+        budget = parse_number(compute_budget)
+        law = self.law_near(budget, method) or loss_law_of(self.fit(method))
+        return near_optimal_params(law, budget, waste)
+
+    def law_near(self, budget: float, method: str) -> LossLaw | None:
+        """A law of loss near a method's optimum, or None; the combination moves the surface."""
+        try:
+            if method == "combination":
+                law = loss_law_of(self.fit("surface"))
+                return anchored(law, self.predict(budget, method=method))
+            return loss_law_of(self.fit(method))
+        except FitError:
+            return None
 
     def _near_optimal(self, budget: float, method: str) -> tuple[float, float] | None:
         """The range of params that wastes at most 1 % of a budget; None without a surface."""

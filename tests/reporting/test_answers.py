@@ -6,6 +6,7 @@ import random
 import pytest
 from planted_results import PLANTED, isoflop_fit, observe, planted_result, surface_fit
 
+import flops_fit
 from flops_fit.errors import FitError
 from flops_fit.fitting.law import FlopsPerToken, Surface, SurfaceFrontier
 from flops_fit.reporting.answers import LossLaw, repeated_loss, serving, waste_of
@@ -199,3 +200,30 @@ def test_intervals_come_from_the_draws_and_only_what_is_open_has_one():
 def test_an_answer_that_many_draws_cannot_give_has_no_interval():
     result = planted_result(fits={"surface": surface_fit(draws=draws(500, 0.2))})
     assert result.compute_for_loss(1.81).intervals == {}
+
+
+def test_the_loss_of_one_run_lies_in_its_interval_as_often_as_it_says():
+    rng = random.Random(3)
+    noise = [rng.gauss(0, 0.004) for _ in range(49)]
+    inside = []
+    for seed in range(4):
+        rng.seed(seed)
+        rows = observe([1e18, 3e18, 1e19, 3e19, 1e20], noise=noise[seed:])
+        columns = {k: [getattr(o, k) for o in rows] for k in ("params", "tokens", "flops", "loss")}
+        result = flops_fit.report(columns, bootstrap=50)
+        for _ in range(25):
+            params, tokens = 10 ** rng.uniform(8, 9.3), 10 ** rng.uniform(9, 10.3)
+            low, high = result.with_params(params, tokens=tokens).intervals["loss"]
+            loss = PLANTED.loss(params, tokens) * (1 + rng.gauss(0, 0.004))
+            inside.append(low <= loss <= high)
+    assert sum(inside) / len(inside) >= 0.9
+
+
+def test_near_optimal_params_lie_about_the_answer_that_speaks():
+    rows = observe([1e18, 3e18, 1e19, 3e19, 1e20], noise=[0.003, -0.002, 0.001, -0.003, 0.002])
+    columns = {k: [getattr(o, k) for o in rows] for k in ("params", "tokens", "flops", "loss")}
+    result = flops_fit.report(columns, budgets=[1e21], bootstrap=0)
+    best = result.predict(1e21)
+    low, high = result.near_optimal(1e21, method=best.method)
+    assert best.method == "combination"
+    assert low < best.params < high
