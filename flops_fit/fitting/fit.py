@@ -207,12 +207,11 @@ def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
             Note("no_back_test", "too few levels of compute to hold smaller budgets against larger")
         )
     elif (bias := study.test.one_sided()) is not None:
-        side = "above" if bias > 0 else "below"
+        side = "underpredict" if bias > 0 else "overpredict"
         notes.append(
             Note(
                 "law_does_not_hold",
-                f"fits to the smaller budgets err to one side: the next losses lie {abs(bias):.1%}"
-                f" {side} what they predict",
+                f"fits to smaller budgets {side} the next losses by {abs(bias):.1%}",
             )
         )
     if "general" in fits and (note := better_general(fits["surface"], fits["general"])):

@@ -1,8 +1,7 @@
-"""What each level of a sweep's compute bought: the answer at a target from the levels up to it.
+"""The optimum at a target from the runs up to each level of compute.
 
-The last row is the report's own surface. The intervals are those of the runs' scatter alone: how
-far the law itself may be wrong is not known before a level above holds it to account, so it would
-be missing where it matters most.
+The last entry is the report's own surface. The intervals cover the noise of the runs alone: the
+error of the law shows only at a higher level, so the top level has no estimate of it.
 """
 
 from __future__ import annotations

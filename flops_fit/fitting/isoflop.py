@@ -137,7 +137,7 @@ def _too_few(minima: Sequence[Minimum], num_good: int) -> FitError:
 
 
 def _notes(num_dropped: int, num_minima: int, loss_law: PowerLaw) -> tuple[Note, ...]:
-    """What a reader must know of the law."""
+    """Notes on minima that are left out and on a missing irreducible loss."""
     notes = []
     if num_dropped:
         text = f"{num_dropped} of {num_minima} budgets are left out of the law"
@@ -154,7 +154,7 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
 
 
 def _intervals(n_line: LogLogLine, d_line: LogLogLine) -> dict[str, Interval]:
-    """95 % t intervals of the exponents, from the scatter of the minima about the lines."""
+    """95 % t intervals of the exponents, from the noise of the minima about the lines."""
     if n_line.degrees_of_freedom < 1:
         return {}
     t = float(stdtrit(n_line.degrees_of_freedom, 0.975))
@@ -244,7 +244,7 @@ def _judge(
     noise: Noise | None,
     flops_per_token: FlopsPerToken,
 ) -> Minimum:
-    """The vertex of a parabola and whether it can be believed."""
+    """The vertex of a parabola, and whether the power laws can use it."""
     if parabola is None:
         return Minimum(
             curve.budget_flops, None, None, None, MinimumStatus.TOO_FEW,

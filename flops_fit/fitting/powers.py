@@ -23,7 +23,7 @@ class LogLogLine:
         r_squared: of ln y, weighted.
         centre: weighted mean of ln x, where the line is surest.
         centre_error, slope_error: standard errors of ln y at the centre, and of the slope, from the
-            scatter about the line; NaN with two points.
+            noise about the line; NaN with two points.
         degrees_of_freedom: points - 2.
     """
 

@@ -228,7 +228,7 @@ def move(theta: Array, old: Coordinates, new: Coordinates) -> Array:
 
 
 def name_outlier(seen: Observation, position: int, residual: float) -> Excluded:
-    """Why a run is left out, in words."""
+    """The outlier with its residual as the reason."""
     return Excluded(
         seen.name or f"observation {position}",
         f"outlier: its loss is {math.expm1(residual):.1%} above the robust surface,"
@@ -285,7 +285,7 @@ def describe(solved: SolvedSurface, *, method: str = "surface") -> Fit:
 
 
 def _no_law(what: str) -> FitError:
-    """The error where one term of the law has vanished."""
+    """Return the error for a law that has lost one of its terms."""
     return FitError(
         f"the loss shows no dependence on {what}",
         code="no_law",
@@ -311,7 +311,7 @@ def refuse_absent_optimum(law: Surface, observations: Sequence[Observation]) -> 
 
 
 def _notes(solved: SolvedSurface, hit: list[str], spread: float) -> list[Note]:
-    """What a reader must know of a solved surface."""
+    """Notes on bounds, outliers and misfit."""
     notes = [Note("bound", f"{name} ended at a bound of the search") for name in hit]
     if solved.outliers:
         count, total = len(solved.outliers), len(solved.outliers) + len(solved.observations)
