@@ -1,4 +1,4 @@
-"""`flops-fit estimate`: what a plan will cost in time, memory and money."""
+"""`flops-fit estimate`: show what a plan costs in time, memory and money."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def estimate(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
-    """Cost the plan: time, memory and money, by timing three sizes here or from a stated rate."""
+    """Estimate time, memory and cost of a plan, by timing three sizes here or from a rate."""
     from flops_fit.planning.costing import make_estimate
     from flops_fit.sweep.opening import planned
 

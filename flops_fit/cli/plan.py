@@ -1,4 +1,4 @@
-"""`flops-fit plan`: the trials, what they would tell, or the next ones of a sweep that was run."""
+"""`flops-fit plan`: show the trials, their statistical power, or the next runs of a sweep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
-    """Count each size and lay out the trials; trains and writes nothing."""
+    """Lay out the trials of a sweep, with the params and FLOPs of each size. Trains nothing."""
     from flops_fit.planning.from_manifest import plan_power
     from flops_fit.planning.notes import share_note
     from flops_fit.reporting.tables.plan import power_table
@@ -54,13 +54,13 @@ def plan(
 
 
 def _refine(source: Path, *, as_json: bool, layout: FormatOption) -> None:
-    """Print what is weak in a sweep that was run, and its next runs."""
+    """Print the weaknesses of a sweep that was run, and its next runs."""
     from flops_fit.reporting.tables.plan import next_runs_table, weaknesses_table
     from flops_fit.sweep.refinement import refine_run
 
     if not source.is_dir():
         raise ManifestError(
-            f"`--refine` looks at a sweep that was run, and `{source}` is no run directory",
+            f"`--refine` needs a run directory, and `{source}` is no run directory",
             hint="give the run directory: `flops-fit plan --refine runs/NAME`",
         )
     found = refine_run(source)
@@ -70,7 +70,7 @@ def _refine(source: Path, *, as_json: bool, layout: FormatOption) -> None:
     if found.weaknesses:
         print_tables([weaknesses_table([each.to_dict() for each in found.weaknesses])], layout)
     else:
-        say("no one run is missing: the law's minima are bracketed, and no trial is without a loss")
+        say("no single run is missing: every minimum is bracketed, and every trial has a loss")
     decision = found.decision.to_dict()
     print_tables([next_runs_table(decision, found.notes, found.unit)], layout)
     if decision["trials"]:

@@ -1,7 +1,7 @@
-"""What a person sees while a sweep runs: bars on a terminal, plain lines elsewhere.
+"""Shows a running sweep: bars on a terminal, plain lines elsewhere.
 
-Everything goes to standard error. A bar counts the sweep's FLOPs, since trials differ in cost by
-orders of magnitude; one more a running trial counts its steps.
+Everything goes to standard error. One bar counts the FLOPs of the sweep, since trials differ in
+cost by orders of magnitude; each running trial has a bar that counts its steps.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class _Lines:
         return None
 
     def print(self, text: str) -> None:
-        """One line, without interpreting what it holds."""
+        """Print one line without interpreting markup in it."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
-        """Say how a trial ended, or what an adaptive sweep decided."""
+        """Print how a trial ended, or what an adaptive sweep decided."""
         if isinstance(entry, DecisionMade):
             self.total += len(entry.trials)
             self.print(describe_decision(entry))
@@ -78,10 +78,10 @@ class _Lines:
         for name, reason in (entry.tracker_failures or {}).items():
             if name not in self.trackers_told:
                 self.trackers_told.add(name)
-                self.print(f"tracker {name}, at {describe(trial)}: {reason}; training goes on")
+                self.print(f"tracker {name}, at {describe(trial)}: {reason}; training continues")
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:
-        """A log needs no steps."""
+        """Show nothing: a log needs no steps."""
 
 
 class _Bars(_Lines):
@@ -112,7 +112,7 @@ class _Bars(_Lines):
         self.progress.stop()
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
-        """Say how a trial ended, and move the sweep's bar."""
+        """Print how a trial ended, and move the bar of the sweep."""
         super().on_entry(entry, trial)
         if isinstance(entry, DecisionMade):
             self.total_flops += math.fsum(each.flops for each in entry.trials)
@@ -127,7 +127,7 @@ class _Bars(_Lines):
         self.progress.update(self.sweep, completed=self.done_flops, figure=self._figure())
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:
-        """Move the bars of the running trials, and the sweep's with them."""
+        """Move the bars of the running trials and of the sweep."""
         partial = 0.0
         for each in running:
             trial = each.trial

@@ -1,4 +1,4 @@
-"""`flops-fit run`: train a sweep, or go on with it, and report."""
+"""`flops-fit run`: train a sweep or continue it, then report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(
     max_cost: MaxCostOption = None,
     price_per_hour: PriceOption = None,
 ) -> None:
-    """Train the sweep, or go on with it; then report."""
+    """Train a sweep or continue it, then report. A changed [sweep] trains only what is new."""
     from flops_fit.cli.progress import watching
     from flops_fit.planning.notes import share_of_target
     from flops_fit.sweep.caps import Limits, make_caps
@@ -56,8 +56,8 @@ def run(
     )
     if limits.total_flops is not None and not adaptive:
         raise ManifestError(
-            "`run --total-flops` is what an adaptive sweep may now cost: it goes with `--adaptive`",
-            hint="size a new sweep by `total_flops` in [sweep]",
+            "`run --total-flops` needs `--adaptive`: it sets what an adaptive sweep may cost",
+            hint="to size a new sweep, write `total_flops` into [sweep]",
         )
     more = numbers_of(add_budgets, "--add-budgets") or ()
     with open_sweep(
@@ -98,7 +98,7 @@ def _conclude(sweep: OpenSweep, summary: SweepSummary) -> None:
 
 
 def _announce(expected: Estimate) -> None:
-    """Say how long a sweep will take, and whether its trials fit into memory."""
+    """Print how long a sweep will take, and whether its trials fit into memory."""
     from flops_fit.planning.notes import estimate_notes, expected_time
 
     say(f"expected: {expected_time(expected)}")

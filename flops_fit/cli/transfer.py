@@ -1,4 +1,4 @@
-"""`flops-fit transfer`: does the recipe's rule carry the best learning rate from size to size?"""
+"""`flops-fit transfer`: test whether the learning-rate rule holds from size to size."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def transfer(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
-    """Train a few sizes at a few learning rates; find each optimum, and whether the rule holds."""
+    """Test the learning-rate rule: train a few sizes at a few rates and find each best rate."""
     from flops_fit.cli.progress import watching
     from flops_fit.reporting.rate_study import read_transfer
     from flops_fit.sweep.opening import RateGrid, open_study
@@ -76,13 +76,13 @@ def transfer(
         raise FitError(
             "the study has fewer than two sizes with a best rate between two others",
             code="unbracketed",
-            hint="widen the grid: --rates 7 (what is trained already counts), or start from "
-            "another `training.learning_rate`",
+            hint="widen the grid: --rates 7 (finished trials are reused), or change "
+            "`training.learning_rate`",
         )
 
 
 def _show(result: TransferResult, run: RunDir, layout: Format, *, as_json: bool) -> None:
-    """Write the study's files, and print verdict and tables, or data."""
+    """Write the files of the study, and print its verdict and tables, or JSON."""
     paths = result.write(run.report)
     if as_json:
         print_json(result.to_dict())

@@ -1,4 +1,4 @@
-"""Cost a plan: time a few sizes here, or take a stated rate."""
+"""Plan -> Estimate: times a few sizes on this machine, or takes a stated rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ def make_estimate(
     price_per_hour: float | None = None,
     workers: int | None = None,
 ) -> Estimate:
-    """Cost a plan: by timing a few sizes here, or from a stated rate in FLOP/s."""
+    """Return what a plan costs in time, memory and money.
+
+    Args:
+        prepared: the experiment.
+        plan: its trials.
+        flops_per_second: FLOP/s that one trial achieves; None times a few sizes on this machine.
+        price_per_hour: price per device-hour; the manifest's if None.
+        workers: trials side by side; as many as fit if None.
+    """
     execution = prepared.manifest.execution
     workers = workers or prepared.num_workers
     timings: Sequence[Timing] = ()

@@ -1,4 +1,4 @@
-"""Prepared -> Plan: the manifest's sweep laid out on the sizes that the model has."""
+"""Prepared -> Plan: lays out the trials of a manifest on the sizes of its model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def make_plan(prepared: Prepared, *, is_adaptive: bool = False) -> Plan:
-    """Lay out the sweep.
+    """Return the plan of the manifest's sweep.
 
     Args:
         prepared: the experiment.
-        is_adaptive: whether the plan only says what levels an adaptive sweep begins with: its
-            trunks come about run by run, so a total is sized as if there were none.
+        is_adaptive: whether the plan only gives the first levels of an adaptive sweep. Its trunks
+            are created run by run, so its total is sized without shared trunks.
 
     Raises:
         PlanError: the sizes and budgets do not fit each other, or a batch does not divide.
@@ -42,20 +42,20 @@ def make_plan(prepared: Prepared, *, is_adaptive: bool = False) -> Plan:
 
 
 def _saving(plan: Plan) -> tuple[Note, ...]:
-    """What sharing trunks saves, where trials do."""
+    """A note with the FLOPs that shared trunks save; empty if no trial shares one."""
     total, separate = plan.total_flops, plan.separate_flops
     if total == separate:
         return ()
     trunks = len({trial.trunk_id for trial in plan.trials if trial.trunk is not None})
     said = (
-        f"trials share {trunks} trunks and cost {format_flops(total)} FLOPs, {total / separate:.0%}"
-        f" of the {format_flops(separate)} that they would cost apart"
+        f"trials share {trunks} trunks and cost {format_flops(total)} FLOPs; without sharing they "
+        f"would cost {format_flops(separate)} ({total / separate:.0%} of that is spent)"
     )
     return (Note("shared_trunks", said),)
 
 
 def make_transfer_plan(prepared: Prepared) -> Plan:
-    """Lay out the manifest's study of learning rates.
+    """Return the plan of the manifest's study of learning rates.
 
     Raises:
         PlanError: as `make_plan`, or the study has fewer than two sizes.
@@ -71,7 +71,7 @@ def make_transfer_plan(prepared: Prepared) -> Plan:
 
 
 def ground_of(prepared: Prepared) -> Ground:
-    """What plans of an experiment are laid out on.
+    """Return the sizes, batch rule and seeds that plans of an experiment use.
 
     Raises:
         PlanError: a batch does not divide.
@@ -105,7 +105,7 @@ def ground_of(prepared: Prepared) -> Ground:
 
 
 def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
-    """Refuse a stated batch that is no whole number of examples on every device.
+    """Refuse a stated batch that is not a whole number of examples on each device.
 
     Raises:
         PlanError: it would have to be rounded, or padded.
@@ -127,15 +127,15 @@ def _check_batch_divides(manifest: Manifest, facts: DataFacts) -> None:
 
 
 def plan_power(prepared: Prepared, plan: Plan, *, noise: float = 0.003, prior: str = "") -> Power:
-    """How well a plan would tell the exponent, and N at the largest target.
+    """Return how precisely a plan would find the exponent, and N at the largest target.
 
-    Without a target ten times the largest run is taken for it.
+    If no target is stated, the target is ten times the largest budget.
 
     Args:
         prepared: the experiment.
         plan: whose trials are simulated.
         noise: standard deviation of log loss between seeds.
-        prior: parts of the law that is taken for true, `"E=1.69 alpha=0.34 beta=0.28"`.
+        prior: parts of the true law, such as `"E=1.69 alpha=0.34 beta=0.28"`.
 
     Raises:
         ManifestError: the prior cannot be read.

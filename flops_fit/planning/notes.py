@@ -1,4 +1,4 @@
-"""What a sweep may spend, what it has spent, and what share of the target that is."""
+"""Sentences about the cost of a sweep: its share of the target, its time, its memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TIMING_ERROR = 0.2  # of a share that was estimated
 
 
 def share_note(manifest: Manifest, total_flops: float) -> Note:
-    """What a sweep of so many FLOPs costs, as a share of the largest budget to be answered for."""
+    """A note with the sweep's FLOPs as a share of the largest target budget."""
     code = "no_target" if manifest.largest_target is None else "share_of_target"
     return Note(code, share_of_target(manifest, total_flops))
 
 
 def expected_time(estimate: Estimate) -> str:
-    """How long a sweep is expected to take, and where that is known from."""
+    """The expected time of a sweep and the basis of the forecast."""
     most = "at most " if estimate.is_most else ""
     return (
         f"{most}{format_duration(estimate.wall_seconds)}, {estimate.workers} trials side by side "
@@ -28,13 +28,13 @@ def expected_time(estimate: Estimate) -> str:
 
 
 def estimate_notes(estimate: Estimate) -> tuple[Note, ...]:
-    """What to mend before the sweep begins: trials too large, evaluation too dear."""
+    """Problems to fix before the sweep starts: too little memory, too much evaluation."""
     notes = (_memory_note(estimate), _evaluation_note(estimate))
     return tuple(note for note in notes if note is not None)
 
 
 def _memory_note(estimate: Estimate) -> Note | None:
-    """That trials are forecast to run out of memory, where some are."""
+    """A note that trials will run out of memory; None if all fit."""
     lost = estimate.does_not_fit
     if not lost:
         return None
@@ -42,15 +42,15 @@ def _memory_note(estimate: Estimate) -> Note | None:
     first = min(trial.size.params for trial in lost)
     return Note(
         "out_of_memory",
-        f"{len(lost)} of {len(estimate.trials)} trials, from {first:,} params on, are forecast "
-        f"to run out of memory: up to {estimate.memory_bytes / 2**30:.3g} GiB, where each has "
-        f"{estimate.available_bytes / 2**30:.3g} GiB; a smaller `micro_batch_examples` lowers "
-        "it without changing the batch, fewer workers share a machine's memory among fewer",
+        f"{len(lost)} of {len(estimate.trials)} trials (from {first:,} params) are forecast to run "
+        f"out of memory: they need up to {estimate.memory_bytes / 2**30:.3g} GiB and have "
+        f"{estimate.available_bytes / 2**30:.3g} GiB each. Lower `micro_batch_examples` (the batch "
+        "stays the same), or run fewer workers",
     )
 
 
 def _evaluation_note(estimate: Estimate) -> Note | None:
-    """That held-out losses take much of the time, where they do."""
+    """A note that held-out losses take much of the time; None if they do not."""
     share = estimate.evaluation_share
     if share <= MOST_EVALUATION * (1 + _TIMING_ERROR):
         return None
@@ -65,7 +65,7 @@ def _evaluation_note(estimate: Estimate) -> Note | None:
 
 
 def speed_notes(estimate: Estimate) -> tuple[Note, ...]:
-    """How much of their device the sizes that were timed use; nothing for a stated rate."""
+    """The share of the device's peak that the timed sizes reach; empty for a stated rate."""
     known = [timing for timing in estimate.timings if timing.utilisation is not None]
     if not known:
         return ()
@@ -73,7 +73,7 @@ def speed_notes(estimate: Estimate) -> tuple[Note, ...]:
     shares = [f"{timing.utilisation:.0%}" for timing in known]
     rates = [format_flops(timing.flops_per_second) for timing in known]
     text = (
-        f"the sizes that were timed train at {_listed(rates)} FLOP/s, {_listed(shares)} of the "
+        f"the timed sizes train at {_listed(rates)} FLOP/s, {_listed(shares)} of the "
         f"{format_flops(peak)} FLOP/s that a large matrix product reaches here"
     )
     if all(timing.mfu is not None for timing in known):
@@ -89,12 +89,12 @@ def _listed(words: list[str]) -> str:
 
 
 def share_of_target(manifest: Manifest, flops: float) -> str:
-    """The share of the largest budget to be answered for that these FLOPs are, in a sentence."""
+    """These FLOPs as a share of the largest target budget, in a sentence."""
     target = manifest.largest_target
     if target is None:
         return (
-            f"{format_flops(flops)} FLOPs; no target budget is stated, so the sweep's share of it "
-            "is not known: state one in `[report] budgets` or `[sweep] goal`"
+            f"{format_flops(flops)} FLOPs; their share of the target budget is not known: state a "
+            "target in `[report] budgets` or `[sweep] goal`"
         )
     spent, asked = format_flops(flops), f"the largest target budget, {format_flops(target)} FLOPs"
     if flops <= 0:
@@ -108,7 +108,7 @@ def share_of_target(manifest: Manifest, flops: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share to two digits, as `40%`, `2.5%` or `0.0031%`; `under 0.0001%` below that."""
+    """A share in percent with two digits: `40%`, `2.5%`, `0.0031%`, `under 0.0001%`."""
     if share < 1e-6:
         return "under 0.0001%"
     digits = max(0, 1 - math.floor(math.log10(100 * share) + 1e-9))

@@ -1,9 +1,9 @@
-"""pending = plan - ledger; submit, harvest outcomes, append, stop cleanly.
+"""Carries out a plan: submits pending trials, records their outcomes, stops at caps and signals.
 
-The conductor is the ledger's one writer. Workers leave outcome files; on start, outcomes that the
-ledger lacks are harvested first, so a conductor that died between a worker's outcome and its own
-entry loses nothing, and a finished trial never runs again. Failed trials are tried again, once each
-time the sweep is started. A sweep stops before the trial that would pass one of its caps.
+The conductor is the only writer of the ledger. Workers write outcome files. At the start the
+conductor records outcomes that the ledger lacks, so if it died before, nothing is lost and no
+finished trial runs again. Failed trials are tried again once each time the sweep is started. A
+sweep stops before the trial that would pass one of its caps.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from flops_fit.sweep.ledger import Ledger
 from flops_fit.sweep.rundir import RunDir, clear_failed_outcome, read_outcome, read_progress
 
 _POLL_SECONDS = 0.5
-_MAX_DEATHS = 3  # of workers on end, from which none of their trials is tried again
+_MAX_DEATHS = 3  # workers that died in a row; after that their trials are not tried again
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one running trial has come, as its worker last said."""
+    """How far one running trial is, by the last report of its worker."""
 
     trial: Trial
     step: int
@@ -47,13 +47,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """How a sweep ended: how many trials in which state, and whether and why it was stopped.
+    """How a sweep ended: its trials by state, and why it stopped.
 
     Attributes:
         finished, diverged, failed, pending: trials in each state.
-        is_interrupted: by Ctrl-C.
-        cap: what was reached, where a cap stopped it.
-        spent_flops: of all trials in all sessions.
+        is_interrupted: whether a signal stopped it.
+        cap: the cap that stopped it; None if none did.
+        spent_flops: FLOPs of all trials so far, earlier sessions included.
     """
 
     finished: int
@@ -72,7 +72,7 @@ class SweepSummary:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told while a sweep runs: of each entry of the ledger, and of running trials."""
+    """Callbacks while a sweep runs: for each ledger entry, and for the running trials."""
 
     on_entry: Callable[[Entry, Trial | None], None] = lambda entry, trial: None
     on_progress: Callable[[Sequence[Progress]], None] = lambda running: None
@@ -90,22 +90,22 @@ def conduct(
     caps: Caps | None = None,
     is_last: bool = True,
 ) -> SweepSummary:
-    """Carry out what the ledger says is still to be done.
+    """Train the trials of a plan that the ledger lacks.
 
     Args:
-        plan: the trials, in the order in which they are started.
-        run: where workers leave outcomes.
+        plan: the trials, in starting order.
+        run: the run directory, where workers write outcomes.
         ledger: open for writing; this process holds the run directory's lock.
         make_executor: called only if there is something to run.
-        max_running: how many trials to have running at a time.
+        max_running: trials to run at a time.
         resources: what each task asks for.
-        watcher: told of entries and progress.
+        watcher: receives entries and progress.
         caps: what the sweep may spend in all.
-        is_last: whether the sweep ends with this plan. An adaptive one goes on with more trials:
-            unless it was stopped, the executor is left for them, to be shut down by the caller.
+        is_last: whether the sweep ends with this plan. An adaptive sweep adds more trials later,
+            so the executor stays open unless the sweep was stopped.
 
     Returns:
-        How it ended. An interrupt (Ctrl-C) stops the workers, is recorded, and is no exception.
+        How it ended. Ctrl-C stops the workers and is recorded; it is not raised.
     """
     sweep = _Sweep(plan, run, ledger, watcher or Watcher(), caps or Caps())
     sweep.harvest()
@@ -137,7 +137,7 @@ def conduct(
 
 
 class _Sweep:
-    """One carrying-out of a plan."""
+    """One session that carries out a plan."""
 
     def __init__(
         self, plan: Plan, run: RunDir, ledger: Ledger, watcher: Watcher, caps: Caps
@@ -148,7 +148,7 @@ class _Sweep:
         self.watcher = watcher
         self.allowance = Allowance(plan, ledger, caps, lambda trial: self._progress(trial).step)
         self.cap: CapReached | None = None
-        self.revived: set[str] = set()  # the trials whose worker died, and that were tried again
+        self.revived: set[str] = set()  # trials whose worker died and that were tried again
         self.deaths = 0  # of workers since one last left an outcome
 
     def append(self, entry: Entry, trial: Trial | None = None) -> None:
@@ -168,14 +168,14 @@ class _Sweep:
         )
 
     def finish(self, summary: SweepSummary) -> None:
-        """Record that the sweep has ended, once, and drop the trunks that no trial needs now."""
+        """Record the end of the sweep once, and remove trunks that no trial needs."""
         if not self.ledger.state.is_complete:
             self.append(summary.entry)
         if not summary.failed:
             self.run.drop_trunks()
 
     def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
-        """The first trial in line that waits for no other to leave it its trunk; None if all do."""
+        """The first waiting trial whose trunk is there; None if all wait for a trunk."""
         open_ids = {trial.trial_id for trial in (*waiting, *running)}
         for trial in waiting:
             if not any(mate.trial_id in open_ids for mate in self.plan.before(trial)):
@@ -183,7 +183,7 @@ class _Sweep:
         return None
 
     def record_stopped(self) -> None:
-        """Say of each trial that was stopped how long it ran, so that its time counts."""
+        """Record how long each stopped trial ran, so that its time counts."""
         for trial in self.plan.trials:
             if (seconds := self.allowance.end(trial.trial_id)) is not None:
                 stopped = TrialStopped(trial_id=trial.trial_id, wall_seconds=round(seconds, 3))
@@ -237,7 +237,7 @@ class _Sweep:
             self.watcher.on_progress([self._progress(trial) for trial in running.values()])
 
     def _end(self, trial: Trial, future: Future[None]) -> bool:
-        """Record what a trial left when its future ended; gives whether it is to be tried again.
+        """Record the outcome of a trial whose future ended; return whether to try it again.
 
         It is, once, where its worker died, unless several have died on end: it goes on from its
         checkpoint, and what ended the worker may have come from outside.

@@ -1,8 +1,8 @@
-"""Hand a finished report to the trackers that its trials were told to.
+"""Sends a finished report to the trackers of [training] log_with.
 
     python -m flops_fit worker RUN_DIR --publish
 
-It stands in a process of its own, since trackers load torch and the process that reports does not.
+A child process does it: trackers load torch, and the process that reports does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def send_report(run: RunDir) -> dict[str, str]:
     """Send the report folder to each of the manifest's trackers, as a run named `report`.
 
     Returns:
-        What failed, by tracker.
+        The failures, by tracker.
     """
     from flops_fit.training.trackers import Run
 
@@ -44,7 +44,7 @@ def send_report(run: RunDir) -> dict[str, str]:
 
 
 def _show_in_tensorboard(folder: Path, tracker: Any) -> None:
-    """TensorBoard keeps no files: the figures become images."""
+    """Send the figures as images: TensorBoard keeps no files."""
     from matplotlib.image import imread
 
     for path in sorted(folder.glob("*.png")):
@@ -61,10 +61,7 @@ def _keep_in_wandb(folder: Path, tracker: Any) -> None:
 
 
 def publish_report(run: RunDir) -> dict[str, str]:
-    """Hand a trained sweep's report to its trackers; gives what failed, by tracker.
-
-    A child process does it, since trackers load torch.
-    """
+    """Send a trained sweep's report to its trackers; return the failures by tracker."""
     manifest = read_manifest(run.manifest)
     if not manifest.training.log_with or read_json(run.provenance)["planted"] is not None:
         return {}

@@ -1,7 +1,7 @@
-"""A run directory -> what is weak in its sweep, and the runs that come next; writes nothing.
+"""A run directory -> the weaknesses of its sweep, and the next runs; writes nothing.
 
-The command that is said to run them does just that: the runs are those that a sweep decides on
-under the goal and the total that the command goes with, and its cap ends the sweep after them.
+The command that is printed trains exactly these runs: an adaptive sweep with its goal and total
+decides on them, and its cap ends the sweep after them.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_count, format_flops
 
 _MIN_RUNS = 5
-_MUCH_NOISE = 0.05  # scatter of log loss that more runs of the same kind do not mend
-_FINER = 0.6  # the goal that takes a sweep up again, over the standard error that it has reached
-_FINEST = 1e-3  # of such goals: a manifest's is above 0
-_MOST_TOTALS = 40  # tried, each a half more than the one before
+_MUCH_NOISE = 0.05  # noise of log loss that more runs of the same kind do not reduce
+_FINER = 0.6  # a finer goal, as a factor of the standard error that the sweep has reached
+_FINEST = 1e-3  # the smallest finer goal; a goal must be above 0
+_MOST_TOTALS = 40  # totals to try, each 1.5 times the one before
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a sweep lacks.
+    """The weaknesses of a sweep, and its next runs.
 
     Attributes:
-        weaknesses: what its runs do not show well.
+        weaknesses: what its runs do not determine well.
         decision: the next runs.
         notes: their cost and expected gain, in sentences.
-        how: how to run them; the last words are the command.
-        unit: of data.
+        how: how to run them; ends with the command.
+        unit: name of one unit of data.
     """
 
     weaknesses: tuple[Weakness, ...]
@@ -56,7 +56,7 @@ class Refinement:
     unit: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data: what `plan --refine --json` prints."""
+        """The refinement as plain data: what `plan --refine --json` prints."""
         return {
             "weaknesses": [weakness.to_dict() for weakness in self.weaknesses],
             "decision": self.decision.to_dict(),
@@ -66,10 +66,10 @@ class Refinement:
 
 
 def refine_run(directory: Path) -> Refinement:
-    """Look at the runs that a run directory holds, and choose the next ones.
+    """Return the weaknesses of a run directory's sweep, and the next runs.
 
     Raises:
-        RunDirError: it is no run directory.
+        RunDirError: it is not a run directory.
         PlanError: too few levels of compute train enough sizes.
         FitError: too few trials are finished.
     """
@@ -88,8 +88,8 @@ def refine_run(directory: Path) -> Refinement:
     history = history_of(plan, state)
     if len(history.counting) < _MIN_RUNS:
         raise FitError(
-            f"`{directory}` has {len(history.counting)} finished trials, and {_MIN_RUNS} are the "
-            "least to choose the next by",
+            f"`{directory}` has {len(history.counting)} finished trials; choosing the next ones "
+            f"needs at least {_MIN_RUNS}",
             code="too_few_observations",
             hint=f"finish more of them: flops-fit run {directory}",
         )
@@ -110,7 +110,7 @@ def refine_run(directory: Path) -> Refinement:
 
 
 def _begun(history: History, waiting: Sequence[Trial]) -> Decision:
-    """The trials that the plan or the last decision asks for and that were not run."""
+    """The planned trials that were not run yet, as a decision."""
     made = Decision(0, "batch", "the plan's trials that were not run yet", tuple(waiting))
     if not history.decisions:
         return made
@@ -125,9 +125,9 @@ def _chosen(
     found: Sequence[Weakness],
     directory: Path,
 ) -> tuple[Decision, str]:
-    """The runs that come next whatever they cost, and the command that decides on them too.
+    """The next runs, whatever they cost, and the command that trains them.
 
-    A goal that is reached would have no more of them: they are those of a finer one.
+    If the goal is reached, a finer goal is set, since there would be no next runs.
     """
     how, error = "", belief.error(terms.target_flops)
     if error <= terms.params_within:
@@ -137,8 +137,8 @@ def _chosen(
         if beyond:
             lie = "lies" if beyond == 1 else "lie"
             how = (
-                "by the runs' noise alone the present goal is reached, but "
-                f"{beyond} of the optima that it rests on {lie} outside the runs"
+                "the present goal is reached as far as noise is concerned, but "
+                f"{beyond} of the optima that it depends on {lie} outside the runs"
             )
         wanted = (
             f"goal = {{ at = {terms.target_flops:g}, params_within = {terms.params_within:g} }}"
@@ -158,7 +158,7 @@ def _chosen(
 
 
 def _next(terms: Terms, history: History) -> Decision:
-    """The next decision that asks for trials, or to stop."""
+    """The next decision with trials, or the decision to stop."""
     while True:
         decision = decide(terms, history)
         if decision.trials or decision.action == "stop":
@@ -169,47 +169,52 @@ def _next(terms: Terms, history: History) -> Decision:
 def _costs(
     prepared: Prepared, plan: Plan, state: LedgerState, decision: Decision
 ) -> tuple[str, float]:
-    """What the next runs cost, in a sentence; and what the sweep comes to with them."""
+    """The cost of the next runs in a sentence, and the FLOPs of the sweep with them."""
     cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), state.spent_flops
     again = [trial for trial in plan.trials if trial.trial_id in state.failed]
     repeated = math.fsum(max(0.0, t.cost_flops - state.flops[t.trial_id]) for t in again)
     told = f"{len(decision.trials)} trials, {format_flops(cost)} FLOPs; "
     if again:
-        told += f"before them {len(again)} failed ones are tried again, {format_flops(repeated)}; "
+        told += f"{len(again)} failed trials are tried again first ({format_flops(repeated)}); "
     total = spent + repeated + cost
     told += f"with the {format_flops(spent)} spent: {share_of_target(prepared.manifest, total)}"
     return told, total
 
 
 def _rounded_up(value: float, digits: int) -> float:
-    """The least number of so many digits that is not below a value."""
+    """Round a positive value up to so many significant digits."""
     value *= 1 + 1e-9  # sums of the same terms differ by rounding
     unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
     return float(f"{math.ceil(value / unit) * unit:.{digits - 1}e}")
 
 
 def _notes(belief: Belief, target_flops: float) -> list[str]:
-    """What is known at the target, and how much of it is noise."""
+    """The best size at the target with its standard error, and a warning of much noise."""
     params = format_count(math.exp(belief.log_params(target_flops)))
     notes = [
-        f"N at {format_flops(target_flops)} FLOPs is {params} so far, with a standard error of "
-        f"{belief.error(target_flops):.3f} in ln N from the runs' noise"
+        f"best size at {format_flops(target_flops)} FLOPs: {params} params, "
+        f"+-{_percent(belief.error(target_flops))} (standard error from the noise of the runs)"
     ]
     if belief.sigma > _MUCH_NOISE:
         notes.append(
-            f"the runs scatter by {belief.sigma:.0%} about the law, where seeds differ by about "
-            "1 %: see what the report's verdict names before buying more of them"
+            f"losses deviate from the law by {_percent(belief.sigma)}; different seeds usually "
+            "differ by about 1 %. Fix what the report's verdict names before training more runs"
         )
     return notes
 
 
 def _gain(decision: Decision) -> list[str]:
-    """What the next runs would gain."""
+    """The expected gain of the next runs; empty if it is not known."""
     figures = decision.figures
     if "expected_error_with_drift" not in figures:
         return []
     return [
-        "expected gain: the standard error of ln N at the target falls from "
-        f"{figures['error_with_drift']:.3f} to {figures['expected_error_with_drift']:.3f}, "
-        "slow drift of the law included"
+        "expected gain: the standard error of the best size falls from "
+        f"+-{_percent(figures['error_with_drift'])} to "
+        f"+-{_percent(figures['expected_error_with_drift'])}, slow drift of the law included"
     ]
+
+
+def _percent(log_error: float) -> str:
+    """A standard error of a logarithm as a percentage of the value."""
+    return f"{100 * math.expm1(log_error):.2g} %"

@@ -1,4 +1,4 @@
-"""A rehearsal: outcomes drawn from a planted law instead of training."""
+"""A rehearsal: draws outcomes from a planted law instead of training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed no
 
 
 def planted_law(largest_budget: float) -> Surface:
-    """What a rehearsal takes for the truth: a published law, moved to the sweep's scale.
+    """The true law of a rehearsal: a published law, moved to the sweep's scale.
 
     The law of Besiroglu et al. 2024 (arXiv:2404.10102, their refit of Hoffmann et al.'s runs),
-    with N and D in units such that the sweep's largest budget stands where 1e21 FLOPs do there:
-    the exponents, E and the tokens per parameter stay, and losses are those of a usual sweep.
+    with N and D rescaled so that the sweep's largest budget corresponds to 1e21 FLOPs there. The
+    exponents, E and the tokens per parameter stay the same.
     """
     scale = (1e21 / largest_budget) ** 0.5
     alpha, beta = 0.3478, 0.3658
@@ -26,7 +26,7 @@ def planted_law(largest_budget: float) -> Surface:
 
 
 def simulate(trial: Trial, law: Surface) -> Outcome:
-    """An outcome drawn from a planted law, the same each time for one trial."""
+    """Draw an outcome from a planted law; the same trial always gets the same outcome."""
     noise = random.Random(trial.trial_id).gauss(0.0, PLANTED_NOISE)
     details = Details(simulated=True)
     if trial.trunk is not None:

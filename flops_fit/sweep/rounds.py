@@ -1,11 +1,10 @@
-"""An adaptive sweep: carry out, decide, record, until the goal is reached or nothing is left.
+"""Carries out an adaptive sweep: train, decide, record, until the goal or a cap is reached.
 
-A decision is appended to the ledger before its trials are known to anyone else, then the plan is
-written anew with them. On resume the plan is made whole from the ledger first, so a sweep that was
-killed anywhere goes on to the same decisions: each depends on the runs that have ended and on the
-decisions before it alone, and on the total that the sweep may cost, which each entry names. A cap
-changes no decision: the sweep stops before the trial that would pass it, and goes on when it is
-lifted as if there had been none.
+A decision is first appended to the ledger, then its trials are added to the plan. On resume the
+plan is completed from the ledger, so a killed sweep makes the same decisions again: a decision
+depends only on the ended runs, the earlier decisions, and the total that the sweep may cost, which
+each entry states. A cap changes no decision: the sweep stops before the trial that would pass it,
+and continues from there when the cap is raised.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ def make_terms(
     total_flops: float | None = None,
     is_new: bool = True,
 ) -> Terms:
-    """What an adaptive sweep works under.
+    """Return the terms of an adaptive sweep: sizes, levels of compute, goal, total.
 
     Args:
-        manifest: says the goal, or at least a target in [report].
+        manifest: states the goal, or at least a target in [report].
         ground: sizes, batches and seeds.
         plan: the static plan of the manifest, whose top and total the sweep has too; or what was
             planned before the first decision, to be gone on with.
@@ -139,15 +138,15 @@ def conduct_adaptively(
     terms: Terms,
     watcher: Watcher,
 ) -> SweepSummary:
-    """Decide and carry out, in turn, until a decision is to stop, or a cap or an interrupt does.
+    """Decide and carry out in turn, until a decision, a cap or an interrupt stops the sweep.
 
     Args:
-        run: its `plan.json` is written anew with each decision.
+        run: the run directory; its `plan.json` is rewritten with each decision.
         ledger: open for writing.
-        carry_out: carries out a plan, as far as the ledger lacks it and caps allow, without ending
+        carry_out: trains what the ledger lacks of a plan, as far as the caps allow, without ending
             the sweep.
-        terms: what the sweep works under.
-        watcher: told of each decision.
+        terms: of the sweep.
+        watcher: receives each decision.
     """
     plan = planned_so_far(run, ledger.state)
     failed: set[str] = set()  # in this session: tried again when the sweep is started again
@@ -177,7 +176,7 @@ def conduct_adaptively(
 
 
 def unmet_goal(state: LedgerState) -> Note | None:
-    """That the sweep ended without its goal, and why; None where it did not."""
+    """A note that the sweep ended without reaching its goal, and why; None if it reached it."""
     last = state.decisions[-1] if state.decisions else None
     figures = {} if last is None else last.figures
     error, goal = figures.get("params_error", math.inf), figures.get("goal", 0.0)
@@ -189,7 +188,7 @@ def unmet_goal(state: LedgerState) -> Note | None:
 
 
 def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
-    """The run directory's plan, with the trials of every decision that the ledger holds."""
+    """The run directory's plan with the trials of all recorded decisions."""
     plan = Plan.from_dict(read_json(run.plan))
     for decision in state.decisions:
         plan = extended(plan, decision)
@@ -203,7 +202,7 @@ def given_part(plan: Plan, state: LedgerState) -> Plan:
 
 
 def history_of(plan: Plan, state: LedgerState) -> History:
-    """What has happened so far: given runs first, then those of each decision."""
+    """The ended runs so far: first those of the plan, then those of each decision."""
     decisions = _decisions(state)
     asked = [trial for decision in decisions for trial in decision.trials]
     given = given_part(plan, state).trials
@@ -216,7 +215,7 @@ def _decisions(state: LedgerState) -> tuple[Decision, ...]:
 
 
 def extended(plan: Plan, decision: Decision) -> Plan:
-    """The plan with a decision's trials, those that it lacks."""
+    """The plan with the trials of a decision added."""
     known = {trial.trial_id for trial in plan.trials}
     more = [trial for trial in decision.trials if trial.trial_id not in known]
     return replace(plan, trials=(*plan.trials, *more))
@@ -229,7 +228,7 @@ def _has_ended(trial: Trial, state: LedgerState) -> bool:
 
 
 def _run_of(trial: Trial, state: LedgerState) -> Run:
-    """An ended trial: its loss, what it really cost, and what it has left of its trunk."""
+    """An ended trial with its loss, its real cost, and the trunk states that it kept."""
     if trial.trial_id in state.dropped:
         return Run(trial, None, kept_tokens=(), has_failed=True)
     entry = state.finished.get(trial.trial_id)

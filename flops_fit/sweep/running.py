@@ -11,6 +11,7 @@ only the run directory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -27,7 +28,6 @@ from flops_fit.sweep.conductor import SweepSummary, Watcher, conduct
 from flops_fit.sweep.entries import SweepResumed, SweepStarted
 from flops_fit.sweep.executors.contract import Executor, Resources
 from flops_fit.sweep.executors.inline import InlineExecutor
-from flops_fit.sweep.executors.lasting import LastingExecutor
 from flops_fit.sweep.interrupts import interrupting
 from flops_fit.sweep.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.sweep.opening import OpenSweep
@@ -107,7 +107,7 @@ def carry_out(
             require_trackers(prepared.manifest.training.log_with)
         plan, workers = sweep.plan, execution.workers or prepared.num_workers
         ledger = Ledger.open(sweep.run.ledger)
-        executor = LastingExecutor(partial(_make_executor, sweep, workers))
+        executor = _LateExecutor(sweep, workers)
         carry = partial(
             conduct,
             run=sweep.run,
@@ -153,6 +153,30 @@ def _carry_out_adaptively(
         is_new=is_new,
     )
     return conduct_adaptively(sweep.run, ledger, carry, terms, watcher)
+
+
+class _LateExecutor:
+    """An executor that is made with the first task, and kept for all plans of a sweep.
+
+    A sweep that has nothing to train needs no executor, and one executor lets the workers of an
+    adaptive sweep import torch and load their data once.
+    """
+
+    def __init__(self, sweep: OpenSweep, workers: int) -> None:
+        self._sweep, self._workers = sweep, workers
+        self._made: Executor | None = None
+
+    def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
+        """Pass a task to the executor."""
+        if self._made is None:
+            self._made = _make_executor(self._sweep, self._workers)
+        return self._made.submit(task, resources)
+
+    def shutdown(self) -> None:
+        """End the executor, if there is one."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.shutdown()
 
 
 def _make_executor(sweep: OpenSweep, workers: int) -> Executor:

@@ -114,7 +114,7 @@ def test_a_failed_trial_counts_what_it_spent_and_is_tried_again_first(tmp_path, 
     rewrite(ledger(tmp_path), lines)
     (told,) = [note for note in refined(tmp_path)["notes"] if "spent" in note]
     assert f"with the {format_flops(whole)} spent" in told
-    assert "before them 1 failed ones are tried again" in told
+    assert "1 failed trials are tried again first" in told
 
 
 def test_a_diverged_trial_gets_a_run_beside_it(tmp_path, write_manifest):

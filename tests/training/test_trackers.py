@@ -177,7 +177,7 @@ def test_a_tracker_that_cannot_start_is_told_once_and_ends_no_trial(tmp_path):
     ended, run = sweep(tmp_path, "refused", ["mlflow"], MLFLOW_TRACKING_URI="nowhere://there")
     assert len(finished(run)) == 3
     assert ended.stderr.count("tracker mlflow") == 1
-    assert "training goes on" in ended.stderr
+    assert "training continues" in ended.stderr
     assert sum(ended.tracker_failures is not None for ended in finished(run).values()) == 1
 
 
