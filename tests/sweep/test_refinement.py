@@ -169,7 +169,7 @@ def test_a_sweep_without_runs_is_one_clear_error(tmp_path, write_manifest):
     assert "no run directory" in ended.stderr
     assert "Traceback" not in ended.stderr
     rehearse(tmp_path, max_flops=1e9)
-    with pytest.raises(FitError, match="finished trials, and 5 are the least"):
+    with pytest.raises(FitError, match="finished trials; choosing the next ones needs at least 5"):
         refined(tmp_path)
 
 
