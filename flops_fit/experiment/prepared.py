@@ -235,8 +235,8 @@ def refuse_unknown(options: Options) -> None:
     for option in options:
         if option not in known:
             near = get_close_matches(option, known, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise TypeError(f"unexpected argument `{option}`{hint} Known: {', '.join(known)}")
+            nearest = f"; did you mean `{near[0]}`?" if near else "."
+            raise TypeError(f"unexpected argument `{option}`{nearest} Known: {', '.join(known)}")
 
 
 def _sections(budgets: Sequence[float | str] | None, options: Options) -> dict[str, Any]:
