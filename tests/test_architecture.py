@@ -70,7 +70,8 @@ def heavy_modules_after(arguments: list[str], watched: tuple[str, ...], where: P
 
 
 def test_help_loads_nothing_heavy(tmp_path):
-    assert heavy_modules_after(["--help"], HEAVY, tmp_path) == []
+    # pydantic alone takes as long to import as `--help` to print.
+    assert heavy_modules_after(["--help"], (*HEAVY, "pydantic"), tmp_path) == []
 
 
 def test_plan_of_stated_sizes_loads_nothing_heavy(tmp_path, write_manifest):

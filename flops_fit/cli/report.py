@@ -51,8 +51,6 @@ from flops_fit.cli.output import (
 from flops_fit.cli.questions import print_answers
 from flops_fit.cli.seal import print_score, print_seal
 from flops_fit.errors import FitError, ManifestError, StorageError
-from flops_fit.manifest.files import write_atomic
-from flops_fit.sweep.rundir import RunDir
 
 if TYPE_CHECKING:
     from flops_fit.reporting.result import Result
@@ -269,6 +267,8 @@ def _page_of(source: Path, output: Path | None) -> Path | None:
     """Where the page of a source is written; None for a table without `--output`."""
     if output is not None:
         return output / "report.html"
+    from flops_fit.sweep.rundir import RunDir
+
     return RunDir(source).report / "report.html" if source.is_dir() else None
 
 
@@ -321,6 +321,8 @@ def columns_of(text: str | None) -> dict[str, str]:
 def _write_page(result: Result, path: Path | None) -> None:
     """Write the page alone, where it is asked for."""
     if path is not None:
+        from flops_fit.manifest.files import write_atomic
+
         write_atomic(path, result.to_html())
         say(f"written: {path}")
 
@@ -332,6 +334,8 @@ def _write_figures(result: Result, source: Path, folder: Path | None, drawing: D
         return
     if not source.is_dir():
         return
+    from flops_fit.sweep.rundir import RunDir
+
     try:
         write(result, RunDir(source).report, drawing)
     except OSError as error:
