@@ -20,6 +20,7 @@ from flops_fit.cli import output
 from flops_fit.cli.check import check
 from flops_fit.cli.drop import drop
 from flops_fit.cli.estimate import estimate
+from flops_fit.cli.explain import explain
 from flops_fit.cli.init import init
 from flops_fit.cli.logs import logs
 from flops_fit.cli.options import QuietOption, VerboseOption, VersionOption
@@ -149,6 +150,7 @@ _add(
     report, "Report", "flops-fit report runs/my-experiment --budget 1e21",
     "flops-fit report runs.csv --columns params=N,tokens=D,loss=val_loss",
 )  # fmt: skip
+_add(explain, "Report", "flops-fit explain too_few_budgets", "flops-fit explain")
 _add(worker, "Run", "flops-fit worker runs/my-experiment", hidden=True)
 
 

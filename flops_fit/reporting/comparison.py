@@ -121,8 +121,9 @@ class Comparison:
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
         """`frontier`: N, D and loss against compute, both laid over each other."""
         from flops_fit.reporting.figures.frontier import frontier_figure
+        from flops_fit.reporting.figures.style import figure_text
 
-        fits = {side.name: side.fit for side in (self.first, self.second)}
+        fits = {figure_text(side.name): side.fit for side in (self.first, self.second)}
         seen = [*self.first.observations, *self.second.observations]
         whole = frontier_figure(fits, seen, self.unit, self.loss_unit, columns=columns)
         return {"frontier": whole}

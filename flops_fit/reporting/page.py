@@ -84,7 +84,7 @@ def _section(section: Section) -> Mapping[str, Any]:
     """A section as the template reads it."""
     table = section.table
     return {
-        "title": section.title,
+        "title": printable(section.title),
         "table": None if table is None else _table(table),
         "image": None if section.image is None else _image(section.image),
         "notes": [] if table is None else [printable(note) for note in table.notes],
@@ -94,7 +94,7 @@ def _section(section: Section) -> Mapping[str, Any]:
 
 def _table(table: Table) -> Mapping[str, Any]:
     shown = table.for_people
-    heads = [{"text": column.header, "number": column.is_numeric} for column in shown]
+    heads = [{"text": printable(column.header), "number": column.is_numeric} for column in shown]
     rows = [[_cell(row, column) for column in shown] for row in table.rows]
     return {"heads": heads, "rows": rows}
 
@@ -110,7 +110,7 @@ def _cell(row: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
 def _image(image: Image) -> Mapping[str, Any]:
     data = base64.b64encode(figure_bytes(image.figure, "svg")).decode("ascii")
     return {
-        "caption": image.caption,
+        "caption": printable(image.caption),
         "source": f"data:image/svg+xml;base64,{data}",
         "is_narrow": image.figure.get_figwidth() < PAGE,
     }

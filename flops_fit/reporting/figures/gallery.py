@@ -14,7 +14,7 @@ from flops_fit.reporting.figures import diagnostics
 from flops_fit.reporting.figures import frontier as frontiers
 from flops_fit.reporting.figures import isoflop as figures
 from flops_fit.reporting.figures.rates import transfer_figure
-from flops_fit.reporting.figures.style import Columns
+from flops_fit.reporting.figures.style import Columns, figure_text
 from flops_fit.reporting.reported import Reported
 from flops_fit.reporting.tables.rates import transfer_from
 from flops_fit.reporting.verdict import headline_method, in_order, is_usable
@@ -37,7 +37,7 @@ def draw(
         curves: points of training curves, by training.
         trial_costs: what each trial was expected to take, and took.
     """
-    unit, loss_unit = report.unit, report.loss_unit
+    unit, loss_unit = figure_text(report.unit), figure_text(report.loss_unit)
     found: dict[str, Figure] = {}
     usable = {method: fit for method, fit in in_order(report.fits).items() if is_usable(fit)}
     used = report.used
@@ -71,9 +71,11 @@ def draw(
     study = None if report.record is None else report.record.transfer
     if study is not None:
         found["transfer"] = transfer_figure(
-            transfer_from(study), size_param=study["size_param"], rule=study["rule"],
+            transfer_from(study),
+            size_param=figure_text(study["size_param"]),
+            rule=figure_text(study["rule"]),
             columns=columns,
-        )  # fmt: skip
+        )
     if len(usable) > 1 and report.asked:
         rows = [row for row in report.rows if row["budget_flops"] in report.asked]
         found["agreement"] = diagnostics.agreement_figure(rows, unit, columns=columns)

@@ -24,6 +24,7 @@ from matplotlib.ticker import (
 )
 
 from flops_fit.manifest.files import write_atomic
+from flops_fit.reporting.tables.cells import printable
 from flops_fit.units import format_count
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def paper_style() -> Iterator[None]:
         for name, value in _STYLE.items():
             mpl.rcParams[name] = value  # type: ignore[index]
         yield
+
+
+def figure_text(text: str) -> str:
+    """Text from a file for a figure: no control character, and no formula between dollar signs."""
+    return printable(text).replace("$", r"\$")
 
 
 def figure_size(

@@ -78,6 +78,17 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: no text that a spreadsheet would run, no control character.
+
+    An apostrophe before `=`, `+`, `-` or `@` makes a spreadsheet read text as text. Numbers stay.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def format_value(value: object, kind: Kind) -> str:
     """One value for people; `-` where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

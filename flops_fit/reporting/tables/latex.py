@@ -11,7 +11,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flops_fit.reporting.tables.cells import MISSING, POSITIVE, Column, Shown, cell, format_value
+from flops_fit.reporting.tables.cells import (
+    MISSING,
+    POSITIVE,
+    Column,
+    Shown,
+    cell,
+    format_value,
+    printable,
+)
 
 PREAMBLE = r"\usepackage{array,booktabs,graphicx,longtable}"
 _MOST_LINES = 47  # of a table in footnotesize on a page of the article class
@@ -62,7 +70,7 @@ def to_latex(table: Shown) -> str:
 
 def latex_text(text: str) -> str:
     """Plain text with the signs that LaTeX would read as commands escaped."""
-    return "".join(_SIGNS.get(c, c) for c in text)
+    return "".join(_SIGNS.get(c, c) for c in printable(text))
 
 
 def latex_number(text: str) -> str:

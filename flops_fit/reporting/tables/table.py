@@ -18,7 +18,14 @@ from flops_fit.fitting.law import Fit, Surface
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.manifest.trials import Trial
 from flops_fit.reporting.details import minimum_to_dict
-from flops_fit.reporting.tables.cells import Column, cell, flat_cells, format_value, printable
+from flops_fit.reporting.tables.cells import (
+    Column,
+    cell,
+    csv_cell,
+    flat_cells,
+    format_value,
+    printable,
+)
 from flops_fit.reporting.tables.latex import to_latex
 from flops_fit.reporting.tables.terminal import ForTerminal
 from flops_fit.units import plural
@@ -76,13 +83,15 @@ class Table:
         """Comma-separated values with a header; numbers unrounded, in house units."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([name for column in self.columns for name in flat_cells({}, column)])
+        writer.writerow(
+            [csv_cell(name) for column in self.columns for name in flat_cells({}, column)]
+        )
         plain = not any(column.has_interval or column.kind == "range" for column in self.columns)
         if plain:  # half the time for a table of 100,000 observations
             keys = [column.key for column in self.columns]
-            writer.writerows([row.get(key) for key in keys] for row in self.rows)
+            writer.writerows([csv_cell(row.get(key)) for key in keys] for row in self.rows)
         else:
-            writer.writerows(row.values() for row in self.to_json())
+            writer.writerows(map(csv_cell, row.values()) for row in self.to_json())
         return buffer.getvalue()
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class ForTerminal:
         )
         parts = room.parts(options.max_width, keys=self._keys())
         for number, places in enumerate(parts, 1):
-            title = table.title if number == 1 else f"{table.title}, continued"
+            title = printable(table.title) + (", continued" if number > 1 else "")
             # Not the table's own title and caption: these are folded to the width of its columns.
             yield Text(title, style="italic")
             yield self._part(lines, places, room.widths(places, options.max_width))
@@ -139,7 +139,7 @@ class _Room:
 
 def _headed(column: Column) -> str:
     """A header, its unit below its name."""
-    return column.header.replace(" (", "\n(")
+    return printable(column.header).replace(" (", "\n(")
 
 
 def _stacked(row: Mapping[str, Any], column: Column) -> str:
