@@ -14,7 +14,7 @@ from flops_fit.errors import Note
 from flops_fit.fitting.details import Minimum, MinimumStatus
 from flops_fit.fitting.points import Excluded, Optimum
 from flops_fit.manifest.trials import Size, Trial
-from flops_fit.reporting.tables.cells import Column, cell, format_value
+from flops_fit.reporting.tables.cells import Column, cell, format_value, printable
 from flops_fit.reporting.tables.latex import PREAMBLE
 from flops_fit.reporting.tables.table import (
     Table,
@@ -172,7 +172,7 @@ def test_markup_of_any_kind_in_a_name_stays_text():
     assert "<b>" not in table.to_markdown()
     (body,) = [line for line in table.to_markdown().splitlines() if "red" in line]
     assert body.replace("\\|", "").count("|") == 3
-    assert rows_of(table)[0]["name"] == name
+    assert rows_of(table)[0]["name"] == printable(name)
 
 
 def test_latex_sets_powers_of_ten_in_math_mode():
