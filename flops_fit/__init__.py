@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.api import estimate, find_optimal, fit, plan, report
+from flops_fit.api import estimate, find_optimal, fit, plan, report, report_groups
 from flops_fit.errors import FlopsFitError
 from flops_fit.training.counting.params import counted
 
@@ -21,6 +21,7 @@ __all__ = [
     "fit",
     "plan",
     "report",
+    "report_groups",
 ]
 
 

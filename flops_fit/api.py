@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 if TYPE_CHECKING:
     from flops_fit.experiment.prepared import Options, Prepared
     from flops_fit.fitting.law import Fit
+    from flops_fit.fitting.tables.table import TableOptions
     from flops_fit.planning.estimate import Estimate
     from flops_fit.planning.plan import Plan
     from flops_fit.reporting.result import Result
@@ -183,6 +184,12 @@ def report(
     interpolation: Literal["parabola", "akima"] = "parabola",
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
+    no_guess: bool = False,
+    scale: Mapping[str, float | str] | None = None,
+    flops_per_token: str | None = None,
+    group: str | None = None,
+    loss_column: str | None = None,
+    loss_unit: str | None = None,
 ) -> Result:
     """Fit finished runs by every method: verdict, laws, answers with intervals, tables, figures.
 
@@ -197,8 +204,16 @@ def report(
         huber_delta: see there.
         irreducible_loss: see there.
         interpolation: of the isoFLOP curves: `parabola` or `akima`.
-        columns: of a table: our name to the table's, where they differ.
+        columns: of a table: our name to the table's, where they differ; `none` for one that is not
+            to be read.
         strict: refuse a table with bad rows.
+        no_guess: read no column by a guessed name.
+        scale: factors of a table's columns: {"params": 1e6, "flops": "PF-days"}.
+        flops_per_token: a multiple of params (`8N`), or the column of FLOPs per token.
+        group: `none` to pool all rows, or `COLUMN=VALUE` to read one group; `report_groups` reads
+            them all.
+        loss_column: the table's column of losses.
+        loss_unit: `nats`, `bits` or `perplexity`; by default what the column's name says, or nats.
 
     Raises:
         RunDirError: there is no such run directory.
@@ -212,8 +227,9 @@ def report(
 
     return read_source(
         source,
-        columns=columns,
-        strict=strict,
+        table=_table_options(
+            columns, strict, no_guess, scale, flops_per_token, group, loss_column, loss_unit
+        ),
         budgets=[parse_number(budget) for budget in budgets],
         methods=methods,
         bootstrap=bootstrap,
@@ -239,6 +255,12 @@ def fit(
     interpolation: Literal["parabola", "akima"] = "parabola",
     columns: Mapping[str, str] | None = None,
     strict: bool = False,
+    no_guess: bool = False,
+    scale: Mapping[str, float | str] | None = None,
+    flops_per_token: str | None = None,
+    group: str | None = None,
+    loss_column: str | None = None,
+    loss_unit: str | None = None,
 ) -> Fit:
     """Fit one law to a table of finished runs; `report` gives all of them, with intervals.
 
@@ -251,8 +273,16 @@ def fit(
         seed: of the resamples.
         irreducible_loss: hold the surface's E at this value, in the losses' unit.
         interpolation: of the isoFLOP curves: `parabola` or `akima`.
-        columns: our name to the table's, where they differ: {"loss": "val_loss"}.
+        columns: our name to the table's, where they differ: {"loss": "val_loss"}; `none`
+            for one that is not to be read.
         strict: refuse a table with bad rows.
+        no_guess: read no column by a guessed name.
+        scale: factors of a table's columns: {"params": 1e6, "flops": "PF-days"}.
+        flops_per_token: a multiple of params (`8N`), or the column of FLOPs per token.
+        group: `none` to pool all rows, or `COLUMN=VALUE` to read one group; `report_groups` reads
+            them all.
+        loss_column: the table's column of losses.
+        loss_unit: `nats`, `bits` or `perplexity`; by default what the column's name says, or nats.
 
     Raises:
         ObservationsError: the table cannot be read or has no usable row.
@@ -260,10 +290,15 @@ def fit(
     """
     from flops_fit.fitting import fit as fitting
     from flops_fit.fitting.details import Loss
-    from flops_fit.fitting.observations import read_table
     from flops_fit.fitting.options import FitOptions
+    from flops_fit.fitting.tables.table import read_table
 
-    read = read_table(table, columns=columns, strict=strict)
+    read = read_table(
+        table,
+        _table_options(
+            columns, strict, no_guess, scale, flops_per_token, group, loss_column, loss_unit
+        ),
+    )
     found = fitting.fit(
         read.observations,
         FitOptions(
@@ -280,6 +315,64 @@ def fit(
         found,
         excluded=(*read.rejected, *found.excluded),
         notes=(*read.notes, *found.notes),
+    )
+
+
+def report_groups(
+    source: Any, group: str | None = None, *, loss_columns: Sequence[str] = (), **options: Any
+) -> dict[str, Result]:
+    """Fit a table once for each group of its rows, or once for each of several losses.
+
+    Args:
+        source: a table of finished runs, as for `report`.
+        group: the column that tells the groups apart.
+        loss_columns: columns of losses, or `["all"]` for every one that is held-out.
+        **options: as for `report`.
+
+    Returns:
+        By the group's label, or the column of losses.
+
+    Raises:
+        ObservationsError: the table cannot be read or has no usable row.
+        TypeError: neither a group nor losses are named.
+    """
+    from flops_fit.fitting.tables.table import split
+
+    if group is None and not loss_columns:
+        raise TypeError("name a column: `group`, or `loss_columns`")
+    table = _table_options(
+        options.get("columns"), False, bool(options.get("no_guess")), options.get("scale"),
+        options.get("flops_per_token"), group, options.get("loss_column"), options.get("loss_unit"),
+    )  # fmt: skip
+    results = {}
+    for label, chosen in split(source, table, losses=loss_columns).items():
+        named = {"group": chosen.group, "loss_column": chosen.loss_column}
+        results[label] = report(source, **{**options, **named})
+    return results
+
+
+def _table_options(
+    columns: Mapping[str, str] | None,
+    strict: bool,
+    no_guess: bool,
+    scale: Mapping[str, float | str] | None,
+    flops_per_token: str | None,
+    group: str | None,
+    loss_column: str | None,
+    loss_unit: str | None,
+) -> TableOptions:
+    """How a table is read, from a call's arguments."""
+    from flops_fit.fitting.tables.table import TableOptions
+
+    return TableOptions(
+        columns=columns or {},
+        strict=strict,
+        guesses=not no_guess,
+        scale=scale or {},
+        flops_per_token=flops_per_token,
+        group=group,
+        loss_column=loss_column,
+        loss_unit=loss_unit,
     )
 
 

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 
 _COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
+
+COUNT_UNITS = {"thousands": 1e3, "millions": 1e6, "billions": 1e9, "trillions": 1e12}
+"""Units that params and tokens are written in."""
+
+FLOP_UNITS = {
+    "MFLOP": 1e6, "GFLOP": 1e9, "TFLOP": 1e12, "PFLOP": 1e15, "EFLOP": 1e18, "ZFLOP": 1e21,
+    "PFLOP/s-days": 8.64e19, "EFLOP/s-days": 8.64e22,
+}  # fmt: skip
+"""Units that FLOPs are written in."""
+
+_SPELLED = {
+    "k": 1e3, "thousand": 1e3, "thousands": 1e3,
+    "m": 1e6, "mm": 1e6, "mio": 1e6, "million": 1e6, "millions": 1e6,
+    "b": 1e9, "g": 1e9, "bn": 1e9, "billion": 1e9, "billions": 1e9,
+    "t": 1e12, "tn": 1e12, "trillion": 1e12, "trillions": 1e12,
+}  # fmt: skip
+_PREFIXES = {
+    "mega": 1e6, "giga": 1e9, "tera": 1e12, "peta": 1e15, "exa": 1e18, "zetta": 1e21, "yotta": 1e24,
+    "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24,
+}  # fmt: skip
+_FLOPS = re.compile(
+    rf"({'|'.join(_PREFIXES)})?f(?:lops?|los)?(?:/?s(?:ec)?)?[ _-]*(days?|d|hours?|h)?"
+)
 
 
 def parse_number(value: object) -> float:
@@ -23,6 +47,23 @@ def parse_number(value: object) -> float:
     if not math.isfinite(number) or number <= 0:
         raise ValueError(f"not a positive, finite number: `{value}`")
     return number
+
+
+def unit_factor(text: str) -> float | None:
+    """The factor that a unit's name stands for: `M` -> 1e6, `PF-days` -> 8.64e19; None if unknown.
+
+    Plain `FLOPs`, `tokens` and `params` give 1.
+    """
+    name = text.strip().lower().replace("petaflop/s", "petaflop").strip("[]()")
+    if name in _SPELLED:
+        return _SPELLED[name]
+    if name in {"token", "tokens", "params", "parameters", "flop", "flops"}:
+        return 1.0
+    found = _FLOPS.fullmatch(name)
+    if found is None or not (found[1] or found[2]):
+        return None
+    seconds = {"d": 86400.0, "h": 3600.0}.get((found[2] or "")[:1], 1.0)
+    return _PREFIXES.get(found[1] or "", 1.0) * seconds
 
 
 def format_count(value: float, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ Format = Literal["terminal", "markdown", "latex", "csv"]
 OUTPUT = "Output"
 SWEEP = "Sweep"
 LIMITS = "Limits"
+TABLES = "Tables of runs"
 FITTING = "Fitting"
 PREDICTION = "Predictions and questions"
 FIGURES = "Page and figures"
@@ -235,8 +236,59 @@ ColumnsOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME=COLUMN,...",
-        help="Column names of a table, such as params=N,tokens=D,loss=val_loss.",
-        rich_help_panel=FITTING,
+        help="Column names of a table: params=N,tokens=D,loss=val_loss; step=none skips one.",
+        rich_help_panel=TABLES,
+    ),
+]
+NoGuessOption = Annotated[
+    bool,
+    typer.Option("--no-guess", help="Read no column by a guessed name.", rich_help_panel=TABLES),
+]
+ScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME=FACTOR,...",
+        help="Units of a table's columns, such as params=1e6,tokens=B,flops=PF-days.",
+        rich_help_panel=TABLES,
+    ),
+]
+FlopsPerTokenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="8N|COLUMN",
+        help="FLOPs per token: a multiple of params, or a column of the table.",
+        rich_help_panel=TABLES,
+    ),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|COLUMN=VALUE|none",
+        help="Fit one law for each group of rows, for one group, or for all rows together.",
+        rich_help_panel=TABLES,
+    ),
+]
+LossColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--loss-column",
+        metavar="COLUMN|all",
+        help="Column of losses. Repeat it for one law each; `all` takes every held-out loss.",
+        rich_help_panel=TABLES,
+    ),
+]
+LossUnitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="UNIT",
+        help="Unit of the losses: nats, bits or perplexity. For two tables: nats,bits.",
+        rich_help_panel=TABLES,
+    ),
+]
+ExplainOption = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="Print how each row of a table is read, and stop.", rich_help_panel=TABLES
     ),
 ]
 LossOption = Annotated[

@@ -111,10 +111,11 @@ def print_verdict(result: Result, layout: Format, *, with_answers: bool = False)
     """
     from flops_fit.reporting.tables.cells import printable
 
-    lines = [f"verdict: {result.verdict}"]
+    read = [note.message for note in result.notes if note.code == "table_read"]
+    lines = [*read, f"verdict: {result.verdict}"]
     lines += ["", *result.answers(), ""] if with_answers and result.answers() else []
     lines += [f"  {reason.code}: {reason.message}" for reason in result.reasons]
-    reasons = {reason.code for reason in result.reasons}
+    reasons = {"table_read", *(reason.code for reason in result.reasons)}
     lines += [f"  note: {note.message}" for note in result.notes if note.code not in reasons]
     mark = {"latex": "% ", "markdown": "> "}.get(layout, "")
     ending = "\\" if layout == "markdown" else ""

@@ -19,20 +19,27 @@ from flops_fit.cli.options import (
     BudgetOption,
     ColumnsOption,
     DeltaOption,
+    ExplainOption,
     FigureColumnsOption,
     FigureFormatsOption,
     FiguresOption,
+    FlopsPerTokenOption,
     Format,
     FormatOption,
     FullOption,
+    GroupOption,
     HtmlOption,
     InterpolationOption,
     IrreducibleOption,
     JsonOption,
+    LossColumnOption,
     LossOption,
+    LossUnitOption,
     MethodOption,
+    NoGuessOption,
     OutputOption,
     QuestionOption,
+    ScaleOption,
     ScoreOption,
     SealOption,
     SeedOption,
@@ -50,6 +57,7 @@ from flops_fit.cli.output import (
 )
 from flops_fit.cli.questions import print_answers
 from flops_fit.cli.seal import print_score, print_seal
+from flops_fit.cli.tables import groups_of, options_of, print_explanation, print_groups
 from flops_fit.errors import FitError, ManifestError, StorageError
 
 if TYPE_CHECKING:
@@ -80,6 +88,13 @@ def report(
     budget: BudgetOption = None,
     method: MethodOption = None,
     columns: ColumnsOption = None,
+    no_guess: NoGuessOption = False,
+    scale: ScaleOption = None,
+    flops_per_token: FlopsPerTokenOption = None,
+    group: GroupOption = None,
+    loss_column: LossColumnOption = None,
+    loss_unit: LossUnitOption = None,
+    explain: ExplainOption = False,
     strict: StrictOption = False,
     loss: LossOption = "adaptive",
     huber_delta: DeltaOption = 1e-3,
@@ -113,10 +128,16 @@ def report(
     from flops_fit.fitting.options import FitOptions
     from flops_fit.reporting.reading import read_source
 
+    tables = options_of(
+        columns=columns, strict=strict, no_guess=no_guess, scale=scale,
+        flops_per_token=flops_per_token, group=group, loss_column=loss_column,
+        loss_unit=loss_unit, num_sources=len(sources),
+    )  # fmt: skip
+    if explain:
+        print_explanation(sources[0], tables[0], layout, as_json=as_json)
+        return
     read = partial(
         read_source,
-        columns=columns_of(columns),
-        strict=strict,
         budgets=_budgets(budget, seal),
         methods=method,
         bootstrap=bootstrap,
@@ -131,7 +152,11 @@ def report(
     )
     drawing = Drawing.of(figure_formats, figure_columns)
     _refuse_unwritable(html, output if figures else None)
-    results = [read(source) for source in sources]
+    groups = groups_of(sources, tables[0], loss_column, read)
+    if groups is not None:
+        print_groups(groups, layout, as_json=as_json)
+        return
+    results = [read(source, table=table) for source, table in zip(sources, tables, strict=True)]
     if len(results) > 1:
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
@@ -304,18 +329,6 @@ def formats_of(text: str) -> list[str]:
             hint="write --figure-formats png,pdf",
         )
     return formats
-
-
-def columns_of(text: str | None) -> dict[str, str]:
-    """`params=N,loss=val_loss` as a mapping."""
-    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
-    for name, equals, column in pairs:
-        if not equals or not name.strip() or not column.strip():
-            raise ManifestError(
-                f"`--columns`: expected NAME=COLUMN pairs with commas between, got `{text}`",
-                hint="write --columns params=N,tokens=D,loss=val_loss",
-            )
-    return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def _write_page(result: Result, path: Path | None) -> None:

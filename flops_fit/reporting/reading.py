@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flops_fit.errors import ManifestError, Note
 from flops_fit.experiment.prepared import Prepared
-from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.fitting.tables.table import TableOptions, read_table
+from flops_fit.fitting.tables.trackers import is_project
 from flops_fit.manifest.files import read_json, write_atomic
 from flops_fit.planning.plan import Plan
 from flops_fit.reporting.budgets import distinct_budgets, own_budgets
@@ -23,7 +24,7 @@ from flops_fit.sweep.rundir import RunDir
 if TYPE_CHECKING:
     from flops_fit.planning.adaptive.ladder import LadderCheck
 
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")  # what is read as a table of runs
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 # Worth saying, and no reason to doubt a law.
 _HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
 _WALD = Note(
@@ -36,29 +37,26 @@ _SIMULATED = Note(
 )
 
 
-def read_source(
-    source: Any, *, columns: Mapping[str, str] | None = None, strict: bool = False, **options: Any
-) -> Result:
+def read_source(source: Any, *, table: TableOptions | None = None, **options: Any) -> Result:
     """Fit a run directory, or a table of finished runs; what is neither is no run directory.
 
     Args:
         source: a path of either, or a table in memory.
-        columns: of a table, as for `read_table`, and so the next.
-        strict: see there.
+        table: how a table is read.
         **options: of `read_run` and `read_table_of_runs`.
 
     Raises:
         ManifestError: there is no such table.
         FlopsFitError: as those two raise.
     """
-    if not isinstance(source, str | Path):
-        return read_table_of_runs(source, columns=columns, strict=strict, **options)
+    if not isinstance(source, str | Path) or is_project(str(source)):
+        return read_table_of_runs(source, table=table, **options)
     path = Path(source)
     if not path.exists() and path.suffix.lower() in _TABLES:
         raise ManifestError(f"there is no file `{path}`", hint="give a table or a run directory")
     if path.is_dir() or not path.exists():
         return read_run(path, **options)
-    return read_table_of_runs(path, columns=columns, strict=strict, **options)
+    return read_table_of_runs(path, table=table, **options)
 
 
 def read_run(
@@ -189,8 +187,7 @@ def _unmet(state: LedgerState) -> tuple[Note, ...]:
 def read_table_of_runs(
     source: Any,
     *,
-    columns: Mapping[str, str] | None = None,
-    strict: bool = False,
+    table: TableOptions | None = None,
     budgets: Sequence[float] = (),
     methods: Sequence[str] | None = None,
     bootstrap: int | None = None,
@@ -200,9 +197,8 @@ def read_table_of_runs(
     """Fit a table of finished runs: a path, a mapping of columns, or a data frame.
 
     Args:
-        source: as for `read_table`, and so the next two.
-        columns: our name to the table's.
-        strict: refuse a table with bad rows.
+        source: as for `read_table`.
+        table: how it is read.
         budgets: FLOPs to answer for; ten times the largest run's too, where none is given.
         methods: which fits; all that need no more than finished runs if None.
         bootstrap: resamples behind the intervals; if None, 1,000, and Wald's intervals in their
@@ -217,16 +213,16 @@ def read_table_of_runs(
     from flops_fit.fitting.fit import fit_all
     from flops_fit.fitting.solver.search import LARGE
 
-    table = read_table(source, columns=columns, strict=strict)
-    largest = max(seen.flops for seen in table.observations)
+    read = read_table(source, table)
+    largest = max(seen.flops for seen in read.observations)
     targets = tuple(distinct_budgets(budgets or (largest, 10 * largest)))
-    rows = distinct_budgets([*own_budgets(table.observations), *targets])
-    _refuse_floor(table.observations, options.irreducible_loss)
-    is_large = len(table.observations) > LARGE
+    rows = distinct_budgets([*own_budgets(read.observations), *targets])
+    _refuse_floor(read.observations, options.irreducible_loss)
+    is_large = len(read.observations) > LARGE
     resampled = None if bootstrap is not None or not is_large else _WALD
     resamples = bootstrap if bootstrap is not None else 0 if is_large else 1000
     fitted = fit_all(
-        table.observations,
+        read.observations,
         replace(options, bootstrap=resamples),
         methods=_known_methods(methods),
         targets=rows,
@@ -235,10 +231,10 @@ def read_table_of_runs(
     return Result(
         fits=fitted.fits,
         failures=fitted.failures,
-        observations=table.observations,
-        excluded=(*table.rejected, *fitted.excluded),
+        observations=read.observations,
+        excluded=(*read.rejected, *fitted.excluded),
         targets=targets,
-        notes=(*table.notes, *fitted.notes, *([] if resampled is None else [resampled])),
+        notes=(*read.notes, *fitted.notes, *([] if resampled is None else [resampled])),
         name=Path(source).stem if isinstance(source, str | Path) else "table",
         predictions=fitted.predictions,
         wastes=fitted.wastes,

@@ -25,11 +25,11 @@ from flops_fit.fitting.backtest import BackTest, back_test, levels_of, loss_erro
 from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.details import Loss
 from flops_fit.fitting.intervals import Draws, bootstrap
-from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.robust import mad_sigma
 from flops_fit.fitting.surface import SolvedSurface, solve_surface
+from flops_fit.fitting.tables.table import read_table
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"
 Runs = list[Observation]

@@ -26,11 +26,11 @@ import numpy as np
 from flops_fit.fitting.details import Loss
 from flops_fit.fitting.fit import fit
 from flops_fit.fitting.intervals import bootstrap
-from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation
 from flops_fit.fitting.solver.search import Coordinates, search
 from flops_fit.fitting.surface import solve_surface
+from flops_fit.fitting.tables.table import read_table
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"
 DELTA = 1e-3

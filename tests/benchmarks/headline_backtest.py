@@ -30,9 +30,9 @@ from flops_fit.fitting.curves import group_curves
 from flops_fit.fitting.fit import fit_all
 from flops_fit.fitting.isoflop import Minimum, find_minima
 from flops_fit.fitting.law import FlopsPerToken
-from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Observation, Optimum
+from flops_fit.fitting.tables.table import read_table
 from flops_fit.reporting.verdict import judge
 
 DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "runs"

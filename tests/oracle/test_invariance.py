@@ -126,7 +126,7 @@ def test_a_million_rows_are_fitted_within_two_gigabytes(tmp_path: Path) -> None:
     code = (
         "import resource, sys\n"
         "from flops_fit.fitting.fit import fit\n"
-        "from flops_fit.observations import read_table\n"
+        "from flops_fit.fitting.tables.table import read_table\n"
         "found = fit(read_table(sys.argv[1]).observations)\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(found.parameters['alpha'], found.parameters['beta'], len(found.used), peak)\n"

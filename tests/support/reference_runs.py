@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flops_fit.fitting.observations import read_table
 from flops_fit.fitting.points import Observation
+from flops_fit.fitting.tables.table import read_table
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "runs"
 REFERENCE = FOLDER / "reference.json"

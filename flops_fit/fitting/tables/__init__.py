@@ -1,0 +1,1 @@
+"""Tables of finished runs, from any file or from memory, as Observations."""
