@@ -299,24 +299,47 @@ class Combination:
 
     def params_weights(self, flops: float) -> dict[str, float]:
         """The weight of each member in ln N at a budget; they add up to 1."""
-        return self._shares(flops, PARAMS_PRIORS, self.params_scales, _log_params)
+        return self._between(flops, *self._params_ends)
 
     def loss_weights(self, flops: float) -> dict[str, float]:
         """The weight of each member in ln loss at a budget; they add up to 1."""
-        return self._shares(flops, LOSS_PRIORS, self.loss_scales, _log_loss)
+        return self._between(flops, *self._loss_ends)
 
-    def _shares(
-        self,
-        flops: float,
-        priors: Mapping[str, Growth],
-        scales: Mapping[str, Scale],
-        value: Callable[[Optimum], float | None],
+    @cached_property
+    def _params_ends(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Weights in ln N a decade within the data and a decade beyond it."""
+        return self._shares(-1.0, "params"), self._shares(1.0, "params")
+
+    @cached_property
+    def _loss_ends(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Weights in ln loss a decade within the data and a decade beyond it."""
+        return self._shares(-1.0, "loss"), self._shares(1.0, "loss")
+
+    def _between(
+        self, flops: float, within: Mapping[str, float], beyond: Mapping[str, float]
     ) -> dict[str, float]:
+        """Weights at a budget: they change evenly over the two decades about the largest run.
+
+        So an answer passes smoothly from one member to another, and rises with the budget.
+        """
+        share = min(max((self.decades(flops) + 1) / 2, 0.0), 1.0)
+        raw = {
+            method: (1 - share) * within.get(method, 0.0) + share * beyond.get(method, 0.0)
+            for method in self.optima(flops)
+        }
+        total = math.fsum(raw.values())
+        return {method: weight / total for method, weight in raw.items() if weight > 0}
+
+    def _shares(self, decades: float, part: Literal["params", "loss"]) -> dict[str, float]:
+        """The weight of each member at a distance from the largest run; they add up to 1."""
+        is_params = part == "params"
+        priors = PARAMS_PRIORS if is_params else LOSS_PRIORS
+        scales = self.params_scales if is_params else self.loss_scales
+        flops = self.top_flops * 10**decades
+        value = _log_params if is_params else _log_loss
         values = {m: v for m, o in self.optima(flops).items() if (v := value(o)) is not None}
         if not values:
             return {}
-        decades = self.decades(flops)
-        part: Literal["params", "loss"] = "params" if priors is PARAMS_PRIORS else "loss"
         noise = {m: self._noise(flops, {m: 1.0}, part) for m in values}
         raw = _weights(priors, {m: scales[m] for m in values}, decades, noise)
         # An answer far from the others' middle counts less: it has left the range of its folds.

@@ -29,6 +29,7 @@ _NORMAL = 1.4826  # standard deviation of a normal distribution over its MAD
 _LAST_FOLDS = 3
 _NEXT_DECADES = 0.75
 _NEAR_TOP = 3.0  # compute of runs that count as of the largest budget
+_LEAST_NEAR = 10  # or at least so many of the largest runs
 _WIDTH = 1.1  # ratio of FLOPs within one budget
 
 
@@ -113,7 +114,9 @@ def unmatched_budgets(surface: Fit | None) -> Iterator[Note]:
         else:
             groups.append((flops, [residual]))
     curves = [(flops, group) for flops, group in groups if len(group) >= _MIN_RUNS]
-    if len(curves) < 3 or sum(len(g) for _, g in curves) < 0.8 * len(pairs):
+    steps = [high / low for (low, _), (high, _) in pairwise(groups)]
+    are_apart = len(curves) >= 3 and min(steps) > _WIDTH**2
+    if not are_apart or sum(len(group) for _, group in curves) < 0.8 * len(pairs):
         return
     middles = [(flops, median(group)) for flops, group in curves]
     within = [abs(r - m) for (_, m), (_, group) in zip(middles, curves, strict=True) for r in group]
@@ -137,13 +140,15 @@ def outside_sizes(combination: Fit | None, observations: Sequence[Observation]) 
     """Whether the best size at the largest budget lies outside the sizes trained there."""
     if combination is None:
         return
-    top = max(o.flops for o in observations)
-    sizes = [o.params for o in observations if o.flops >= top / _NEAR_TOP]
+    runs = sorted(observations, key=lambda o: o.flops, reverse=True)
+    top = runs[0].flops
+    near = sum(o.flops >= top / _NEAR_TOP for o in runs)
+    sizes = [o.params for o in runs[: max(near, _LEAST_NEAR)]]
     best = combination.predict(top).params
     if min(sizes) <= best <= max(sizes):
         return
     low, high, found = (format_value(n, "count") for n in (min(sizes), max(sizes), best))
-    yield rules.UNBRACKETED_MINIMUM.reason(
+    yield rules.OUTSIDE_SIZES.reason(
         f"the best size at the largest budget, {found} params, lies outside the sizes that were "
         f"trained there, {low} to {high}"
     )

@@ -187,6 +187,18 @@ WORST_FOLD = Rule(
         "a budget of this very table may miss the target as well."
     ),
 )
+OUTSIDE_SIZES = Rule(
+    "outside_sizes",
+    "the best size at the largest budget lies inside the sizes that were trained there",
+    Severity.WARNED,
+    "arXiv:2406.19146",
+    "Train sizes on the other side of the optimum at the largest budget.",
+    REFINE,
+    meaning=(
+        "No run shows the loss rise again beyond the best size, so the optimum is extrapolated "
+        "in size as well as in compute."
+    ),
+)
 ANSWER_UNCERTAIN = Rule(
     "answer_uncertain",
     "the 95 % interval of N at the largest target reaches at most a factor of 1.6 either way",
@@ -656,6 +668,7 @@ RULES = (
     BUDGETS_DO_NOT_MATCH,
     LAW_HIDDEN_BY_SCATTER,
     OPTIMUM_UNKNOWN,
+    OUTSIDE_SIZES,
     WORST_FOLD,
     ANSWER_UNCERTAIN,
     LOSS_UNCERTAIN,
