@@ -269,7 +269,11 @@ def show(result: Result, shown: Printed) -> None:
 def _print_screen(result: Result, shown: Printed) -> None:
     """Print the default report, its verdict in colour."""
     from flops_fit.reporting.screen import Screen
+    from flops_fit.reporting.tables.cells import printable
 
+    for note in result.notes:
+        if note.code == "table_read":
+            typer.echo(printable(note.message))
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     first, *rest = result.to_text(
         Screen(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from flops_fit.reporting.figures.style import Columns
 
 _NORMAL = 1.959964  # two-sided 95 % of the normal distribution
+_SAME = 0.01  # relative difference below which FLOPs are 6 N D
+_OF_BITS = 0.03  # in log loss, from ln 2, within which two laws are one law in two units
+_MIN_SHARED = 6  # runs that both sides cover
 _Draw = TypeVar("_Draw")
 
 
@@ -166,7 +169,8 @@ def compare(
         budgets: FLOPs to compare at.
 
     Raises:
-        FitError: the losses are in different units (`different_units`), or a fit has no surface.
+        FitError: the losses are in different units (`different_units`), the FLOPs are counted by
+            different conventions (`different_flops`), or a fit has no surface.
     """
     for name, (one, other) in units.items():
         if one != other:
@@ -175,12 +179,57 @@ def compare(
                 code="different_units",
                 hint="compare runs whose losses mean the same",
             )
-    loss_law_of(first.fit)
-    loss_law_of(second.fit)
+    laws = loss_law_of(first.fit), loss_law_of(second.fit)
+    _refuse_conventions(first, second)
+    _refuse_bits(first, second, laws)
     if first.name == second.name:
         first = Side(f"{first.name} (1)", first.fit, first.observations)
         second = Side(f"{second.name} (2)", second.fit, second.observations)
     return Comparison(first, second, units["unit"][0], units["loss_unit"][0], tuple(budgets))
+
+
+def _refuse_conventions(first: Side, second: Side) -> None:
+    """Refuse FLOPs that are counted on one side, and 6 N D on the other."""
+    counted = [not _is_6nd(side.observations) for side in (first, second)]
+    if counted[0] != counted[1]:
+        one, other = (first, second) if counted[0] else (second, first)
+        raise FitError(
+            f"the FLOPs of `{one.name}` are counted, and those of `{other.name}` are 6 N D: their "
+            "compute cannot be compared",
+            code="different_flops",
+            hint="take both as 6 N D: --columns flops=none; or give the counted FLOPs of both",
+        )
+
+
+def _is_6nd(observations: Sequence[Observation]) -> bool:
+    """Whether all FLOPs are 6 N D."""
+    return all(
+        abs(seen.flops / (6 * seen.params * seen.tokens) - 1) < _SAME for seen in observations
+    )
+
+
+def _refuse_bits(first: Side, second: Side, laws: tuple[LossLaw, LossLaw]) -> None:
+    """Refuse two laws that differ by ln 2 all over the runs that both cover: bits and nats."""
+    ratios = []
+    for seen in first.observations:
+        losses = [law.surface.loss(seen.params, seen.tokens) for law in laws]
+        if _covers(second, seen) and all(math.isfinite(x) and x > 0 for x in losses):
+            ratios.append(abs(math.log(losses[0] / losses[1])))
+    apart = -math.log(math.log(2))  # of the logarithms, where one side is in bits
+    if len(ratios) >= _MIN_SHARED and max(abs(each - apart) for each in ratios) < _OF_BITS:
+        raise FitError(
+            f"the losses of `{first.name}` and `{second.name}` differ by 1.44 = 1 / ln 2 at every "
+            "run: one is in bits, the other in nats",
+            code="different_units",
+            hint="say which: --loss-unit bits,nats, in the order of the tables",
+        )
+
+
+def _covers(side: Side, seen: Observation) -> bool:
+    """Whether a run lies in the range of sizes and of data that a side has."""
+    params = [each.params for each in side.observations]
+    tokens = [each.tokens for each in side.observations]
+    return min(params) <= seen.params <= max(params) and min(tokens) <= seen.tokens <= max(tokens)
 
 
 def _paired(first: Sequence[_Draw], second: Sequence[_Draw]) -> list[tuple[_Draw, _Draw]]:

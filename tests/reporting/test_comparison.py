@@ -1,6 +1,7 @@
 """Two results side by side: what the second needs, by planted laws whose ratio is known."""
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -103,3 +104,40 @@ def test_both_are_named_in_tables_figures_and_data():
     shown = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert shown[:2] == ["same (1)", "same (2)"]
     assert json.loads(json.dumps(compared.to_dict()))["multipliers"][0]["multiplier"]
+
+
+def both(tmp_path, first, second):
+    """Results of two tables of the same 35 planted runs, each changed by its function."""
+    from flops_fit.reporting.reading import read_table_of_runs
+
+    results = []
+    for change in (first, second):
+        runs = {"params": [], "tokens": [], "flops": [], "loss": []}
+        for budget in (1e18, 3e18, 1e19, 3e19, 1e20):
+            for k in range(7):
+                n = 1e8 * (budget / 1e18) ** 0.5 * 1.5 ** (k - 3)
+                d = budget / n / (6 + 3e7 / n)
+                row = {"params": n, "tokens": d, "flops": budget, "loss": 1.7 + 420 / n**0.34}
+                row["loss"] += 1500 / d**0.36
+                for name, value in change(row).items():
+                    runs[name].append(value)
+        results.append(read_table_of_runs({k: v for k, v in runs.items() if v}, bootstrap=0))
+    return results
+
+
+def test_tables_in_bits_and_in_nats_are_not_compared(tmp_path):
+    nats, bits = both(tmp_path, dict, lambda row: {**row, "loss": row["loss"] / math.log(2)})
+    with pytest.raises(FitError, match="one is in bits") as caught:
+        nats.compare(bits)
+    assert caught.value.code == "different_units"
+
+
+def test_counted_flops_and_six_n_d_are_not_compared(tmp_path):
+    def without_flops(row):
+        return {name: value for name, value in row.items() if name != "flops"}
+
+    counted, assumed = both(tmp_path, dict, without_flops)
+    with pytest.raises(FitError, match="counted") as caught:
+        counted.compare(assumed)
+    assert caught.value.code == "different_flops"
+    assert "--columns flops=none" in (caught.value.hint or "")

@@ -26,7 +26,7 @@ from flops_fit.fitting.tables.numbers import is_blank, parse_cell
 Array = NDArray[np.float64]
 
 MOST_GROUPS = 50
-MAX_P = 1e-4
+MAX_P = 1e-3
 """Largest p value at which groups count as different; divided by the number of columns tested."""
 
 MIN_EFFECT = 0.003
