@@ -211,7 +211,10 @@ class FlopsSection(_Section):
 
 
 class ExecutionSection(_Section):
-    """[execution]: where the trials run, and what they keep; never part of what they are."""
+    """[execution]: where the trials run, and what they keep; never part of what they are.
+
+    A trial without a sign of life for `stall_minutes` fails, and its process is ended.
+    """
 
     executor: str = "local"
     workers: Count | None = None
@@ -220,6 +223,7 @@ class ExecutionSection(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
+    stall_minutes: Annotated[float, Field(gt=0)] = 60.0
     keep_checkpoints: bool = False
 
 

@@ -1,39 +1,113 @@
-"""Which pending trials a worker may train: those whose lease file it holds.
+"""Leases: which process trains which trial.
 
-A lease has a heartbeat, and ends when its owner dies. It is a hint, not a fence: two workers may
-train one trial, and the outcome file that is complete first counts.
+Every worker, of a pool or of the conductor, holds the lease file `trials/<id>/claim.lock` of the
+trial that it trains. A lease has a heartbeat. When its owner dies the heartbeat stops, and another
+worker takes the lease over after a minute. A lease is not a fence: an owner that was frozen may
+wake up without it. It then stops before it writes, and two outcomes of one trial are the same.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING
 
+from flops_fit.errors import FlopsFitError
 from flops_fit.sweep.rundir import RunDir
 
-_LEASE_SECONDS = 60.0
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
+
+LEASE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
+
+
+class LeaseLostError(FlopsFitError):
+    """Another process has taken this process's trial over."""
+
+    exit_code = 5
+
+
+class Leases:
+    """The leases of one process."""
+
+    def __init__(self, run: RunDir, *, seconds: float = LEASE_SECONDS) -> None:
+        """Begin without any; `seconds` without a heartbeat end a lease."""
+        self._run = run
+        self._seconds = seconds
+        # Kept between two tries: how long a claim has not changed is counted from the first.
+        self._known: dict[str, SoftFileLease] = {}
+
+    def take(self, trial_id: str) -> bool:
+        """Take the lease of a trial unless another process holds it; whether it is ours."""
+        from filelock import SoftFileLease, Timeout
+
+        lease = self._known.get(trial_id)
+        if lease is None:
+            claim = self._run.trial(trial_id) / "claim.lock"
+            claim.parent.mkdir(parents=True, exist_ok=True)
+            lease = SoftFileLease(
+                claim, lease_duration=self._seconds, timeout=0, thread_local=False
+            )
+            self._known[trial_id] = lease
+        try:
+            lease.acquire()
+        except Timeout:
+            return False
+        return True
+
+    def holds(self, trial_id: str) -> bool:
+        """Whether this process holds the lease of a trial."""
+        lease = self._known.get(trial_id)
+        return lease is not None and lease.is_locked and lease.compromise is None
+
+    def release(self, trial_id: str) -> None:
+        """Release a lease."""
+        lease = self._known.pop(trial_id, None)
+        if lease is not None:
+            lease.release()
+
+    def require(self, trial_id: str) -> None:
+        """Refuse to continue without the lease of a trial.
+
+        Raises:
+            LeaseLostError: it was lost.
+        """
+        if not self.holds(trial_id):
+            raise LeaseLostError(f"another process has taken trial {trial_id} over")
+
+    def wait(self, trial_id: str, *, is_over: Callable[[], bool]) -> bool:
+        """Take a lease, waiting for its owner; False once `is_over`, without the lease."""
+        while not is_over():
+            if self.take(trial_id):
+                return True
+            time.sleep(_POLL_SECONDS)
+        return False
 
 
 def claimed(
     run: RunDir,
-    pending: Iterable[str],
+    leases: Leases,
+    pending: Callable[[], Sequence[str]],
     *,
     is_stopped: Callable[[], bool],
     is_rank: bool = False,
     device: str = "auto",
 ) -> Generator[str]:
-    """Pending trials, each held until the next is asked for.
+    """Pending trials, each leased until the next is asked for.
 
-    Of several ranks the first claims, and every one is given the same trials.
+    Only rank 0 of several claims; all ranks receive its choice.
 
     Args:
         run: the run directory.
-        pending: ids of its trials without an outcome.
+        leases: of this process.
+        pending: ids of its trials without an outcome, as they are now.
         is_stopped: whether no further trial is to begin.
         is_rank: whether this process is one of several ranks.
-        device: as the manifest names it; it decides how ranks speak to one another.
+        device: the manifest's; it decides how ranks communicate.
     """
-    with contextlib.closing(_claims(run, pending, is_stopped)) as own:
+    with contextlib.closing(_claims(run, leases, pending, is_stopped)) as own:
         if not is_rank:
             yield from own
             return
@@ -43,22 +117,34 @@ def claimed(
             yield said
 
 
-def _claims(run: RunDir, pending: Iterable[str], is_stopped: Callable[[], bool]) -> Generator[str]:
-    """The trials that this process gets the lease of, those last in which a rank has failed."""
-    from filelock import SoftFileLease, Timeout
+def _claims(
+    run: RunDir,
+    leases: Leases,
+    pending: Callable[[], Sequence[str]],
+    is_stopped: Callable[[], bool],
+) -> Generator[str]:
+    """Trials that this process leases; waits while others hold the rest, which may yet die.
 
-    for trial_id in sorted(pending, key=lambda each: any(run.trial(each).glob("failure-*.json"))):
+    Trials in which a rank has failed come last.
+    """
+    while waiting := pending():
+        is_idle = True
+        by_failure = sorted(waiting, key=lambda each: any(run.trial(each).glob("failure-*.json")))
+        for trial_id in by_failure:
+            if is_stopped():
+                return
+            if run.outcome(trial_id).exists() or not leases.take(trial_id):
+                continue
+            is_idle = False
+            try:
+                if not run.outcome(trial_id).exists():
+                    yield trial_id
+                was_lost = not leases.holds(trial_id)
+            finally:
+                leases.release(trial_id)
+            if not was_lost and not run.outcome(trial_id).exists():
+                return  # Stopped, maybe by what another rank was asked.
         if is_stopped():
             return
-        claim = run.trial(trial_id) / "claim.lock"
-        claim.parent.mkdir(parents=True, exist_ok=True)
-        lease = SoftFileLease(claim, lease_duration=_LEASE_SECONDS, timeout=0)
-        try:
-            with lease:
-                if run.outcome(trial_id).exists():
-                    continue
-                yield trial_id
-        except Timeout:
-            continue
-        if not run.outcome(trial_id).exists():
-            return  # Stopped, maybe by what another rank was asked.
+        if is_idle:
+            time.sleep(_POLL_SECONDS)

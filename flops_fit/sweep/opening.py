@@ -35,6 +35,7 @@ from flops_fit.sweep.provenance import (
     Study,
     check_same,
     provenance_of,
+    refuse_edited_manifest,
     refuse_mixed,
     require_trials,
     resume,
@@ -265,6 +266,7 @@ def open_study(
     grid = grid or RateGrid()
     if source.is_dir():
         prepared, run = resume(source, study="transfer"), RunDir(source)
+        refuse_edited_manifest(run, prepared.manifest)
         if grid.is_empty:
             with run.lock():
                 yield OpenSweep(prepared, run, "transfer")
@@ -319,8 +321,12 @@ def _laid_down(
 
 
 def _refuse_other_files(run: RunDir) -> None:
-    """Refuse to start a sweep among files that are not a sweep's."""
-    if run.path.exists() and any(each.name != "lock" for each in run.path.iterdir()):
+    """Refuse to start a sweep among files that are not a sweep's.
+
+    A start that was stopped before the manifest was in place has left files of a run directory
+    only; they are written again.
+    """
+    if run.path.exists() and any(not run.is_of_start(each.name) for each in run.path.iterdir()):
         raise RunDirError(
             f"`{run.path}` is not empty and is not a run directory",
             hint="name another with --run-dir",

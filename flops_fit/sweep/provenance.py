@@ -72,6 +72,22 @@ def refuse_mixed(run: RunDir, *, simulated: bool) -> None:
         )
 
 
+def refuse_edited_manifest(run: RunDir, manifest: Manifest) -> None:
+    """Refuse to start with a manifest in the run directory that is no longer the sweep's own.
+
+    Raises:
+        RunDirError: a value changed that the trials depend on; execution and report may change.
+    """
+    provenance = read_json(run.provenance)
+    if provenance["fingerprint"] != fingerprint(manifest):
+        changed = "; ".join(_differences(provenance["identity"], manifest.identity))
+        raise RunDirError(
+            f"`{run.manifest}` changed since the sweep was started: {changed}",
+            hint="undo the change to continue this sweep, or start a new one from a manifest of "
+            "your own with --run-dir",
+        )
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     found = {"python": platform.python_version()}

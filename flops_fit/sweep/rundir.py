@@ -106,6 +106,11 @@ class RunDir:
         """How far one running trial has come."""
         return self.trial(trial_id) / "progress.json"
 
+    def is_of_start(self, name: str) -> bool:
+        """Whether a file of this name may be left of a start that was stopped half-way."""
+        early = {self.provenance.name, self.plan.name, "lock"}
+        return name in early or name.startswith(".tmp-")
+
     def is_run(self) -> bool:
         """Whether a sweep was ever started here."""
         return self.manifest.is_file() and self.plan.is_file()

@@ -8,17 +8,20 @@ Any engine that starts the second form on machines that see the run directory ca
 outcome file is what counts, and the first complete one wins. Under torchrun the processes of the
 first two forms share each trial.
 
-With --serve each line of standard input is a JSON list of trial ids, answered by a line `done`;
-when standard input closes, the conductor is gone: the worker keeps a checkpoint and ends.
+With --serve each line of standard input is a JSON list of trial ids. The answer is a line `done`,
+or `done, and ends` where a trial failed: the next one gets a new process. When standard input
+closes, the conductor is gone: the worker saves a checkpoint and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -27,18 +30,21 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flops_fit.errors import FlopsFitError, RunDirError
+from flops_fit.errors import FlopsFitError, PluginError, RunDirError
 from flops_fit.experiment.loading import Experiment, load_experiment
 from flops_fit.fitting.law import Surface
 from flops_fit.manifest.files import read_json, write_json
 from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Outcome, Status, Trial
-from flops_fit.sweep.claims import claimed
+from flops_fit.sweep.claims import LeaseLostError, Leases, claimed
 from flops_fit.sweep.interrupts import handling
+from flops_fit.sweep.isolation import isolated
 from flops_fit.sweep.ledger import read_ledger, replay
+from flops_fit.sweep.provenance import refuse_edited_manifest
 from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
 from flops_fit.sweep.rehearsal import simulate
 from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
+from flops_fit.sweep.stalls import StallWatch
 
 if TYPE_CHECKING:
     from flops_fit.training.trackers import Trackers
@@ -51,36 +57,113 @@ class Bench:
 
     def __init__(self, run: RunDir, experiment: Experiment | None = None) -> None:
         """Take the run directory, and the experiment where it is made of live objects."""
-        self.run = run
+        # Absolute: a plugin may change the working folder.
+        self.run = run = RunDir(run.path.absolute())
+        self.leases = Leases(run)
         self.stop = threading.Event()
         self.ranks = Ranks()
         self._experiment = experiment
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
+        if experiment is None:
+            refuse_edited_manifest(run, self._manifest)
         self._provenance = read_json(run.provenance)
         planted = self._provenance["planted"]
         self._trackers: Trackers | None = None
         self._unusable: set[str] = set()
+        self._params: dict[int | float, int] = {}
+        self.stalls: StallWatch | None = None  # where this process may be ended
         self._law = None if planted is None else Surface(**planted)
         self._trials = _read_trials(run)
 
-    def run_task(self, task: tuple[str, ...]) -> None:
+    def run_task(self, task: tuple[str, ...]) -> bool:
         """Train the trials of one task, and leave an outcome for each.
 
-        Whatever goes wrong in a trial is its outcome, with the traceback in the trial's log; only
-        an interruption leaves none.
+        An error in a trial becomes its outcome, with the traceback in the trial's log. An
+        interruption and a lost lease leave no outcome. A trial that another process trains is
+        waited for.
+
+        Returns:
+            Whether this process is as good as new: no trial has failed in it.
         """
+        is_sound = True
         for trial_id in task:
             trial = self._trial(trial_id)
+            with self._leased(trial) as is_ours:
+                if is_ours:
+                    is_sound &= self._run(trial)
+        return is_sound
+
+    def _run(self, trial: Trial) -> bool:
+        """Train one trial whose lease this process holds; whether it did not fail."""
+        with contextlib.ExitStack() as stack:
+            if self.stalls is not None and self._trains_here:
+                stack.enter_context(self.stalls.watching(lambda: self._end_stalled(trial)))
             outcome = self._outcome_of(trial)
-            if outcome is not None and not this_rank():
-                write_outcome(self.run, outcome)
-                self._drop_trunk(trial)
-            # Closing a tracker may wait for its server: the outcome must not.
-            if self._trackers is not None:
-                self._trackers.finish("interrupted" if outcome is None else outcome.status)
-                # One that does not start may take minutes to say so: once is enough.
-                self._unusable |= self._trackers.unusable
-                self._trackers = None
+        if outcome is not None and not this_rank():
+            write_outcome(self.run, outcome)
+            self._drop_trunk(trial)
+        # Closing a tracker may wait for its server: the outcome must not.
+        if self._trackers is not None:
+            self._trackers.finish("interrupted" if outcome is None else outcome.status)
+            # One that does not start may take minutes to say so: once is enough.
+            self._unusable |= self._trackers.unusable
+            self._trackers = None
+        return outcome is None or outcome.status is not Status.FAILED
+
+    @contextlib.contextmanager
+    def _leased(self, trial: Trial) -> Iterator[bool]:
+        """Hold the lease of a trial; False where it has ended meanwhile, or we are to stop."""
+        trial_id = trial.trial_id
+        if this_rank() is not None or self._law is not None or self.leases.holds(trial_id):
+            yield True
+            return
+
+        def is_over() -> bool:
+            outcome = read_outcome(self.run, trial)
+            has_ended = outcome is not None and outcome.status is not Status.FAILED
+            return has_ended or self.stop.is_set()
+
+        is_ours = self.leases.wait(trial_id, is_over=is_over)
+        try:
+            yield is_ours and not is_over()
+        finally:
+            if is_ours:
+                self.leases.release(trial_id)
+
+    def _should_stop(self, trial: Trial) -> bool:
+        """Whether to stop before the next step; asking is a sign of life.
+
+        Raises:
+            LeaseLostError: another process has taken the trial over.
+        """
+        if self.stalls is not None:
+            self.stalls.alive()
+        if this_rank() is None:
+            self.leases.require(trial.trial_id)
+        return self.stop.is_set()
+
+    def _end_stalled(self, trial: Trial) -> None:
+        """Fail a trial that shows no sign of life, and end this process and its children."""
+        assert self.stalls is not None
+        minutes = self.stalls.seconds / 60
+        reason = (
+            f"no step ended within {minutes:g} minutes (`stall_minutes` in [execution]), so the "
+            "trial was ended; its log shows where it was"
+        )
+        directory = self.run.trial(trial.trial_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        with self.run.log(trial.trial_id).open("a", encoding="utf-8") as log:
+            log.write(f"{reason}\n")
+            log.flush()
+            faulthandler.dump_traceback(log)
+        rank = this_rank()
+        if rank is not None:
+            record_failure(directory, rank, reason)
+        elif self.leases.holds(trial.trial_id):
+            seconds = self.stalls.seconds
+            write_outcome(self.run, Outcome.of_failure(trial.trial_id, reason, seconds=seconds))
+        self.ranks.kill()
+        end_process()
 
     def _trial(self, trial_id: str) -> Trial:
         """A trial of the plan, which an adaptive sweep writes anew with each decision.
@@ -118,22 +201,33 @@ class Bench:
         dropped = replay(read_ledger(ledger)).dropped if ledger.exists() else {}
         return [i for i in self._trials if i not in dropped and not self.run.outcome(i).exists()]
 
+    @property
+    def stall_minutes(self) -> float:
+        """Minutes without a sign of life after which a trial is ended."""
+        return self._manifest.execution.stall_minutes
+
     def claimed(self) -> Generator[str]:
         """Pending trials that are nobody else's."""
         return claimed(
             self.run,
-            self.pending,
+            self.leases,
+            lambda: self.pending,
             is_stopped=self.stop.is_set,
             is_rank=this_rank() is not None,
             device=self._manifest.execution.device,
         )
+
+    @property
+    def _trains_here(self) -> bool:
+        """Whether this process trains; else it starts the ranks that do."""
+        return self._manifest.execution.devices_per_trial == 1 or this_rank() is not None
 
     def _outcome_of(self, trial: Trial) -> Outcome | None:
         """Simulate, train here, or train in several processes; None if asked to stop."""
         if self._law is not None:
             return simulate(trial, self._law)
         execution = self._manifest.execution
-        if execution.devices_per_trial == 1 or this_rank() is not None:
+        if self._trains_here:
             return self._train(trial)
         started = time.monotonic()
         reason = self.ranks.train(
@@ -156,27 +250,33 @@ class Bench:
         started = time.monotonic()
         try:
             experiment = self._load()
+            self._require_planned_size(experiment, trial)
             execution = experiment.manifest.execution
             self._trackers = self.make_trackers()
-            return train(
-                trial,
-                build=experiment.build,
-                data=experiment.data,
-                loss=experiment.loss,
-                recipe=experiment.manifest.training,
-                directory=directory,
-                device=None if execution.device == "auto" else execution.device,
-                threads=execution.threads_per_worker,
-                should_stop=self.stop.is_set,
-                checkpoint_seconds=60 * execution.checkpoint_minutes,
-                keep_checkpoints=execution.keep_checkpoints,
-                trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
-                progress=lambda said: write_json(
-                    self.run.progress(trial.trial_id), said, durable=False
-                ),
-                trackers=self._trackers,
-            )
+            with isolated():
+                return train(
+                    trial,
+                    build=experiment.build,
+                    data=experiment.data,
+                    loss=experiment.loss,
+                    recipe=experiment.manifest.training,
+                    directory=directory,
+                    device=None if execution.device == "auto" else execution.device,
+                    threads=execution.threads_per_worker,
+                    should_stop=lambda: self._should_stop(trial),
+                    checkpoint_seconds=60 * execution.checkpoint_minutes,
+                    keep_checkpoints=execution.keep_checkpoints,
+                    trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
+                    progress=lambda said: write_json(
+                        self.run.progress(trial.trial_id), said, durable=False
+                    ),
+                    trackers=self._trackers,
+                )
         except Interrupted:
+            return None
+        except LeaseLostError as error:
+            with self.run.log(trial.trial_id).open("a", encoding="utf-8") as log:
+                log.write(f"stopped: {error.message}\n")
             return None
         except Exception as error:
             with self.run.log(trial.trial_id).open("a", encoding="utf-8") as log:
@@ -188,6 +288,28 @@ class Bench:
                 sys.exit(1)  # The launcher ends the other ranks.
             seconds = time.monotonic() - started
             return Outcome.of_failure(trial.trial_id, reason, seconds=seconds)
+
+    def _require_planned_size(self, experiment: Experiment, trial: Trial) -> None:
+        """Refuse to train a model that has other params than the plan says.
+
+        Stated sizes are the user's own counts, so nothing is compared there.
+
+        Raises:
+            PluginError: the model's code, or its count, changed since the sweep began.
+        """
+        if experiment.manifest.model.stated is not None:
+            return
+        from flops_fit.training.counting.sizes import count_params
+
+        value, planned = trial.size.size_value, trial.size.params
+        if value not in self._params:
+            self._params[value] = count_params(experiment.build, value)
+        if self._params[value] != planned:
+            raise PluginError(
+                f"the model of size {value:g} has {self._params[value]:,} params, and the plan "
+                f"says {planned:,}: its code changed since the sweep began",
+                hint="undo the change, or start a new run directory with --run-dir",
+            )
 
     def make_trackers(self) -> Trackers | None:
         """The manifest's trackers for one trial; None where none is named or usable."""
@@ -224,9 +346,23 @@ def _read_trials(run: RunDir) -> dict[str, Trial]:
     return {trial.trial_id: trial for trial in trials}
 
 
+def end_process() -> None:
+    """End this process at once, with its children where it leads a session of its own."""
+    if os.getsid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _own_bench(run: RunDir) -> Bench:
+    """Where this process trains trials; it ends itself if one of them stalls."""
+    bench = Bench(run)
+    bench.stalls = StallWatch(60 * bench.stall_minutes)
+    return bench
+
+
 def train_listed(run: RunDir, trial_ids: list[str]) -> None:
     """Train these trials, in this order."""
-    bench = Bench(run)
+    bench = _own_bench(run)
     if this_rank() is not None:
         end_with_launcher()
     with _stopping(bench):
@@ -235,7 +371,7 @@ def train_listed(run: RunDir, trial_ids: list[str]) -> None:
 
 def train_claimed(run: RunDir) -> int | None:
     """Claim and train pending trials until none is left; how many, where this is the first rank."""
-    bench = Bench(run)
+    bench = _own_bench(run)
     if this_rank() is not None:
         end_with_launcher()
     trained = 0
@@ -256,7 +392,7 @@ def serve(run: RunDir) -> None:
     with Path(os.devnull).open(encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 0)
     tasks: queue.SimpleQueue[tuple[str, ...] | None] = queue.SimpleQueue()
-    bench = Bench(run)
+    bench = _own_bench(run)
 
     def listen() -> None:
         for line in incoming:
@@ -278,11 +414,13 @@ def serve(run: RunDir) -> None:
             is_idle.clear()
             if task is None:
                 break
-            with _logging_to(run.log(task[0])):
-                bench.run_task(task)
+            with _logging_to(bench.run.log(task[0])):
+                is_sound = bench.run_task(task)
             if not bench.stop.is_set():
-                answers.write("done\n")
+                answers.write("done\n" if is_sound else "done, and ends\n")
                 answers.flush()
+            if not is_sound:
+                break  # What a failed trial left in this process must not reach the next.
 
 
 @contextlib.contextmanager

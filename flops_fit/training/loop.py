@@ -202,13 +202,16 @@ def _run(
                 trackers.log(_so_far(training), step=training.step)
             if reason is not None:
                 return reason
-            if training.agree(time.monotonic() - saved >= checkpoint_seconds):
-                training.save()
-                saved = time.monotonic()
         if training.step in training.curve_steps:
             loss = training.add_curve_point()
             if trackers is not None:
                 trackers.log({"heldout_loss": loss}, step=training.step)
+        # After the curve point of the same step: a resumed trial does not take the step again.
+        if training.at_window_end and training.agree(
+            time.monotonic() - saved >= checkpoint_seconds
+        ):
+            training.save()
+            saved = time.monotonic()
         now = time.monotonic()
         if progress is not None and now - reported >= _PROGRESS_SECONDS:
             reported = now

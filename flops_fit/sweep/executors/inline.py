@@ -9,19 +9,22 @@ from flops_fit.sweep.executors.contract import Resources
 
 
 class InlineExecutor:
-    """Runs tasks where it stands; the caller's thread stays free to watch and to interrupt."""
+    """Runs tasks in a thread, so that the caller's thread can watch and interrupt."""
 
     def __init__(
-        self, run_task: Callable[[tuple[str, ...]], None], stop: Callable[[], None]
+        self, run_task: Callable[[tuple[str, ...]], object], stop: Callable[[], None]
     ) -> None:
-        """Take what runs a task, and what asks a running one to stop."""
+        """Keep the function that runs a task, and the one that asks a running task to stop."""
         self._run_task = run_task
         self._stop = stop
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inline")
 
     def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
         """Queue the trials with these ids."""
-        return self._pool.submit(self._run_task, task)
+        return self._pool.submit(self._run, task)
+
+    def _run(self, task: tuple[str, ...]) -> None:
+        self._run_task(task)
 
     def shutdown(self) -> None:
         """Ask the running task to stop and wait until it has."""

@@ -2,9 +2,9 @@
 
 Each worker is one long-lived child process (`python -m flops_fit worker RUN_DIR --serve`) that
 imports torch and loads the data once and then trains one task after another. Tasks go to it as JSON
-lines on its standard input, `done` comes back as a line on its standard output. A worker whose
-standard input closes keeps a checkpoint and ends, so none outlives its conductor for long, however
-that dies.
+lines on its standard input, `done` comes back as a line on its standard output. A worker in which a
+trial failed ends, and the next task gets a new one. A worker whose standard input closes saves a
+checkpoint and ends, so none outlives its conductor for long.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from flops_fit.sweep.interrupts import killed_by
 
 _STOP_SECONDS = 120.0  # for a worker to end its step and keep a checkpoint
 _SILENT_SECONDS = 2.0  # of that, before the user is told what is waited for
+_LOOK_SECONDS = 0.5  # between two looks at whether a worker is alive
 _DEATH_SECONDS = 5.0  # for a worker that has closed its output to be gone
 
 
@@ -57,7 +59,7 @@ class LocalExecutor:
             num_devices: GPUs to share out among the workers, in turn; 0 leaves them as they are.
             devices_per_trial: how many of them each worker is given.
         """
-        self._run_dir = run_dir
+        self._run_dir = run_dir.absolute()
         self._threads = threads
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="worker")
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
@@ -106,11 +108,15 @@ class LocalExecutor:
             try:
                 child.stdin.write(json.dumps(list(task)) + "\n")
                 child.stdin.flush()
-                answer = child.stdout.readline()
+                answer = _answer_of(child)
             except (OSError, ValueError):
                 answer = ""
-            if answer.strip() != "done":
-                raise WorkerDiedError(_death_of(child))
+            if answer == "done, and ends":
+                slot.end()
+            elif answer != "done":
+                death = _death_of(child)
+                slot.kill()  # Helper processes of the worker's code may have outlived it.
+                raise WorkerDiedError(death)
         finally:
             self._free.put(slot)
 
@@ -156,12 +162,32 @@ class _Slot:
             return False
         return True
 
+    def end(self) -> None:
+        """Wait for a worker that ends by itself, and end what is left of it."""
+        self.is_gone(time.monotonic() + _DEATH_SECONDS)
+        self.kill()
+        self.child = None
+
     def kill(self) -> None:
         """End the worker, and the processes that load its data: it leads a group of its own."""
         if self.child is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.wait()
+
+
+def _answer_of(child: subprocess.Popen[str]) -> str:
+    """Return the worker's answer; empty once it is dead.
+
+    Its death is seen by its process: a helper that its code has forked may keep the pipe open.
+    """
+    assert child.stdout is not None
+    while True:
+        ready, _, _ = select.select([child.stdout], [], [], _LOOK_SECONDS)
+        if ready:
+            return child.stdout.readline().strip()
+        if child.poll() is not None:
+            return ""
 
 
 def _death_of(child: subprocess.Popen[str]) -> str:
