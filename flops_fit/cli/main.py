@@ -27,6 +27,7 @@ from flops_fit.cli.options import QuietOption, VerboseOption, VersionOption
 from flops_fit.cli.output import BROKEN_PIPE, INTERRUPTED, print_error
 from flops_fit.cli.plan import plan
 from flops_fit.cli.plugins import plugins
+from flops_fit.cli.repair import repair
 from flops_fit.cli.report import report
 from flops_fit.cli.retry import retry
 from flops_fit.cli.run import run
@@ -151,6 +152,7 @@ _add(
     "flops-fit report runs.csv --columns params=N,tokens=D,loss=val_loss",
 )  # fmt: skip
 _add(explain, "Report", "flops-fit explain too_few_budgets", "flops-fit explain")
+_add(repair, "Run", "flops-fit repair runs/my-experiment --dry-run")
 _add(worker, "Run", "flops-fit worker runs/my-experiment", hidden=True)
 
 

@@ -355,6 +355,7 @@ class Line:
         entry: what it says; None where it is no entry.
         mistake: what is wrong with it; None: nothing.
         check: what the next line is chained to; None where that cannot be known.
+        is_whole: whether its content is what was written, whatever came before it.
     """
 
     number: int
@@ -362,6 +363,7 @@ class Line:
     entry: Entry | None
     mistake: LedgerError | None
     check: str | None
+    is_whole: bool = True
 
 
 def scan_ledger(path: Path) -> Iterator[Line]:
@@ -384,8 +386,9 @@ def _scan(path: Path, content: bytes) -> Iterator[Line]:
             raise
         except RunDirError as error:
             before = None
-            yield Line(number, text, None, LedgerError(error.message, hint=_REPAIR), None)
+            yield Line(number, text, None, LedgerError(error.message, hint=_REPAIR), None, False)
             continue
+        is_whole = True
         stated = _CHECK.search(text)
         if stated is None:
             before, mistake = _own(text) * 2, None
@@ -396,13 +399,14 @@ def _scan(path: Path, content: bytes) -> Iterator[Line]:
             mistake = None
             if _own(text[: stated.start()] + b"}") != own:
                 mistake = "was edited: its `check` is not that of its content"
+                is_whole = False
             elif before is not None and _chained(before, own) != chained:
                 mistake = "does not follow the line before: lines were removed, added or moved"
             before, is_checked = own + chained, True
         wrong = None
         if mistake is not None:
             wrong = LedgerError(f"`{path}` line {number} {mistake}", hint=_REPAIR)
-        yield Line(number, text, entry, wrong, before)
+        yield Line(number, text, entry, wrong, before, is_whole)
 
 
 _REPAIR = (

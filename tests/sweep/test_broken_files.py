@@ -12,6 +12,7 @@ from flops_fit.errors import FlopsFitError, LedgerError, RunDirError
 from flops_fit.manifest.files import read_bytes
 from flops_fit.manifest.trials import Outcome, Size, Status, Trial
 from flops_fit.sweep.ledger import Ledger, read_ledger, replay
+from flops_fit.sweep.repairing import repair
 from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
 
 SIZE = Size(16, 10_000, 6_000, 60_000.0)
@@ -107,6 +108,19 @@ def test_lines_without_a_checksum_are_read_and_continued(tmp_path):
     assert replay(read_ledger(path)).is_complete
 
 
+def test_a_repair_keeps_whole_lines_and_saves_the_original(tmp_path):
+    run = RunDir(tmp_path)
+    lines = ledger_of(run.ledger)
+    broken = "".join([lines[0], "not json\n", lines[2].replace("2.5", "2.4"), lines[3]])
+    run.ledger.write_text(broken)
+    found, saved = repair(run)
+    assert [kept.event for kept in found.kept] == ["sweep_started", "sweep_finished"]
+    assert len(found.dropped) == 2
+    assert saved.read_text() == broken
+    assert [kept.event for kept in read_ledger(run.ledger)] == ["sweep_started", "sweep_finished"]
+    assert repair(run)[1] is None
+
+
 def test_a_newer_format_is_refused(tmp_path):
     path = tmp_path / "ledger.jsonl"
     path.write_text('{"event": "sweep_started", "at": "now", "format": 2, "new": true}\n')
@@ -136,8 +150,15 @@ def test_a_mutated_ledger_is_read_or_refused_in_one_sentence(tmp_path_factory, l
         del each["check"]
     held[line][key] = value
     path.write_text("".join(json.dumps(each) + "\n" for each in held))
+    error = refusal_of(path)
+    if error is not None:
+        assert error.exit_code == 4
+        assert f"line {line + 1}" in error.message or "format" in error.message
+
+
+def refusal_of(path):
     try:
         replay(read_ledger(path))
     except FlopsFitError as error:
-        assert error.exit_code == 4
-        assert f"line {line + 1}" in error.message or "format" in error.message
+        return error
+    return None
