@@ -40,7 +40,8 @@ def examine(run: RunDir) -> Repair:
         LedgerError: the file cannot be read, or has a newer format.
     """
     kept: list[Entry] = []
-    dropped, gaps = [], []
+    dropped: list[str] = []
+    gaps: list[str] = []
     for line in scan_ledger(run.ledger):
         if line.mistake is None or line.is_whole:
             assert line.entry is not None
