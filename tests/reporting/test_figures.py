@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from planted_results import PLANTED, isoflop_fit, observe, planted_result, surface_fit, with_outlier
 
-from flops_fit.fitting.law import Fit
+from flops_fit.fitting.law import Fit, FlopsPerToken, PowerLaw, PowerLawFrontier
 from flops_fit.fitting.points import Observation
 from flops_fit.reporting.figures.frontier import frontier_figure
 from flops_fit.reporting.figures.isoflop import isoflop_figure
 from flops_fit.reporting.figures.style import (
     budget_colours,
+    figure_bytes,
     flops_label,
     log_counts,
     log_flops,
@@ -258,3 +260,27 @@ def test_intervals_of_the_first_method_are_shaded_between_their_budgets():
     assert [len(found) for found in bands] == [1, 0, 0]
     corners = {tuple(corner) for corner in bands[0][0].get_paths()[0].vertices}
     assert {(1e17, 1e7), (1e17, 2e7), (1e19, 5e7), (1e19, 1e8)} <= corners
+
+
+def test_no_law_sets_the_axes_alone_and_a_method_keeps_its_colour():
+    result = planted_result()
+    wild = replace(
+        result.fits["isoflop"],
+        frontier=PowerLawFrontier(PowerLaw(1e-30, 2.5), FlopsPerToken(), PowerLaw(1e9, -0.4, 1.0)),
+    )
+    colours = []
+    for fits in (result.fits, {**result.fits, "isoflop": wild}):
+        figure = frontier_figure(fits, result.used)
+        losses = figure.axes[2].get_ylim()
+        assert losses[1] < 1.5 * max(o.loss for o in result.used)
+        (law,) = [line for line in figure.legends[0].get_lines() if line.get_label() == "isoflop"]
+        colours.append(law.get_color())
+    alone = frontier_figure({"isoflop": result.fits["isoflop"]}, result.used)
+    colours.append(alone.legends[0].get_lines()[0].get_color())
+    assert len(set(colours)) == 1
+
+
+def test_no_pdf_holds_type_3_fonts_and_svg_text_stays_text():
+    figure = frontier_figure(planted_result().fits, planted_result().used)
+    assert b"/Type3" not in figure_bytes(figure, "pdf")
+    assert b"compute C (FLOPs)" in figure_bytes(figure, "svg")

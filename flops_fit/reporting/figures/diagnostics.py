@@ -28,9 +28,11 @@ from flops_fit.reporting.figures.style import (
     log_counts,
     log_flops,
     log_loss,
+    method_style,
     paper_style,
 )
-from flops_fit.units import plural
+from flops_fit.reporting.tables.cells import WIDEST
+from flops_fit.units import format_count, plural
 
 _EDGE = 0.04  # of the axes: too near the frame for the label of a contour
 
@@ -210,14 +212,18 @@ def agreement_figure(
             for row in rows:
                 place = targets.index(row["budget_flops"]) * (len(methods) + 1)
                 y = place + methods.index(row["method"])
-                colour = METHOD_COLOURS[methods.index(row["method"]) % len(METHOD_COLOURS)]
+                colour, _ = method_style(row["method"], methods.index(row["method"]))
                 interval = row.get(f"{key}_interval")
                 if interval is not None:
                     axes.plot(interval, [y, y], color=colour, linewidth=2, gid=f"interval-{key}")
                 axes.plot([row[key]], [y], marker="o", color=colour, gid=f"named-{key}")
+                axes.annotate(
+                    format_count(row[key]), (row[key], y), textcoords="offset points",
+                    xytext=(0, 4), ha="center", fontsize=6, gid=f"number-{key}",
+                )  # fmt: skip
             axes.set_xscale("log")
             axes.margins(y=0.25 / len(targets))
-            ends = [row.get(f"{key}_interval") or (row[key], row[key]) for row in rows]
+            ends = [_believed(row, key) for row in rows]
             axes.set_xlim(min(low for low, _ in ends) / 1.2, max(high for _, high in ends) * 1.2)
             axes.grid(visible=False, axis="y")
         log_counts(panels[0], "x", "optimal N (params)")
@@ -233,6 +239,12 @@ def agreement_figure(
         )
         panels[0].invert_yaxis()
         return figure
+
+
+def _believed(row: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """A row's interval, or its value alone: an interval no reader believes sets no axis."""
+    pair = row.get(f"{key}_interval")
+    return (row[key], row[key]) if pair is None or pair[1] > WIDEST * pair[0] else pair
 
 
 def _draw_ground(axes: Axes, law: Surface, n: Any, d: Any) -> ContourSet:

@@ -35,6 +35,8 @@ from flops_fit.reporting.figures.style import (
 )
 
 _MAX_IN_LEGEND = 12
+_BELOW = 0.5  # of a curve's range of losses: how far below its points a minimum may lie
+_MOST_ERROR = 1.0  # of ln N: a wider interval would cross the whole figure
 _WIDE = 5.0  # highest over lowest loss from which their axis is logarithmic
 
 
@@ -167,6 +169,15 @@ def _draw_parabola(axes: Axes, found: Minimum, curve: Sequence[Observation], col
             zorder=2, gid="parabola",
         )  # fmt: skip
     if bracketed and found.params is not None and found.loss is not None:
+        losses_seen = [o.loss for o in curve]
+        if found.loss < min(losses_seen) - _BELOW * (max(losses_seen) - min(losses_seen)):
+            return  # a vertex far below its points is none that they show
+        if found.log_params_error is not None:
+            reach = math.exp(1.96 * min(found.log_params_error, _MOST_ERROR))
+            axes.plot(
+                [found.params / reach, found.params * reach], [found.loss] * 2, color="black",
+                linewidth=0.8, zorder=4, gid="minimum-interval",
+            )  # fmt: skip
         axes.plot(
             [found.params], [found.loss], linestyle="none", marker="*", markersize=9,
             color="black", markeredgecolor="white", markeredgewidth=0.6, zorder=5, gid="minimum",
@@ -180,6 +191,9 @@ def _isoflop_axes(axes: Axes, loss_unit: str, losses: Sequence[float]) -> None:
     is_wide = 0 < _WIDE * min(losses, default=0.0) < max(losses, default=0.0)
     axes.set_yscale("log" if is_wide else "linear")
     axes.margins(x=0.05, y=0.07)
+    if losses and not is_wide:  # the points set the axis, never a parabola
+        room = 0.07 * (max(losses) - min(losses)) or 0.1 * max(losses)
+        axes.set_ylim(min(losses) - room, max(losses) + room)
     log_counts(axes, "x", "model size N (params)")
     if is_wide:
         log_loss(axes, "y", name)

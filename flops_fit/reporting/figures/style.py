@@ -42,6 +42,16 @@ MANY = 3000
 # Okabe and Ito's palette without yellow, dark to light, for methods set side by side.
 METHOD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 METHOD_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+# A method looks the same in every figure, whichever others stand beside it.
+_METHODS: dict[str, tuple[str, Any]] = {
+    "combination": ("#000000", "-"),
+    "surface": ("#0072B2", "--"),
+    "isoflop": ("#D55E00", "-."),
+    "extrapolation": ("#009E73", ":"),
+    "general": ("#CC79A7", (0, (5, 1, 1, 1, 1, 1))),
+    "kaplan": ("#56B4E9", (0, (8, 3))),
+    "envelope": ("#E69F00", (0, (1, 1))),
+}
 
 _GAP_X, _GAP_Y = 1.0, 0.3  # of the font's size: the least between two labels of an axis
 _FINE = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
@@ -60,6 +70,8 @@ _STYLE: dict[str, Any] = {
     "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.5, "axes.axisbelow": True,
     "lines.linewidth": 1.3, "lines.markersize": 4.0, "figure.dpi": 150,
     "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "flops-fit",
+    # Text stays text: journals refuse the Type 3 fonts that PDF files get otherwise.
+    "pdf.fonttype": 42, "svg.fonttype": "none",
 }  # fmt: skip
 
 
@@ -76,6 +88,12 @@ def paper_style() -> Iterator[None]:
 def figure_text(text: str) -> str:
     """Text from a file for a figure: no control character, and no formula between dollar signs."""
     return printable(text).replace("$", r"\$")
+
+
+def method_style(name: str, place: int = 0) -> tuple[str, Any]:
+    """Colour and line of a method; of another name, those of its place."""
+    other = METHOD_COLOURS[place % len(METHOD_COLOURS)], METHOD_LINES[place % len(METHOD_LINES)]
+    return _METHODS.get(name, other)
 
 
 def figure_size(
