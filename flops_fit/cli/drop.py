@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flops_fit.cli.options import RunDirArgument, TakeBackOption, TrialsArgument, WhyOption
-from flops_fit.cli.output import say
+from flops_fit.cli.output import count_of, say
 from flops_fit.errors import ManifestError
 
 
@@ -20,7 +20,7 @@ def drop(
         if why:
             raise ManifestError("`--take-back` needs no reason: leave out `--why`")
         restored = restore_trials(run_dir, trials)
-        say(f"{len(restored)} trials are used again; next: flops-fit run {run_dir}")
+        say(f"{count_of(len(restored), 'trial')} used again; next: flops-fit run {run_dir}")
         return
     if not why.strip():
         raise ManifestError(
@@ -29,6 +29,6 @@ def drop(
         )
     dropped = drop_trials(run_dir, trials, why=why.strip())
     say(
-        f"{len(dropped)} trials dropped; next: flops-fit report {run_dir}\n"
+        f"{count_of(len(dropped), 'trial')} dropped; next: flops-fit report {run_dir}\n"
         f"to take one back: flops-fit drop {run_dir} TRIAL --take-back"
     )

@@ -146,3 +146,8 @@ def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
             f"`{option}`: expected numbers with commas between, got `{text}`: {error}",
             hint=f"write {option} 16,64",
         ) from None
+
+
+def count_of(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

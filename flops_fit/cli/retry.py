@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flops_fit.cli.options import RunDirArgument, TrialsArgument
-from flops_fit.cli.output import say
+from flops_fit.cli.output import count_of, say
 
 
 def retry(run_dir: RunDirArgument, trials: TrialsArgument) -> None:
@@ -11,4 +11,4 @@ def retry(run_dir: RunDirArgument, trials: TrialsArgument) -> None:
     from flops_fit.sweep.amending import retry_trials
 
     again = retry_trials(run_dir, trials)
-    say(f"{len(again)} trials will be trained again; next: flops-fit run {run_dir}")
+    say(f"{count_of(len(again), 'trial')} to train again; next: flops-fit run {run_dir}")
