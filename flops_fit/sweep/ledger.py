@@ -249,19 +249,21 @@ class Ledger:
         entry = replace(entry, at=at)
         line, check = line_of(entry, after=self._check)
         adapter(type(entry)).validate_json(line)
-        self._write(line)
-        self._check = check
+        self._write(line, check)
         self.state.apply(entry)
         return entry
 
-    def _write(self, data: bytes) -> None:
-        """Write all of `data`, or raise with the file as it was before."""
-        end = os.fstat(self._descriptor).st_size
+    def _write(self, data: bytes, check: str) -> None:
+        """Write a whole line and keep its checksum, or raise with the file as it was before."""
+        end, before = os.fstat(self._descriptor).st_size, self._check
         try:
             if os.write(self._descriptor, data) != len(data):
                 raise OSError(28, "the disk took only part of the line")  # 28: ENOSPC
+            # Before the flush, which Ctrl-C may interrupt: the line is in the file from here on.
+            self._check = check
             os.fsync(self._descriptor)
         except OSError as error:
+            self._check = before
             os.ftruncate(self._descriptor, end)
             raise LedgerError(
                 f"`{self.path}` cannot be written: {error.strerror}",
