@@ -68,7 +68,8 @@ def parse_column(cells: Sequence[Any], *, has_decimal_commas: bool = False) -> N
     kinds = set(map(type, cells))
     if bool not in kinds and kinds <= {float, int, str}:
         try:
-            return Numbers(np.array([float(cell) for cell in cells]), _not_finite(cells))
+            values = np.array([float(cell) for cell in cells])
+            return Numbers(values, _not_finite(values))
         except (ValueError, OverflowError):
             pass
     values = np.full(len(cells), math.nan)
@@ -88,13 +89,10 @@ def parse_column(cells: Sequence[Any], *, has_decimal_commas: bool = False) -> N
     return Numbers(values, faults, units)
 
 
-def _not_finite(cells: Sequence[Any]) -> dict[int, str]:
-    """The cells that are NaN or infinite, by position."""
-    return {
-        place: f"is not finite: {float(cell)}"
-        for place, cell in enumerate(cells)
-        if not math.isfinite(float(cell))
-    }
+def _not_finite(values: Array) -> dict[int, str]:
+    """The values that are NaN or infinite, by position."""
+    places = np.flatnonzero(~np.isfinite(values)).tolist()
+    return {place: f"is not finite: {values[place]}" for place in places}
 
 
 def parse_cell(cell: Any, *, has_decimal_commas: bool = False) -> tuple[float | None, bool]:

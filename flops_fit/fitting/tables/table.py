@@ -346,6 +346,9 @@ class _Reader:
 
     def _reject_out_of_range(self, name: str, values: Array) -> None:
         """Leave out rows with a number beyond what a fit can hold."""
+        known = values[np.isfinite(values)]
+        if not len(known) or all(is_in_range(name, float(f(known))) for f in (np.min, np.max)):
+            return
         for place, value in enumerate(values.tolist()):
             if math.isfinite(value) and not is_in_range(name, value):
                 self.bad.setdefault(place, f"{name} is out of range: {value:g}")
