@@ -1,7 +1,7 @@
 """The recipe: how every trial of a sweep is trained (the manifest's [training] section).
 
 Every field has a default that suits a model of any kind and size; a manifest states what differs.
-What a rule gives to a trial is computed in `training/recipes.py`; nothing here needs torch.
+What a rule gives to a trial is computed in `manifest/rules.py`; nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Recipe:
             and 3e-3 under every other rule, or half of it where the schedule holds the peak (`wsd`,
             `constant`).
         learning_rate_rule: how it depends on the trial; formulas and sources are those of
-            `training/recipes.py`. `constant`: not at all; `width`: 1 / size, of weight matrices;
+            `manifest/rules.py`. `constant`: not at all; `width`: 1 / size, of weight matrices;
             `mup`: 1 / fan-in, of each matrix whose fan-in grows with the size; `params` and
             `porian`: params^(-1/3); `steplaw`: params^-0.713 tokens^0.307; `deepseek`:
             flops^-0.125; `powerlines`: the square root of the batch.
@@ -91,7 +91,7 @@ class Recipe:
             and `cosine` fall from the end of warm-up on, `wsd` holds the peak and falls linearly
             over the last `cooldown_fraction` of the steps, `constant` never falls.
         share_trunks: under `wsd`, trials of one size and seed share the part before their
-            cool-downs, with one batch and one warm-up (`training/trunks.py`).
+            cool-downs, with one batch and one warm-up (`planning/trunks.py`).
         warmup_fraction: share of the steps over which the rate rises linearly from zero.
         warmup_tokens_per_param: warm-up lasts no longer than this many units of data per
             parameter (Porian et al. 2024: one); 0 sets no such limit.

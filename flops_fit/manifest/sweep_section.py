@@ -67,7 +67,7 @@ class Goal(BaseModel):
 
     Attributes:
         at: FLOPs of the budget whose optimum is wanted.
-        params_within: standard error of ln N_opt there, from the runs' noise.
+        params_within: half-width of the 90 % interval of ln N_opt there (0.2: about +-20 %).
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)

@@ -16,6 +16,7 @@ from flops_fit.errors import FitError
 from flops_fit.experiment.prepared import Prepared
 from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Trial
+from flops_fit.planning.adaptive.answer import answer_of
 from flops_fit.planning.adaptive.belief import Belief
 from flops_fit.planning.adaptive.decide import decide
 from flops_fit.planning.adaptive.mending import Weakness, dropped_levels, weaknesses
@@ -32,7 +33,7 @@ from flops_fit.units import format_count, format_flops
 
 _MIN_RUNS = 5
 _MUCH_NOISE = 0.05  # noise of log loss that more runs of the same kind do not reduce
-_FINER = 0.6  # a finer goal, as a factor of the standard error that the sweep has reached
+_FINER = 0.6  # a finer goal, as a factor of the half-width that noise alone gives
 _FINEST = 1e-3  # the smallest finer goal; a goal must be above 0
 _MOST_TOTALS = 40  # totals to try, each 1.5 times the one before
 
@@ -102,7 +103,7 @@ def refine_run(directory: Path) -> Refinement:
     if waiting:
         decision, how = _begun(history, waiting), f"flops-fit run {directory}"
     else:
-        decision, how = _chosen(terms, history, belief, found, directory)
+        decision, how = _chosen(terms, history, found, directory)
     told, flops = _costs(prepared, plan, state, decision)
     how += f" --max-flops {_rounded_up(flops, 12):.12g}"
     notes = (known, told, *rest, *_gain(decision))
@@ -121,7 +122,6 @@ def _begun(history: History, waiting: Sequence[Trial]) -> Decision:
 def _chosen(
     terms: Terms,
     history: History,
-    belief: Belief,
     found: Sequence[Weakness],
     directory: Path,
 ) -> tuple[Decision, str]:
@@ -129,10 +129,14 @@ def _chosen(
 
     If the goal is reached, a finer goal is set, since there would be no next runs.
     """
-    how, error = "", belief.error(terms.target_flops)
-    if error <= terms.params_within:
-        terms = replace(terms, params_within=max(_FINEST, float(f"{_FINER * error:.2g}")))
+    how, answer, goal = "", answer_of(terms, history.counting), terms.params_within
+    is_limited = answer.is_limited_by_law(goal)
+    if answer.has_reached(goal) or is_limited:
+        finer = _FINER * answer.noise_half_width
+        terms = replace(terms, params_within=max(_FINEST, float(f"{finer:.2g}")))
         how = "the present goal is reached"
+        if is_limited:
+            how = "the law's own error, not noise, keeps N from the present goal"
         beyond = sum(weakness.kind == "unbracketed" for weakness in found)
         if beyond:
             lie = "lies" if beyond == 1 else "lie"

@@ -179,8 +179,9 @@ def unmet_goal(state: LedgerState) -> Note | None:
     """A note that the sweep ended without reaching its goal, and why; None if it reached it."""
     last = state.decisions[-1] if state.decisions else None
     figures = {} if last is None else last.figures
-    error, goal = figures.get("params_error", math.inf), figures.get("goal", 0.0)
-    if last is None or last.action != "stop" or error <= goal:
+    # Older ledgers name the standard error alone.
+    known = figures.get("params_half_width", figures.get("params_error", math.inf))
+    if last is None or last.action != "stop" or known <= figures.get("goal", 0.0):
         return None
     total = figures.get("total_flops")
     paid = "" if total is None else f" (it may cost {format_flops(total)} FLOPs in all)"

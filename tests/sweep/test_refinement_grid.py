@@ -49,7 +49,7 @@ def test_what_is_proposed_is_run_and_leads_to_the_planted_optimum(tmp_path, run_
     rehearse(tmp_path, is_adaptive=True, total_flops=1e15)
     last = replay(read_ledger(run.ledger)).decisions[-1]
     assert last.action == "stop"
-    assert last.figures["params_error"] <= 0.12
+    assert last.figures["noise_half_width"] <= 0.12
     law = Surface(**json.loads(run.provenance.read_text())["planted"])
     answer = read_run(run.path).predict(1e14)
     assert abs(math.log(answer.params / law.optimum(1e14).params)) < 3 * 0.12

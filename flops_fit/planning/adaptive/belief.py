@@ -9,9 +9,9 @@ with u, v = x, y in decades. Weak normal priors make it solvable from the first 
 parameters are found by damped Gauss-Newton from several starts at once, Huber's weights against
 outliers. Runs off one trunk have most of their noise in common, which the covariance knows (a
 sandwich) and the estimate does not: weighting by a correlation that is not what it is taken for
-loses more than it gains. Without drift (g = 0) it is the surface alone, whose estimate and standard
-error are what a planner goes by; the drift's part of the covariance only steers runs to where the
-surface would be wrong first.
+loses more than it gains. Without drift (g = 0) it is the surface alone, whose estimate and noise
+a planner goes by; the drift steers runs to where the surface would be wrong first, and gives the
+answer its share of the law's own error (`answer`).
 
 Source: the surface: Hoffmann et al. 2022 (arXiv:2203.15556), eq. 10. Priors and the drift's size
 are judgements: published exponents lie around 0.35, and published sweeps depart from the surface by
@@ -34,10 +34,11 @@ from flops_fit.fitting.shared_noise import correlation_of
 Array = NDArray[np.float64]
 
 DRIFT = 0.01  # standard deviation of g: log loss per square decade
-NOISE = 0.003  # of log loss between seeds, as many runs' worth of prior as _NOISE_RUNS
-_NOISE_RUNS = 4
+NOISE = 0.003  # prior for the noise of log loss between seeds
+_NOISE_RUNS = 2  # weight of that prior in runs: 95 % of it lies between 0.16 and 1.9 %
 _EXPONENT = (0.35, 0.15)  # mean, standard deviation
 _HUBER = 1.5  # in robust standard deviations
+_HUBER_KEEPS = 0.8664  # share of normal noise's variance that Huber's weights keep at 1.5
 _FEW = 8  # runs below which outliers cannot be told
 _MIN_EXPONENT, _MAX_EXPONENT = 0.02, 1.5
 _ITERATIONS = 60
@@ -58,6 +59,8 @@ class Belief:
             noise's variance; `squares` where no runs share a trunk.
         precision: float64, shape (8,): of the prior; infinite where a parameter is held.
         sigma: noise of log loss.
+        freedom: degrees of freedom that `sigma` rests on.
+        log_evidence: ln probability of the losses under this prior, up to a constant (Laplace).
         x0, y0: ln N and ln D from which x and y are measured.
         flops_per_token: FLOPs of one token by params.
     """
@@ -68,6 +71,8 @@ class Belief:
     scatter: Array
     precision: Array
     sigma: float
+    freedom: float
+    log_evidence: float
     x0: float
     y0: float
     flops_per_token: FlopsPerToken
@@ -159,26 +164,42 @@ def believe(
     free = 8 if drift > 0 else 5
     precision = np.where(np.arange(8) < free, spread**-2.0, np.inf)
     correlation = correlation_of([o.run for o in observations])
+    kept, fitted_count = 1.0, 5.0
     for _ in range(4):
         theta = _minimise(theta, x, v, y, weights / sigma**2, mean, spread, free)
         fitted, rows = _evaluate(theta, x, v)
         residuals = y - fitted[0]
         if len(y) >= _FEW:
             robust = 1.4826 * float(np.median(np.abs(residuals - np.median(residuals))))
+            robust *= math.sqrt(len(y) / max(len(y) - fitted_count, 1.0))
             limit = _HUBER * max(robust, 0.3 * NOISE)
             weights = np.minimum(1.0, limit / np.maximum(np.abs(residuals), 1e-12))
-        rest = float((weights * residuals**2).sum())
+            kept = _HUBER_KEEPS
+        rest = float((weights * residuals**2).sum()) / kept
         before = sigma
         j = rows[0] * np.sqrt(weights)[:, None] * (np.arange(8) < free)
         squares, scatter = j.T @ j, j.T @ correlation @ j
         # A law takes up more of noise in common: less than n - 5 runs' worth of it is left.
         taken = np.trace(_bread(squares, precision, sigma) @ (scatter - squares)) / sigma**2
-        freedom = max(len(y) - 5 - taken, 1) + _NOISE_RUNS
+        bread = _bread(squares, precision, sigma)
+        fitted_count = float(np.trace(bread @ squares)) / sigma**2
+        freedom = max(len(y) - fitted_count - taken, 1) + _NOISE_RUNS
         sigma = math.sqrt((rest + _NOISE_RUNS * NOISE**2) / freedom)
         if abs(math.log(sigma / before)) < 0.01:
             break
     covariance = covariance_of(squares, scatter, precision, sigma)
-    return Belief(theta[0], covariance, squares, scatter, precision, sigma, x0, y0, count)
+    away = np.where(np.arange(8) < free, (theta[0] - mean) / spread, 0.0)
+    log_evidence = (
+        -(len(y) + _NOISE_RUNS) * math.log(sigma)
+        - 0.5 * (rest + _NOISE_RUNS * NOISE**2) / sigma**2
+        - 0.5 * float(away @ away)
+        + 0.5 * float(np.log(precision[:free]).sum())
+        + 0.5 * float(np.linalg.slogdet(_bread(squares, precision, sigma)[:free, :free])[1])
+    )
+    return Belief(
+        theta[0], covariance, squares, scatter, precision, sigma, freedom, log_evidence,
+        x0, y0, count,
+    )  # fmt: skip
 
 
 def covariance_of(squares: Array, scatter: Array, precision: Array, sigma: float) -> Array:

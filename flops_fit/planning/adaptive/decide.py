@@ -16,8 +16,8 @@
    left out for good.
 6. Top: once the goal is reached, or nothing else can be paid for or chosen, three sizes at the top
    budget, a third, one and three times its optimum: what bracket the answer where it matters.
-7. Stop, with the goal reached, with nothing left to pay for or to choose among, or where most runs
-   give no loss.
+7. Stop: the goal is reached; noise is so small beside the law's own error that further runs would
+   not help; nothing is left to pay for or to choose among; or most runs give no loss.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flops_fit.manifest.trials import Trial
+from flops_fit.planning.adaptive.answer import answer_of
 from flops_fit.planning.adaptive.belief import DRIFT, Belief
 from flops_fit.planning.adaptive.ladder import check_ladder
 from flops_fit.planning.adaptive.mending import (
@@ -91,11 +92,14 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
         )
         return Decision(0, "stop", reason, figures={"flops": history.spent_flops})
     plain = belief_of(terms, runs, drift=0.0)
-    goal, error = terms.params_within, plain.error(terms.target_flops)
+    answer = answer_of(terms, runs)
+    goal = terms.params_within
     figures = {
         "flops": history.spent_flops,
-        "params": math.exp(plain.log_params(terms.target_flops)),
-        "params_error": error,
+        "params": math.exp(answer.log_params),
+        "params_error": answer.error,
+        "params_half_width": answer.half_width,
+        "noise_half_width": answer.noise_half_width,
         "goal": goal,
         "exponent": plain.exponent,
         "sigma": plain.sigma,
@@ -107,16 +111,23 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
     climb = _climb(terms, history, plain, left)
     if climb is not None:
         return replace(climb, figures=figures)
-    if error <= _NEAR_GOAL * goal:
+    if answer.noise_half_width <= _NEAR_GOAL * goal:
         dropped = _dropped_level(terms, history, runs)
         if dropped is not None:
             return replace(dropped, figures=figures)
     left_out, because = outvoted(terms, history, plain)
     found = Decision(0, "stop", "", (), {}, figures, left_out, because)
-    batch = _batch(terms, history, plain, left, is_there=error <= goal)
-    known = f"ln N at the target is known to {error:.3f}"
+    is_limited = answer.is_limited_by_law(goal)
+    is_there = answer.has_reached(goal) or is_limited
+    batch = _batch(terms, history, plain, left, is_there=is_there)
+    known = f"N at the target: {_percent(answer.half_width)} (90 %)"
     if goal > _NO_GOAL:
-        known += f", and {goal:.3f} is wanted"
+        known += f", goal {_percent(goal)}"
+    if is_limited:
+        known += (
+            f"; noise alone gives {_percent(answer.noise_half_width)}, the rest is the law's own "
+            "error, which a larger top budget can lower and more runs below it cannot"
+        )
     if batch.trials:
         if batch.action == "climb":
             return replace(batch, figures=figures)
@@ -126,11 +137,18 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
         )  # fmt: skip
     if left_out:
         return replace(found, action="leave_out", reason=because)
-    why = known if error <= goal else f"{batch.reason}; {known}"
+    why = known if is_there else f"{batch.reason}; {known}"
     if not top:
         return replace(found, reason=why)
     why += ": the sizes that bracket the optimum at the top budget"
     return replace(found, action="top", reason=why, trials=tuple(top))
+
+
+def _percent(half_width: float) -> str:
+    """A half-width in ln N as `+-14 %`, or as a factor where it is large."""
+    if half_width > 0.5:
+        return f"a factor of {math.exp(min(half_width, 50.0)):.3g}"
+    return f"+-{math.expm1(half_width):.1%}".replace("%", " %")
 
 
 def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> Decision | None:

@@ -99,8 +99,7 @@ def check_ladder(
     whole = belief(observations)
     # A law that may bend takes the misfit out of the noise, which would hide what is looked for.
     bent = belief(observations, drift=_BENT)
-    spare = max(len(observations) - 5, 1)
-    sigma = bent.sigma * math.sqrt((spare + 3) / spare)  # three parameters more
+    sigma = bent.sigma
     at = whole.log_params(target_flops)
     members = tuple(o.name for o in observations if o.budget_flops == levels[0])
     worst: LadderCheck | None = None

@@ -187,8 +187,8 @@ class Decision:
         reason: in a sentence.
         trials: to be run; none where it only changes what counts.
         reasons: by trial id, why this one.
-        figures: the numbers that it rests on (`params_error` is a standard error of ln N_opt at
-            the target; `flops` are spent before it).
+        figures: the numbers that it rests on. `params_error` and `params_half_width` are standard
+            error and 90 % half-width of ln N_opt at the target; `flops` are spent before it.
         left_out: ids of finished trials that count no more from here on.
         left_out_because: why.
     """
