@@ -100,6 +100,15 @@ SimulateOption = Annotated[
         rich_help_panel=SWEEP,
     ),
 ]  # fmt: skip
+AcceptDriftOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Go on although code or versions changed; TEXT says why, and is recorded.",
+        metavar="TEXT",
+        show_default=False,
+        rich_help_panel=SWEEP,
+    ),
+]
 AdaptiveOption = Annotated[
     bool,
     typer.Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.options import (
+    AcceptDriftOption,
     AdaptiveOption,
     AddBudgetsOption,
     ManifestArgument,
@@ -39,6 +40,7 @@ def run(
     max_hours: MaxHoursOption = None,
     max_cost: MaxCostOption = None,
     price_per_hour: PriceOption = None,
+    accept_drift: AcceptDriftOption = None,
 ) -> None:
     """Train a sweep or continue it, then report. A changed [sweep] trains only what is new."""
     from flops_fit.cli.progress import watching
@@ -61,7 +63,12 @@ def run(
         )
     more = numbers_of(add_budgets, "--add-budgets") or ()
     with open_sweep(
-        manifest, run_dir, simulated=simulate, is_adaptive=adaptive, add_budgets=more
+        manifest,
+        run_dir,
+        simulated=simulate,
+        is_adaptive=adaptive,
+        add_budgets=more,
+        accept_drift=accept_drift,
     ) as sweep:
         for note in sweep.notes:
             say(note.message)

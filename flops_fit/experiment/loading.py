@@ -145,11 +145,16 @@ class Raised:
 def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedData:
     """The data plugin's training and held-out set."""
     from flops_fit.training.data.batches import load_data
+    from flops_fit.training.data.draws import Draws, seed_draws
+    from flops_fit.training.data.streams import derive_seed
 
     data = manifest.data
     make_data = load_plugin("dataset", data.plugin, search_path=search_path)
     check_takes("dataset", data.plugin, make_data, "", data.kwargs)
-    made = guard("dataset", data.plugin, lambda: make_data(**data.kwargs))
+    with Draws().apart():
+        # A set that draws its split or its examples draws the same in every process.
+        seed_draws(derive_seed(manifest.seed, "plugin"))
+        made = guard("dataset", data.plugin, lambda: make_data(**data.kwargs))
     overrides = _stated_facts(manifest)
     loaded: LoadedData = guard(
         "dataset",

@@ -30,6 +30,7 @@ from flops_fit.manifest.files import read_json, write_atomic, write_json
 from flops_fit.manifest.manifest import Manifest, manifest_from, read_manifest
 from flops_fit.planning.from_manifest import ground_of, make_plan, make_transfer_plan
 from flops_fit.planning.plan import Plan
+from flops_fit.sweep.drift import refuse_drift
 from flops_fit.sweep.extending import extend, is_extension, with_budgets
 from flops_fit.sweep.provenance import (
     Study,
@@ -155,6 +156,7 @@ def open_sweep(
     simulated: bool = False,
     is_adaptive: bool = False,
     add_budgets: Sequence[float] = (),
+    accept_drift: str | None = None,
 ) -> Iterator[OpenSweep]:
     """Open a sweep to carry it out, and hold its lock until the block ends.
 
@@ -168,12 +170,14 @@ def open_sweep(
         simulated: whether losses of a new sweep are drawn from a planted law.
         is_adaptive: whether a new sweep begins without trials and chooses them as it goes.
         add_budgets: isoFLOP budgets, in FLOPs, to extend a sweep by.
+        accept_drift: why code that changed since the sweep began may train its other trials.
 
     Raises:
         ManifestError: the manifest breaks a rule.
         PluginError: a plugin is missing or breaks its contract.
         PlanError: the sizes and budgets do not fit each other, or the design cannot be adaptive.
-        RunDirError: the directory holds another experiment or other files, or is in use.
+        RunDirError: the directory holds another experiment or other files, or is in use; or the
+            code changed since the sweep began.
     """
     if isinstance(source, Path) and source.is_dir():
         run, known = RunDir(source), resume(source)
@@ -193,6 +197,7 @@ def open_sweep(
         manifest, text = with_budgets(manifest, text, add_budgets)
     if run.is_run():
         with run.lock():
+            refuse_drift(run, accepted=accept_drift)
             yield _taken_up(run, source, manifest, text, simulated=simulated)
         return
     _refuse_other_files(run)

@@ -37,6 +37,7 @@ from flops_fit.manifest.files import read_json, write_json
 from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Outcome, Status, Trial
 from flops_fit.sweep.claims import LeaseLostError, Leases, claimed
+from flops_fit.sweep.drift import match_identity
 from flops_fit.sweep.interrupts import handling
 from flops_fit.sweep.isolation import isolated
 from flops_fit.sweep.ledger import read_ledger, replay
@@ -63,6 +64,7 @@ class Bench:
         self.stop = threading.Event()
         self.ranks = Ranks()
         self._experiment = experiment
+        self._is_matched = False  # with what the sweep began with
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
         if experiment is None:
             refuse_edited_manifest(run, self._manifest)
@@ -337,6 +339,10 @@ class Bench:
                 f"the data changed since the sweep began: was {began}, is {dict(now)}",
                 hint="losses on different data are not one law: start a new run directory",
             )
+        if not self._is_matched:
+            folders = [Path(folder) for folder in self._provenance["search_path"]]
+            match_identity(self.run, self._experiment, search_path=folders)
+            self._is_matched = True
         return self._experiment
 
 

@@ -76,7 +76,7 @@ def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = 
         train, heldout, note = _hold_out(train, seed=seed)
         notes = (note,)
         if facts.unique_units is not None and not (overrides or {}).get("unique_units"):
-            kept = _length(train)
+            kept = example_count(train)
             assert kept is not None, "a set that was split has a length"
             facts = replace(facts, unique_units=kept * facts.units_per_example)
     else:
@@ -263,7 +263,7 @@ def _read_facts(
             hint="say how many units of data (tokens, images) one example holds",
         )
     if values.get("unique_units") is None:
-        length = _length(train)
+        length = example_count(train)
         values["unique_units"] = None if length is None else length * per_example
     return DataFacts(**values)
 
@@ -291,7 +291,7 @@ def _token_facts(train: Any) -> dict[str, Any]:
     }
 
 
-def _length(source: Any) -> int | None:
+def example_count(source: Any) -> int | None:
     """How many examples a set holds; None where it does not say."""
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     if is_iterable_only(dataset):
