@@ -74,6 +74,9 @@ _MOST_FOLDS = 6
 _ENOUGH_LEVELS = 5
 """With fewer levels of compute the prior of the combination's error grows."""
 
+_LEAST_ROOM = 0.01
+"""An optimum above the best observed loss by more than this, and three residuals, is impossible."""
+
 _MIN_SIZES = 5
 """Sizes of an isoFLOP curve whose minimum a fold is held against."""
 
@@ -220,6 +223,7 @@ class Combination:
         misses: the folds that the weights and the intervals come from.
         residual: standard deviation of a single run's ln loss about the surface.
         noise: the members' noise at some budgets, by rising compute.
+        best_loss: the lowest observed loss; None where it is not known.
     """
 
     frontiers: Mapping[str, Frontier]
@@ -229,6 +233,7 @@ class Combination:
     misses: tuple[Miss, ...] = ()
     residual: float = 0.0
     noise: tuple[NoiseAt, ...] = ()
+    best_loss: float | None = None
 
     @cached_property
     def loss_scales(self) -> dict[str, Scale]:
@@ -338,6 +343,9 @@ class Combination:
         flops = self.top_flops * 10**decades
         value = _log_params if is_params else _log_loss
         values = {m: v for m, o in self.optima(flops).items() if (v := value(o)) is not None}
+        if not is_params:
+            possible = {m: v for m, v in values.items() if self._reaches_best_loss(m)}
+            values = possible or values
         if not values:
             return {}
         noise = {m: self._noise(flops, {m: 1.0}, part) for m in values}
@@ -349,6 +357,14 @@ class Combination:
             raw[method] /= (1 + away**2) ** 2
         total = math.fsum(raw.values())
         return {method: weight / total for method, weight in raw.items()}
+
+    def _reaches_best_loss(self, method: str) -> bool:
+        """Whether a member's optimum at the largest budget is as good as the best run was."""
+        optimum = self.optima(self.top_flops).get(method)
+        if self.best_loss is None or optimum is None or optimum.loss is None:
+            return True
+        room = max(3 * self.residual, _LEAST_ROOM)
+        return optimum.loss <= self.best_loss * math.exp(room)
 
     def _middle(self, flops: float) -> Optimum:
         """The combined allocation without intervals; tokens follow from the FLOP count.
@@ -473,6 +489,7 @@ def combine(
             NoiseAt.of(flops, {method: optima[k] for method, optima in told.items()})
             for k, flops in enumerate(places)
         ),
+        min(o.loss for o in runs),
     )
 
 
