@@ -1,7 +1,7 @@
 """Examine an experiment: load its plugins and prove their contract, claim by claim.
 
-Each fault is found where it lies and named with its mend; what depends on a broken part is skipped.
-Runs the plugins' code, so it belongs into a process of its own (see `inquiry`).
+Each fault is reported where it occurs, with a fix. Checks that need a broken part are skipped. The
+plugins' code runs here, so call this in a process of its own (see `child`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finding: one thing that was checked of an experiment, what came out, and how to mend it."""
+"""Finding: the outcome of one check of an experiment, and how to fix what is wrong."""
 
 from __future__ import annotations
 

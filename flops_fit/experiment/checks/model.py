@@ -69,7 +69,7 @@ def check_sizes(build: Build, values: Sequence[SizeValue]) -> tuple[str, dict[Si
         more = f" (so do sizes {others})" if others else ""
         raise PluginError(
             f"size {value} fails: {met.message}{more}",
-            hint=met.hint or "leave it out of `sizes`, or mend the constructor",
+            hint=met.hint or "leave it out of `sizes`, or fix the constructor",
         )
     return f"{len(counts)} sizes, {min(ends)} to {max(ends)}, built without weights", counts
 
