@@ -27,10 +27,10 @@ def entries(folder: Path) -> list[dict]:
 
 
 def decisions(folder: Path) -> list[dict]:
-    """Every decision with its reasons and figures, and without the time it was made at."""
+    """Every decision with its reasons and figures, without its time and the checksum over it."""
     made = [dict(entry) for entry in entries(folder) if entry["event"] == "decision_made"]
     for entry in made:
-        del entry["at"]
+        del entry["at"], entry["check"]
     return made
 
 
