@@ -12,6 +12,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,12 @@ class SampledFrontier:
         start, end = math.log10(low) - 3, math.log10(high) + 6
         count = math.ceil((end - start) * _PER_DECADE)
         flops = (10 ** (start + (end - start) * i / count) for i in range(count + 1))
-        return cls(tuple(frontier.optimum(c) for c in flops))
+        points = []
+        for budget in flops:
+            # A frontier may have no possible answer so far from the runs.
+            with suppress(FitError):
+                points.append(frontier.optimum(budget))
+        return cls(tuple(points))
 
     def optimum(self, flops: float) -> Optimum:
         """The allocation at `flops`, between or beyond the points."""
