@@ -1,11 +1,11 @@
-"""The rolling back-test: fit the smaller budgets, predict the next ones; and the weighted fit.
+"""Rolling back-test (fit smaller budgets, predict larger ones) and the weighted fit.
 
-For extrapolation the runs are weighted by (C / C_top)^p, at most 1, p in {0, 1, 2}, with weak
-priors on the exponents; p is the one whose fits to the smaller budgets predict the next budget
-best. The errors of these predictions, grown with the log-distance to the target, are the model's
-share of the error bars, since a bootstrap knows nothing of a law that is not quite right.
+For extrapolation, runs have the weight min(1, (C / C_top)^p) with p in {0, 1, 2}, and weak priors
+on the exponents. The chosen p predicts the next budget best from fits to the smaller budgets. The
+errors of these predictions, scaled with the log-distance to the target, are the model error in the
+intervals: a bootstrap does not include the error of an imperfect law.
 
-The powers and priors were found on published sweeps of ten families, where the choice by back-test
+The powers and priors were tuned on published sweeps of ten model families. There, the weighted fit
 had about half the error of the plain Huber fit at the next budget.
 """
 
@@ -32,7 +32,7 @@ from flops_fit.fitting.targets import optima
 Places = NDArray[np.int64]
 POWERS = (0, 1, 2)
 _MOST_TESTED = 10_000  # runs in the folds of a table of more than 20,000
-PRIOR_MEAN = math.log(0.35)  # of the log exponents: the middle of published laws
+PRIOR_MEAN = math.log(0.35)  # centre of the log exponents of published laws
 PRIOR_SD = 0.5
 _MIN_TRAIN = 8
 _MIN_LEVELS = 3
@@ -44,16 +44,16 @@ _NEAR = math.log(10.0)  # how far beyond the training runs a fold is tested
 
 @dataclass(frozen=True)
 class BackTest:
-    """What the folds said, by power, and the weighted fit of the best one.
+    """Folds of the back-test for each power, and the weighted fit with the best power.
 
     Attributes:
-        folds: by power of the weights.
-        power: the power of least mean error at the next level.
+        folds: the folds by power of the weights.
+        power: the power with the least mean error at the next level.
         weighted: the fit to all runs with this power and the priors.
-        levels: positions of the tested runs by rising compute.
-        cuts: how many levels each fold was fitted to.
-        fitted: the surface that all folds belong to, with the tested runs.
-        theta: parameters of each fold by power, shape (powers, folds, 5).
+        levels: positions of the tested runs in each level of compute, in ascending order.
+        cuts: number of levels in the fit of each fold.
+        fitted: the surface fitted to all tested runs.
+        theta: parameters by power and fold, shape (powers, folds, 5).
     """
 
     folds: dict[int, tuple[Fold, ...]]
@@ -65,7 +65,7 @@ class BackTest:
     theta: Array
 
     def surface_below(self, cut: int, power: int) -> SolvedSurface:
-        """The surface through the lowest `cut` levels, weighted by this power of compute."""
+        """Return the surface fitted to the lowest `cut` levels with this power of the weights."""
         members = np.sort(np.concatenate(self.levels[:cut]))
         where = self.fitted.coordinates.rows(members)
         row = self.theta[POWERS.index(power), self.cuts.index(cut)]
@@ -79,7 +79,7 @@ class BackTest:
         )
 
     def power_below(self, cut: int) -> int:
-        """The power that the folds within the lowest `cut` levels would have chosen; 0 if none."""
+        """Return the best power by the folds of the lowest `cut` levels; 0 without folds."""
         scores = {}
         for power in POWERS:
             errors = [
@@ -94,12 +94,12 @@ class BackTest:
         return [fold for fold in self.folds[power] if fold.is_next]
 
     def error(self, power: int) -> float | None:
-        """Mean magnitude of the log error at the next level; None without folds."""
+        """Return the mean absolute log error at the next level; None without folds."""
         errors = [fold.absolute for fold in self.folds[power] if fold.is_next]
         return float(np.mean(errors)) if errors else None
 
     def one_sided(self) -> float | None:
-        """Mean bias of the plain fit where every fold errs to one side, by much; else None."""
+        """Return the mean bias of the plain fit if all folds agree in sign and it exceeds 1 %."""
         biases = [fold.bias for fold in self.folds[0] if fold.is_next]
         if len(biases) < 3 or len({bias > 0 for bias in biases}) > 1:
             return None
@@ -108,23 +108,24 @@ class BackTest:
 
 
 def reach(folds: Sequence[Fold]) -> float:
-    """The largest log-distance that was tested; 0 without folds."""
+    """Return the largest tested log-distance; 0 without folds."""
     return max((fold.distance for fold in folds), default=0.0)
 
 
 def loss_error(folds: Sequence[Fold], distance: float) -> float | None:
-    """Standard error of ln loss at a log-distance beyond the data: the worst fold's, grown.
+    """Return the standard error of ln loss at a log-distance beyond the data; None without folds.
 
-    A fold's root mean square grows in proportion to distance over its own, never shrinks.
+    It is the largest root mean square of a fold, scaled up by the ratio of the two distances. It is
+    never scaled down.
     """
     return max((f.rms * max(1.0, distance / f.distance) for f in folds), default=None)
 
 
 def params_error(folds: Sequence[Fold], distance: float) -> float | None:
-    """Standard error of ln N_opt at a log-distance beyond the data: the folds' typical shift.
+    """Return the standard error of ln N_opt at a log-distance beyond the data; None without folds.
 
-    It grows with the distance as a share of the range of compute that was fitted: the error of a
-    slope falls with that range.
+    It is the root mean square of the folds' shifts. Each is scaled up with the distance over the
+    fitted range of compute, because the error of a slope is inversely proportional to that range.
     """
     arm = max((f.train_range for f in folds), default=0.0)
     grown = [
@@ -134,11 +135,11 @@ def params_error(folds: Sequence[Fold], distance: float) -> float | None:
 
 
 def levels_of(observations: Sequence[Observation]) -> list[Places]:
-    """Positions by rising compute: isoFLOP curves where they hold nearly all runs, else bins.
+    """Group runs into levels of compute, in ascending order; return their positions.
 
-    Curves that lie side by side are none: where compute varies freely, windows of 10 % fill it, and
-    an error over a step of a few percent says nothing of one over decades. Each level is int64,
-    shape (its runs,).
+    Levels are isoFLOP curves if these hold 90 % of the runs and are clearly apart, else bins with
+    equal numbers of runs. Curves only a few percent apart do not count, because the error over
+    such a step does not show the error over decades. Each level is int64, shape (its runs,).
     """
     flops = np.array([o.flops for o in observations])
     curves = [c for c in group_curves(observations) if len(c.members) >= 3]
@@ -154,10 +155,10 @@ def levels_of(observations: Sequence[Observation]) -> list[Places]:
 
 
 def back_test(solved: SolvedSurface) -> BackTest | None:
-    """Run the rolling back-test of a solved surface; None where there are too few levels.
+    """Run the rolling back-test of a solved surface; return None for too few levels.
 
-    Every fold at every power is one row of a single problem: runs beyond the fold have weight 0.
-    Of more than 20,000 runs, at most 10,000 make the folds; the weighted fit takes them all.
+    Each pair of fold and power is one row of a single problem, in which runs outside the fold have
+    weight 0. For more than 20,000 runs, the folds use at most 10,000; the weighted fit uses all.
     """
     part = _thinned(solved)
     seen = part.observations
@@ -201,7 +202,7 @@ def back_test(solved: SolvedSurface) -> BackTest | None:
 
 
 def _thinned(solved: SolvedSurface) -> SolvedSurface:
-    """The same surface, where it has very many runs on some of them, evenly spaced by compute."""
+    """Return the surface with at most 10,000 runs, evenly spaced by compute, if over 20,000."""
     n = len(solved.observations)
     if n <= LARGE:
         return solved
@@ -218,21 +219,21 @@ def _thinned(solved: SolvedSurface) -> SolvedSurface:
 
 
 def _relative(flops: Array, is_used: NDArray[np.bool_]) -> Array:
-    """Compute over that from which on runs have full weight, at most 1."""
+    """Return min(1, C / C_top) of each run."""
     relative: Array = np.minimum(flops / _top_flops(flops[is_used]), 1.0)
     return relative
 
 
 def _top_flops(flops: Array) -> float:
-    """The compute from which on runs have full weight: that of the fifth largest.
+    """Return C_top, the compute of the fifth largest run.
 
-    So the fit never hangs on one or two large runs.
+    Runs above it share the full weight, so that one or two large runs never decide the fit.
     """
     return float(np.sort(flops)[-min(_MIN_TOP, len(flops))])
 
 
 def _is_enough(solved: SolvedSurface, levels: Sequence[Places]) -> bool:
-    """Whether these levels can be fitted by themselves: several sizes, several horizons."""
+    """Return whether these levels have at least 8 runs, and vary in params and tokens."""
     members = np.concatenate(levels)
     where = solved.coordinates
     return len(members) >= _MIN_TRAIN and all(np.ptp(v[members]) > 0 for v in (where.x, where.y))
@@ -245,7 +246,7 @@ def _folds_of(
     levels: Sequence[Places],
     flops: Array,
 ) -> list[Fold]:
-    """The folds of one power; the last row of theta is the fit to all runs."""
+    """Return the folds of one power; the last row of theta is the fit to all runs."""
     where = solved.coordinates
     tests = np.array([math.exp(np.log(flops[level]).mean()) for level in levels])
     log_params, _ = optima(where.to_law(theta), tests, solved.flops_per_token)

@@ -1,7 +1,8 @@
-"""Whether a learning rate carries from size to size.
+"""The test of whether the best learning rate carries over from one model size to another.
 
-How the best rate (`rates.py`) moves with the size, beyond what the recipe's rule does already, is
-the slope that is asked for: zero where the rule carries the rate.
+`rates.py` finds the best rate at each size. Divided by the rate of the recipe's rule, it gives the
+best factor. If the rule carries the rate, this factor does not depend on the size: the slope of
+ln(factor) against ln(size) is zero.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from flops_fit.fitting.points import Interval
 from flops_fit.fitting.rates import Bracket, RatePoint, Scale, excess_at, find_bracket, fit_parabola
 
 _USUAL_NOISE = 0.003
-"""Standard deviation of log loss where the points are too few to show their own."""
+"""Standard deviation of log loss, assumed where too few points are given to estimate it."""
 
 _WIDE = 0.5
-"""A slope known no better than this cannot tell a rule by width from one by its square root."""
+"""Half-width above which a slope cannot separate a 1/width rule from a 1/sqrt(width) rule."""
 
 _CHEAP = 0.01
-"""A rule that costs less than this share of the loss is as good as the noise lets it be."""
+"""Share of the loss below which the cost of a rule is negligible."""
 
 Verdict = Literal["carried", "not carried", "undetermined"]
 
 
 @dataclass(frozen=True)
 class Slope:
-    """d ln(best rate) / d ln(size), with its 95 % interval."""
+    """Slope d ln(best rate) / d ln(size) with its 95 % interval."""
 
     value: float
     interval: Interval
@@ -41,14 +42,14 @@ class Slope:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a rule would cost the largest size if the rate were tuned at the smallest bracketed one.
+    """Extra loss at the largest size if a rule carries the rate from the smallest bracketed one.
 
     Attributes:
         rule: its name.
-        rate: what it carries to the largest size.
-        excess: the loss there above the best, as a share of it; None where it cannot be said.
-        is_beyond: the rate lies outside the grid: the excess is that at its end, and more.
-        is_own: it is the manifest's rule.
+        rate: the learning rate that the rule gives at the largest size.
+        excess: (loss at this rate - least loss) / least loss; None where it is not known.
+        is_beyond: whether the rate lies outside the tried rates; `excess` is then a lower bound.
+        is_own: whether it is the manifest's rule.
     """
 
     rule: str
@@ -60,18 +61,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What the study says.
+    """The result of a learning-rate study.
 
     Attributes:
-        verdict: `carried`: the slope of the best factor has zero in its interval, and the interval
-            is narrower than half a power of the size to each side; or what is left over costs the
-            largest size less than 1 % of its loss. `not carried`: zero lies outside, and it costs
-            more; or at a size whose best rate is not bracketed the rate of the others diverged, or
-            costs 1 % of the loss at least. Else `undetermined`, as it is where the best rate of the
-            largest size is not known, or that of another lies at the end of its grid.
-        reasons: why, in sentences with codes.
-        slope: of the best factor: what the rule leaves over.
-        rate_slope: of the best rate itself.
+        brackets: the best rate at each size, smallest size first.
+        verdict: `carried`: the interval of `slope` contains zero and its half-width is at most 0.5,
+            or the rule costs the largest size less than 1 % of its loss. `not carried`: the
+            interval excludes zero and the cost is higher; or, at a size without a bracketed best
+            rate, the carried rate diverges or costs at least 1 % of the loss. `undetermined`: all
+            other cases, for example an unknown best rate at the largest size.
+        reasons: sentences that explain the verdict, each with a code.
+        slope: slope of ln(best factor) in ln(size); zero if the rule carries the rate.
+        rate_slope: slope of ln(best rate) in ln(size).
+        costs: the cost of each rule at the largest size; empty where it is not known.
         noise: standard deviation of log loss about the parabolas.
     """
 
@@ -87,11 +89,11 @@ class Transfer:
 def fit_transfer(
     points: Sequence[RatePoint], shapes: Mapping[str, Mapping[float, float]], *, own: str
 ) -> Transfer:
-    """Find the best rate at each size, and say whether the rule `own` carries it.
+    """Find the best rate at each size and decide whether the rule `own` carries it over.
 
     Args:
-        points: the trials, at two sizes or more; several seeds a rate may be given.
-        shapes: by rule and size value, the rate up to a factor of the rule's own.
+        points: the trials at two or more sizes, with one or more seeds at each rate.
+        shapes: by rule and size value, the rate up to a constant factor of each rule.
         own: the manifest's rule, one of `shapes`.
     """
     by_size: dict[float, list[RatePoint]] = defaultdict(list)
@@ -101,7 +103,7 @@ def fit_transfer(
     freedom = sum(fit.freedom for fit in fits.values() if fit)
     squares = math.fsum(fit.squares for fit in fits.values() if fit)
     noise = math.sqrt(squares / freedom) if freedom else _USUAL_NOISE
-    # Not by scipy.stats, whose import takes as long as all the fits of a report.
+    # Importing scipy.stats would take as long as all fits of a report.
     quantiles = (stdtrit(freedom, p) if freedom else ndtri(p) for p in (0.975, 0.95))
     scale = Scale(noise, *map(float, quantiles))
     brackets = tuple(find_bracket(cell, fits[value], scale) for value, cell in by_size.items())
@@ -113,7 +115,7 @@ def fit_transfer(
     ]
     if not freedom:
         reasons.append(
-            Note("noise_assumed", f"too few rates to see the noise: {noise:.1%} was assumed")
+            Note("noise_assumed", f"too few rates to estimate the noise; {noise:.1%} is assumed")
         )
     slope = _slope(inside, [b.factor for b in inside], scale.two_sided)
     rate_slope = _slope(inside, [b.rate for b in inside], scale.two_sided)
@@ -130,9 +132,10 @@ def fit_transfer(
 def _slope(
     inside: Sequence[Bracket], values: Sequence[float | None], quantile: float
 ) -> Slope | None:
-    """D ln(value) / d ln(size) over the sizes with an optimum, weighted by their errors.
+    """Slope of ln(value) in ln(size) by least squares, weighted by the errors of ln(value).
 
-    Where three or more sizes scatter about the line by more than their errors, the error grows.
+    If three or more sizes deviate from the line by more than their errors, the interval is widened
+    by the square root of the reduced chi-squared.
     """
     if len(inside) < 2:
         return None
@@ -143,32 +146,32 @@ def _slope(
     spread = float((weights * (x - centre) ** 2).sum())
     value = float((weights * (x - centre) * y).sum() / spread)
     level = float(np.average(y, weights=weights))
-    scatter = float((weights * (y - level - value * (x - centre)) ** 2).sum())
-    grown = math.sqrt(max(1.0, scatter / (len(inside) - 2))) if len(inside) > 2 else 1.0
+    chi_squared = float((weights * (y - level - value * (x - centre)) ** 2).sum())
+    grown = math.sqrt(max(1.0, chi_squared / (len(inside) - 2))) if len(inside) > 2 else 1.0
     half = quantile * grown / math.sqrt(spread)
     return Slope(value, (value - half, value + half))
 
 
 def _common_factor(inside: Sequence[Bracket], quantile: float) -> Interval | None:
-    """The 95 % interval of ln(factor), taken to be the same at every bracketed size."""
+    """95 % interval of the mean ln(factor), assumed equal at all bracketed sizes."""
     if not inside:
         return None
     x = np.log([bracket.factor for bracket in inside if bracket.factor is not None])
     weights = 1 / np.array([max(bracket.log_error or 0.0, 1e-9) for bracket in inside]) ** 2
     level = float(np.average(x, weights=weights))
-    scatter = float((weights * (x - level) ** 2).sum())
-    grown = math.sqrt(max(1.0, scatter / (len(inside) - 1))) if len(inside) > 1 else 1.0
+    chi_squared = float((weights * (x - level) ** 2).sum())
+    grown = math.sqrt(max(1.0, chi_squared / (len(inside) - 1))) if len(inside) > 1 else 1.0
     half = quantile * grown / math.sqrt(float(weights.sum()))
     return level - half, level + half
 
 
 def _least_excess(bracket: Bracket, carried: Interval | None, scale: Scale) -> float:
-    """What the carried factor costs at least at a size without an optimum, as a share of its loss.
+    """Lower bound of the cost of the carried factor at a size without an optimum, over its loss.
 
-    A loss with one minimum only rises away from the best measured rate, so that the rates passed on
-    the way to the carried factor bound its loss from below: infinite where one of them diverged, 0
-    where they rise no further than the noise. Where every rate diverged, so does any above the
-    smallest of them.
+    If the loss has a single minimum, it only rises away from the best measured rate. The rates
+    between the best one and the carried factor then bound the loss from below. The bound is
+    infinite if one of them diverged, and 0 if they rise by no more than the noise. If every rate
+    diverged, all rates above the smallest of them diverge too.
     """
     if carried is None:
         return 0.0
@@ -177,7 +180,7 @@ def _least_excess(bracket: Bracket, carried: Interval | None, scale: Scale) -> f
         smallest = bracket.rates[0][0]
         return math.inf if carried[0] >= math.log(smallest) else 0.0
     least, best = min(known)
-    end = min(max(best, carried[0]), carried[1])  # the nearest that the factor may be
+    end = min(max(best, carried[0]), carried[1])  # the closest value in the interval of the factor
     passed = [
         math.inf if loss is None else math.log(loss / least)
         for factor, _, loss, _ in bracket.rates
@@ -193,47 +196,47 @@ def _judge(
     reasons: list[Note],
     misses: Sequence[tuple[Bracket, float]],
 ) -> Verdict:
-    """The verdict, with its reason added.
+    """Return the verdict and append its reason to `reasons`.
 
     Args:
-        slope: through the sizes with an optimum.
-        costs: of the rules at the largest size; empty where it has no optimum.
-        reasons: what was found so far.
-        misses: the sizes whose best rate may be anywhere beyond their grid, and what the factor
-            carried from the others costs there at least.
+        slope: slope through the sizes with an optimum.
+        costs: costs of the rules at the largest size; empty if this size has no optimum.
+        reasons: the notes so far.
+        misses: the sizes without a known best rate, each with the least cost of the factor that is
+            carried from the other sizes.
     """
     worst, least = max(misses, key=lambda miss: miss[1], default=(None, 0.0))
     if worst is not None and least >= _CHEAP:
-        told = f"costs size {worst.size_value:g} at least {least:.1%} of its loss"
+        finding = f"costs size {worst.size_value:g} at least {least:.1%} of its loss"
         if math.isinf(least):
-            told = f"reaches at size {worst.size_value:g} where training diverges"
+            finding = f"diverges at size {worst.size_value:g}"
             if all(loss is None for _, _, loss, _ in worst.rates):
-                told += f", as it did at every rate tried there, from {worst.rates[0][1]:.3g} up"
-        reasons.append(Note("rule_misses", f"the rate carried from the bracketed sizes {told}"))
+                finding += f", where every tried rate from {worst.rates[0][1]:.3g} up diverged"
+        reasons.append(Note("rule_misses", f"the rate carried from the bracketed sizes {finding}"))
         return "not carried"
     if slope is None:
         reasons.append(Note("too_few_optima", "fewer than two sizes have a bracketed best rate"))
         return "undetermined"
     low, high = slope.interval
-    told = f"size^{slope.value:+.2f} [{low:+.2f}, {high:+.2f}] is left over by the rule"
+    finding = f"the rule leaves a trend of size^{slope.value:+.2f} [{low:+.2f}, {high:+.2f}]"
     known = [c.excess for c in costs if c.is_own and not c.is_beyond and c.excess is not None]
     is_cheap = bool(known) and known[0] < _CHEAP
     if not low <= 0 <= high and not is_cheap:
-        reasons.append(Note("rule_fails", f"{told}: it does not carry the rate"))
+        reasons.append(Note("rule_fails", f"{finding} and does not carry the rate"))
         return "not carried"
     if misses:
         sizes = ", ".join(f"{bracket.size_value:g}" for bracket, _ in misses)
-        message = f"{told} elsewhere, but the best rate at size {sizes} is not known"
+        message = f"{finding} at the other sizes; the best rate at size {sizes} is not known"
         reasons.append(Note("sizes_unknown", message))
         return "undetermined"
     if not low <= 0 <= high:
-        price = f"it costs the largest size {known[0]:.1%} of its loss"
-        reasons.append(Note("rule_costs_little", f"{told}, but {price}"))
+        price = f"this costs the largest size only {known[0]:.1%} of its loss"
+        reasons.append(Note("rule_costs_little", f"{finding}, but {price}"))
         return "carried"
     if (high - low) / 2 > _WIDE:
-        reasons.append(Note("slope_unclear", f"{told}: too wide an interval to say"))
+        reasons.append(Note("slope_unclear", f"{finding}; the interval is too wide to decide"))
         return "undetermined"
-    reasons.append(Note("rule_holds", f"{told}: zero lies inside"))
+    reasons.append(Note("rule_holds", f"{finding}; the interval includes zero"))
     return "carried"
 
 
@@ -243,7 +246,7 @@ def _costs(
     shapes: Mapping[str, Mapping[float, float]],
     own: str,
 ) -> tuple[Cost, ...]:
-    """What each rule costs the largest size, if the rate is tuned at the smallest."""
+    """Cost of each rule at the largest size if the rate is tuned at the smallest bracketed size."""
     if len(inside) < 2 or inside[-1] is not brackets[-1]:
         return ()
     small, large = inside[0], inside[-1]

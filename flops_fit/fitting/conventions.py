@@ -1,9 +1,9 @@
-"""The exponents of one sweep under each convention of what N and C are.
+"""Exponents of one sweep under each convention for N and C.
 
-The same runs give other exponents when N leaves the embedding tables out, or counts only the
-experts that a token visits, and others again when C is taken as 6 N D instead of being counted:
-that is how Kaplan et al. and Hoffmann et al. came to different laws (Pearce and Song 2024,
-arXiv:2406.12907; Porian et al. 2024, arXiv:2406.19146). So each is fitted and shown.
+The exponents depend on whether N includes embedding tables, whether N counts all experts or only
+the active ones, and whether C is counted or taken as 6 N D. This explains much of the difference
+between the laws of Kaplan et al. and of Hoffmann et al. (Pearce and Song 2024, arXiv:2406.12907;
+Porian et al. 2024, arXiv:2406.19146). Therefore every convention is fitted and reported.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from flops_fit.fitting.points import Observation
 from flops_fit.fitting.surface import LITERATURE_DELTA, describe, solve_surface
 
 MOST_OBSERVATIONS = 2000
-"""Beyond it the fits would take longer than the rest of a report."""
+"""For more observations, these fits would take longer than the rest of a report."""
 
 _FIELDS = {"all": "params", "non-embedding": "params_non_embedding", "active": "params_active"}
 
 
 def by_convention(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
-    """How the optimum grows with compute, refitted under each convention that the runs know.
+    """Return the exponents of the optimum, refitted under each convention that the runs support.
 
     Args:
-        fits: by method; the same runs are fitted again by the same choices (loss, irreducible loss,
+        fits: fits by method; the refits use the same runs and options (loss, irreducible loss,
             interpolation).
 
     Returns:
         Rows of `params_convention` (`all`, `non-embedding`, `active`), `flops_convention`
         (`counted`: as in the runs; `6ND`: with that N), `method`, and the exponents `params` and
-        `tokens` of N and D against C. Of a surface with counted FLOPs, which grow as no power of N,
-        they are the mean slopes over the range of the runs. Empty where every convention counts
-        the same, and for more than 2,000 observations.
+        `tokens` of N and D in C. Counted FLOPs are not a power of N, so for a surface the exponents
+        are then mean slopes over the range of the runs. The list is empty if all conventions give
+        the same N, or for more than 2,000 observations.
     """
     asked = [(fits[method], refit) for method, refit in _REFITS.items() if method in fits]
     rows: list[dict[str, Any]] = []
@@ -54,7 +54,7 @@ def by_convention(fits: Mapping[str, Fit]) -> list[dict[str, Any]]:
             try:
                 found = known if name == "all" else refit(seen, known)
             except FitError:
-                continue  # The report says elsewhere why a method gives no law.
+                continue  # The report states elsewhere why a method has no law.
             rows += _rows(name, found, seen)
     return rows if len({row["params_convention"] for row in rows}) > 1 else []
 
@@ -65,7 +65,7 @@ def _refit_isoflop(seen: Sequence[Observation], known: Fit) -> Fit:
 
 
 def _refit_surface(seen: Sequence[Observation], known: Fit) -> Fit:
-    """The surface through these runs, which hold no outliers."""
+    """Fit the surface to these runs, from which outliers are already removed."""
     details = known.details if isinstance(known.details, SurfaceDetails) else SurfaceDetails()
     options = FitOptions(
         loss=details.loss,
@@ -82,11 +82,11 @@ _REFITS: dict[str, Callable[[Sequence[Observation], Fit], Fit]] = {
 
 
 def _rows(name: str, found: Fit, seen: Sequence[Observation]) -> Iterator[dict[str, Any]]:
-    """What one fit says: with C as counted and, for a surface, as 6 N D."""
+    """Yield the rows of one fit: for counted C and, for a surface, for 6 N D."""
     row = {"params_convention": name, "method": found.method}
     exponents = {key: found.exponents.get(key) for key in ("params", "tokens")}
     if found.method == "isoflop":
-        # An isoFLOP curve is a set of runs of one counted compute: 6 N D would break it up.
+        # An isoFLOP curve has one counted compute; 6 N D would split it.
         yield {**row, "flops_convention": "counted", **exponents}
         return
     low, high = min(o.flops for o in seen), max(o.flops for o in seen)
@@ -103,7 +103,7 @@ def _rows(name: str, found: Fit, seen: Sequence[Observation]) -> Iterator[dict[s
 
 
 def _variants(observations: Sequence[Observation]) -> dict[str, list[Observation]]:
-    """The observations with N by each convention, those that differ."""
+    """Return the observations with N by each convention; equal ones are listed once."""
     known: list[list[float]] = []
     found: dict[str, list[Observation]] = {}
     for name, attribute in _FIELDS.items():

@@ -1,4 +1,4 @@
-"""Observations sorted into isoFLOP curves, and the checks that every method makes first."""
+"""Grouping of observations into isoFLOP curves, and the input checks of all methods."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from flops_fit.errors import FitError, Note
 from flops_fit.fitting.points import Excluded, Observation, is_in_range
 
 Array = NDArray[np.float64]
-BUDGET_WIDTH = 1.1  # largest ratio of FLOPs on one isoFLOP curve
+BUDGET_WIDTH = 1.1  # largest ratio of FLOPs within one isoFLOP curve
 MIN_OBSERVATIONS = 6
 _NUMBERS = {float, int}
-_PLAIN = 1e-30, 1e30  # within it every kind of number is in range
+_PLAIN = 1e-30, 1e30  # range that is valid for all four numbers
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one budget.
+    """Runs of one budget.
 
     Attributes:
-        budget_flops: as planned, or the geometric mean of what was spent.
+        budget_flops: the planned budget, or the geometric mean of the runs' FLOPs.
         params, losses: float64, shape (runs,).
-        members: the runs' positions among the observations.
+        members: positions of the runs among the observations.
     """
 
     budget_flops: float
@@ -36,16 +36,15 @@ class Curve:
 
     @property
     def num_sizes(self) -> int:
-        """How many different sizes the curve has."""
+        """Number of different sizes on the curve."""
         return len(np.unique(self.params))
 
 
 def group_curves(observations: Sequence[Observation]) -> list[Curve]:
-    """The isoFLOP curves among the observations, by budget; curves of one size are none.
+    """Group observations into isoFLOP curves of at least 2 sizes, in order of budget.
 
-    Runs with a `budget_flops` form a curve with those of the same budget. The others form curves
-    whose FLOPs lie within 10 % of each other: the fullest such window first, then the fullest of
-    what is left.
+    Runs with equal `budget_flops` form one curve. Runs without it form curves whose FLOPs lie
+    within 10 %; the largest group is taken first, then the largest among the remaining runs.
     """
     planned: dict[float, list[int]] = {}
     loose: list[int] = []
@@ -68,7 +67,7 @@ def group_curves(observations: Sequence[Observation]) -> list[Curve]:
 
 
 def _merge(planned: dict[float, list[int]]) -> list[tuple[float, list[int]]]:
-    """Planned budgets within 10 % of each other as one, named by the fullest of them."""
+    """Merge planned budgets within 10 % of each other under the budget with the most runs."""
     merged: list[list[float]] = []
     for budget in sorted(planned):
         if merged and budget <= merged[-1][0] * BUDGET_WIDTH:
@@ -82,7 +81,7 @@ def _merge(planned: dict[float, list[int]]) -> list[tuple[float, list[int]]]:
 
 
 def _windows(observations: Sequence[Observation], loose: list[int]) -> list[list[int]]:
-    """Sets of positions whose FLOPs lie within 10 %, the fullest first; no position twice."""
+    """Return disjoint groups of positions with FLOPs within 10 %, largest group first."""
     flops = np.array([observations[k].flops for k in loose])
     order = np.argsort(flops, kind="stable")
     left, logs = np.array(loose, dtype=int)[order], np.log(flops[order])
@@ -101,11 +100,14 @@ def _windows(observations: Sequence[Observation], loose: list[int]) -> list[list
 
 
 def usable(observations: Sequence[Observation]) -> tuple[list[Observation], list[Excluded]]:
-    """The observations with positive, finite numbers, and the others with the reason."""
+    """Split observations into usable ones and excluded ones with reasons.
+
+    Usable ones have positive, finite numbers in range.
+    """
     good, bad = [], []
     for k, seen in enumerate(observations):
         numbers = (seen.params, seen.tokens, seen.flops, seen.loss)
-        # All four at once, at a third of the time; what is no number, or none to use, fails below.
+        # Checking all four at once takes a third of the time. Unusable values fail it.
         if (
             _NUMBERS.issuperset(map(type, numbers))
             and min(numbers) > _PLAIN[0]
@@ -129,7 +131,7 @@ def usable(observations: Sequence[Observation]) -> tuple[list[Observation], list
 
 
 def finished(observations: Sequence[Observation]) -> tuple[list[Observation], list[Note]]:
-    """Finished runs only: of a training curve (`step` and `run` given) the last point."""
+    """Keep finished runs: only the last point of each training curve with `step` and `run`."""
     last: dict[str, Observation] = {}
     for seen in observations:
         if seen.step is not None and seen.run is not None:
@@ -143,15 +145,15 @@ def finished(observations: Sequence[Observation]) -> tuple[list[Observation], li
     passed = len(observations) - len(kept)
     if not passed:
         return kept, []
-    text = f"{passed} points before the end of their training serve the envelope only"
+    text = f"{passed} points before the end of training are used by the envelope only"
     return kept, [Note("curve_points", text)]
 
 
 def check_enough(observations: Sequence[Observation]) -> None:
-    """Refuse observations that no law with two exponents can be fitted to.
+    """Refuse observations that cannot determine a law with two exponents.
 
-    Of two sizes a surface takes only their difference, which any exponent gives with an
-    irreducible loss to match; of two numbers of tokens likewise. So each wants three values.
+    Two sizes give one difference in loss. Any exponent fits this difference with some irreducible
+    loss, so three sizes are needed. The same holds for numbers of tokens.
 
     Raises:
         FitError: `too_few_observations`, `one_size`, `two_sizes`, `one_horizon`, `two_horizons`,
@@ -160,7 +162,7 @@ def check_enough(observations: Sequence[Observation]) -> None:
     n = len(observations)
     if n < MIN_OBSERVATIONS:
         raise FitError(
-            f"{n} usable observations, and a fit needs {MIN_OBSERVATIONS}",
+            f"{n} usable observations; a fit needs {MIN_OBSERVATIONS}",
             code="too_few_observations",
             hint="finish more trials, or add rows to the table",
         )
@@ -173,13 +175,13 @@ def check_enough(observations: Sequence[Observation]) -> None:
             raise FitError(
                 f"all {n} observations have the same {what}, {values.pop():g}",
                 code=codes[0],
-                hint="a law needs runs that differ in params, in tokens and in loss",
+                hint="add runs that differ in params, tokens and loss",
             )
         if len(values) == 2 and len(codes) == 2:
             low, high = sorted(values)
             raise FitError(
-                f"each of the {n} observations has one {what} of two, {low:g} and {high:g}: any "
-                "exponent fits two, with an irreducible loss to match",
+                f"the {n} observations have only two values of the {what}, {low:g} and {high:g}; "
+                "any exponent fits two values with some irreducible loss",
                 code=codes[1],
                 hint=f"add runs with a third {what}",
             )
@@ -190,7 +192,7 @@ def check_enough(observations: Sequence[Observation]) -> None:
             levels, start = levels + 1, value
     if levels < 3:
         raise FitError(
-            f"the observations have {levels} compute budgets, and a law in compute needs 3",
+            f"the observations have {levels} compute budgets; a law in compute needs 3",
             code="too_few_budgets",
             hint="add runs at other budgets",
         )

@@ -1,4 +1,4 @@
-"""What a fit reports besides its law: statuses, minima, folds, and details of each method."""
+"""Results of a fit besides its law: statuses, minima, folds, and details of each method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reading = Literal["hull", "bins"]
 
 
 class Loss(StrEnum):
-    """What a surface minimises, see `surface.py`."""
+    """Loss that a surface fit minimises; see `surface.py`."""
 
     ADAPTIVE = "adaptive"
     HUBER = "huber"
@@ -28,7 +28,7 @@ class Loss(StrEnum):
 
 
 class FitStatus(StrEnum):
-    """How a fit ended."""
+    """Outcome of a fit."""
 
     OK = "ok"
     BOUND = "bound"
@@ -36,7 +36,7 @@ class FitStatus(StrEnum):
 
 
 class MinimumStatus(StrEnum):
-    """Whether an isoFLOP minimum can be used, and if not, why."""
+    """Usability of an isoFLOP minimum, with the reason if it is unusable."""
 
     OK = "ok"
     UNBRACKETED = "unbracketed"
@@ -46,7 +46,7 @@ class MinimumStatus(StrEnum):
 
 
 class Resampled(StrEnum):
-    """What the draws of a fit vary: runs, whole sizes, shared noise; `none`: Wald's covariance."""
+    """Kind of draws: resampled runs or sizes, simulated noise, or normal draws (`none`)."""
 
     RUNS = "runs"
     SIZES = "sizes"
@@ -56,17 +56,17 @@ class Resampled(StrEnum):
 
 @dataclass(frozen=True)
 class Minimum:
-    """The loss minimum of one budget.
+    """Loss minimum of one budget.
 
     Attributes:
         budget_flops: the budget.
-        params, tokens, loss: the optimum of this budget, also where it is not used; None where it
-            is not defined.
+        params, tokens, loss: the optimum of this budget, also if it is not used; None if it is not
+            defined.
         status: whether the power laws use it.
-        reason: why they do not; empty where they do.
-        num_sizes: how many different sizes the budget has.
+        reason: why the power laws do not use it; empty if they do.
+        num_sizes: number of different sizes in the budget.
         centre, coefficients: loss = c0 + c1 x + c2 x^2 with x = ln N - centre.
-        log_params_error: standard error of ln params; None where the noise is not known.
+        log_params_error: standard error of ln params; None if the noise is not known.
     """
 
     budget_flops: float
@@ -83,18 +83,18 @@ class Minimum:
 
 @dataclass(frozen=True)
 class Fold:
-    """A fit to the runs up to some compute, tested on a level of compute above it.
+    """Fit to the runs up to some compute, tested on a higher level of compute.
 
     Attributes:
         train_flops: largest compute among the fitted runs.
-        train_range: natural logarithm of their largest over their smallest compute.
-        test_flops: compute of the predicted level (geometric mean).
-        num_train, num_test: runs on each side.
-        bias: mean of log(observed loss) - log(predicted).
-        rms: root mean square of the same.
-        absolute: mean magnitude of the same.
-        log_params_shift: ln N_opt at `test_flops` by this fit, less that by the fit to all runs.
-        is_next: whether the level is the first above the training runs.
+        train_range: ln(largest / smallest compute) of the fitted runs.
+        test_flops: compute of the tested level (geometric mean).
+        num_train, num_test: numbers of fitted and of tested runs.
+        bias: mean of the errors log(observed loss) - log(predicted loss).
+        rms: root mean square of these errors.
+        absolute: mean magnitude of these errors.
+        log_params_shift: ln N_opt at `test_flops` by this fit minus that by the fit to all runs.
+        is_next: whether the level is the first one above the fitted runs.
     """
 
     train_flops: float
@@ -110,18 +110,18 @@ class Fold:
 
     @property
     def distance(self) -> float:
-        """Natural logarithm of test over training compute."""
+        """Log-distance ln(test_flops / train_flops)."""
         return math.log(self.test_flops / self.train_flops)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Where the draws of a fit come from, and how to read their spread.
+    """Origin of the draws of a fit, and the scale of their standard deviation.
 
     Attributes:
-        resampled: what was varied.
-        num_draws: how many draws there are.
-        degrees_of_freedom: of the t distribution that makes intervals of their spread.
+        resampled: the kind of draws.
+        num_draws: number of draws.
+        degrees_of_freedom: degrees of freedom for t intervals.
         shrinkage: factor from their standard deviation to the standard error.
     """
 
@@ -133,7 +133,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class LawNumbers:
-    """A law's parameters and exponents."""
+    """Parameters and exponents of a law."""
 
     parameters: Mapping[str, float]
     exponents: Mapping[str, float]
@@ -141,15 +141,15 @@ class LawNumbers:
 
 @dataclass(frozen=True)
 class SurfaceDetails:
-    """How a surface was fitted.
+    """Details of a surface fit.
 
     Attributes:
-        loss: what was minimised.
-        huber_delta: threshold in log loss; None for least squares.
+        loss: the minimised loss.
+        huber_delta: Huber's threshold in log loss; None for least squares.
         residual_mad: median absolute deviation of the log residuals.
-        bounds_hit: the parameters that ended at a bound of the search.
-        irreducible_loss: the value at which E was held; None where E was fitted.
-        with_outliers: the law through all runs, where outliers were left out.
+        bounds_hit: parameters that ended at a bound of the search.
+        irreducible_loss: fixed value of E; None if E was fitted.
+        with_outliers: the law fitted to all runs; None if there were no outliers.
     """
 
     loss: Loss = Loss.ADAPTIVE
@@ -162,12 +162,12 @@ class SurfaceDetails:
 
 @dataclass(frozen=True)
 class ExtrapolationDetails(SurfaceDetails):
-    """How the weighted surface was fitted.
+    """Details of the fit of the weighted surface.
 
     Attributes:
         power: p of the weights (C / C_top)^p, chosen by the back-test.
-        back_test_error: by power, mean magnitude of the log error at the next level.
-        back_test_reach_decades: the longest tested step beyond the training runs.
+        back_test_error: mean magnitude of the log error at the next level, by power.
+        back_test_reach_decades: longest tested distance beyond the fitted runs, in decades.
     """
 
     power: int = 0
@@ -177,11 +177,11 @@ class ExtrapolationDetails(SurfaceDetails):
 
 @dataclass(frozen=True)
 class LineErrors:
-    """The standard error of ln N_opt along the line of the minima.
+    """Standard error of ln N_opt along the line through the minima.
 
     Attributes:
-        log_flops_centre: ln C where the line is best known.
-        log_params: standard error of ln N_opt there.
+        log_flops_centre: ln C at which the error is least.
+        log_params: standard error of ln N_opt at this point.
         slope: standard error of the exponent.
     """
 
@@ -190,21 +190,21 @@ class LineErrors:
     slope: float
 
     def at(self, flops: float) -> float:
-        """Standard error of ln N_opt at a budget."""
+        """Return the standard error of ln N_opt at a budget."""
         return math.hypot(self.log_params, self.slope * (math.log(flops) - self.log_flops_centre))
 
 
 @dataclass(frozen=True)
 class IsoflopDetails:
-    """How the minima were read and what follows for the laws through them.
+    """Details of an isoFLOP fit.
 
     Attributes:
-        degrees_of_freedom: minima less 2.
-        line_errors: of ln N_opt.
-        loss_covariance: of E, ln c and g, shape (3, 3); None without a spare minimum.
-        interpolation: how the curves were read.
-        window: largest factor from the best size that a parabola uses.
-        minima: one for each budget.
+        degrees_of_freedom: number of used minima less 2.
+        line_errors: standard errors of ln N_opt.
+        loss_covariance: covariance of E, ln c and g, shape (3, 3); None without degrees of freedom.
+        interpolation: interpolation of the curves.
+        window: largest ratio between the best size and other sizes in a parabola.
+        minima: the minimum of each budget.
     """
 
     degrees_of_freedom: int = 0
@@ -217,7 +217,7 @@ class IsoflopDetails:
 
 @dataclass(frozen=True)
 class FixedTokensLaw:
-    """L = (N_c / N)^alpha_N at one number of tokens."""
+    """Law L = (N_c / N)^alpha_N at one number of tokens."""
 
     tokens: float
     alpha_N: float  # noqa: N815  the paper's name
@@ -227,12 +227,12 @@ class FixedTokensLaw:
 
 @dataclass(frozen=True)
 class GeneralDetails:
-    """How a richer form was fitted, for comparison with the surface.
+    """Details of a fit of the general form or of Kaplan's form.
 
     Attributes:
-        huber_delta: threshold in log loss.
-        objective_of_surface: the additive surface's summed loss on the same runs.
-        fixed_tokens: Kaplan's law at each number of tokens; None for the other form.
+        huber_delta: Huber's threshold in log loss.
+        objective_of_surface: summed loss of the additive surface on the same runs.
+        fixed_tokens: Kaplan's law at each number of tokens; None for the general form.
     """
 
     huber_delta: float
@@ -242,7 +242,7 @@ class GeneralDetails:
 
 @dataclass(frozen=True)
 class EnvelopeDetails:
-    """How the envelope was read, and how many of the points lie on it."""
+    """Details of an envelope fit: how it was computed, and how many points lie on it."""
 
     reading: Reading
     num_points: int
@@ -251,14 +251,14 @@ class EnvelopeDetails:
 
 @dataclass(frozen=True)
 class OwnError:
-    """How the combination, fitted to smaller budgets, answered for one larger budget.
+    """Error of the combination at one budget, when fitted to smaller budgets.
 
     Attributes:
         flops: the budget.
-        decades: its distance beyond the largest run that was fitted.
+        decades: distance beyond the largest fitted run, in powers of ten.
         is_next: whether it is the first level above the fitted ones.
-        loss: error of ln loss, observed less predicted; None where it is not known.
-        params: error of ln N; None where the budget shows no minimum.
+        loss: error of ln loss, observed minus predicted; None if it is not known.
+        params: error of ln N; None if the budget has no usable minimum.
         params_noise: standard error of the observed ln N.
     """
 
@@ -272,15 +272,15 @@ class OwnError:
 
 @dataclass(frozen=True)
 class CombinationDetails:
-    """Of what the combined answer is made.
+    """Details of the combination of methods.
 
     Attributes:
-        at_flops: the budget at which the weights are stated.
-        params_weights: share of each method in ln N there.
-        loss_weights: share of each method in ln loss there.
-        num_folds: budgets that were held against fits to smaller ones.
-        levels: levels of compute among the runs; 0 where they are too few for a back-test.
-        own_errors: the combination's errors at these budgets.
+        at_flops: budget for which the weights are stated.
+        params_weights: weight of each method in ln N at this budget.
+        loss_weights: weight of each method in ln loss at this budget.
+        num_folds: number of budgets that were compared with fits to smaller budgets.
+        levels: number of levels of compute among the runs; 0 if too few for a back-test.
+        own_errors: errors of the combination at the compared budgets.
     """
 
     at_flops: float
@@ -296,7 +296,7 @@ Details = SurfaceDetails | IsoflopDetails | GeneralDetails | EnvelopeDetails | C
 
 @dataclass(frozen=True)
 class Waste:
-    """The share of a budget that one method's allocation wastes if another method's law is true."""
+    """Share of a budget wasted by one method's allocation if another method's law is true."""
 
     budget_flops: float
     chosen: str
@@ -306,15 +306,15 @@ class Waste:
 
 @dataclass(frozen=True)
 class Gain:
-    """The optimum at a target from the runs up to one level of compute.
+    """Optimum at a target, predicted from the runs up to one level of compute.
 
     Attributes:
-        up_to_flops: compute of the largest run.
-        num_runs: how many runs there are.
-        spent_flops: compute of these runs together, each as if trained alone.
-        target_flops: the budget that is predicted for.
+        up_to_flops: compute of the largest of these runs.
+        num_runs: number of these runs.
+        spent_flops: total compute of these runs, each counted as if trained alone.
+        target_flops: the target budget.
         params, loss: the optimum at the target.
-        params_interval, loss_interval: 95 %, from the noise of the runs alone.
+        params_interval, loss_interval: 95 % intervals from the noise of the runs only.
     """
 
     up_to_flops: float

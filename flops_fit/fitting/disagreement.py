@@ -1,4 +1,4 @@
-"""Methods side by side: what a wrong choice wastes, and disagreement beyond the intervals."""
+"""Comparison of methods: disagreement beyond intervals, and compute wasted by a wrong choice."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RIVALS = ("isoflop", "surface", "envelope")
 
 
 def wasted_share(chosen: Optimum, truth: Frontier) -> float | None:
-    """The share of compute that an allocation wastes if `truth` is the law; None without a law.
+    """Return the share of compute that an allocation wastes if `truth` holds; None without a law.
 
-    The loss that the true law gives the chosen N and D could have been had, optimally allocated,
-    with the rest of the compute.
+    An optimal allocation of the remaining compute would reach the same loss as the chosen N and D
+    under the true law.
     """
     law = truth.loss if isinstance(truth, SurfaceFrontier) else None
     if isinstance(truth, Surface | GeneralSurface):
@@ -40,7 +40,7 @@ def wasted_share(chosen: Optimum, truth: Frontier) -> float | None:
 
 
 def wastes(fits: Mapping[str, Fit], predictions: Sequence[Optimum]) -> list[Waste]:
-    """What each method's allocation wastes if another method's law is true."""
+    """Return the compute wasted by each method's allocation if another method's law is true."""
     found = []
     for optimum in predictions:
         for name, fit in fits.items():
@@ -53,7 +53,7 @@ def wastes(fits: Mapping[str, Fit], predictions: Sequence[Optimum]) -> list[Wast
 
 
 def disagreements(predictions: Sequence[Optimum]) -> list[Note]:
-    """A note for each target at which two methods' optimal params differ beyond their intervals."""
+    """Return notes on targets at which the optimal params of two methods differ significantly."""
     notes = []
     for flops in dict.fromkeys(p.flops for p in predictions):
         at = [p for p in predictions if p.flops == flops and _is_rival(p)]
@@ -67,24 +67,26 @@ def disagreements(predictions: Sequence[Optimum]) -> list[Note]:
                 notes.append(
                     Note(
                         "methods_disagree",
-                        f"at {flops:.3g} FLOPs {one.method} puts the optimum at {one.params:.3g}"
-                        f" params and {other.method} at {other.params:.3g}, beyond their intervals",
+                        f"at {flops:.3g} FLOPs the optimum is {one.params:.3g} params by"
+                        f" {one.method} and {other.params:.3g} by {other.method}, which differ by"
+                        " more than their intervals",
                     )
                 )
     return notes
 
 
 def _is_rival(optimum: Optimum) -> bool:
-    """Whether a prediction is held against others: the weighted law only beyond the runs."""
+    """Return whether a prediction is compared; `extrapolation` only beyond the runs."""
     if optimum.method == "extrapolation":
         return bool(optimum.extrapolation_decades)
     return optimum.method in RIVALS
 
 
 def better_general(surface: Fit, general: Fit) -> Note | None:
-    """A note where the richer form fits so much better that the additive form is in doubt.
+    """Return a note if the general form fits clearly better than the additive form, else None.
 
-    The threshold is an objective lower by a fifth and a median residual lower by a tenth.
+    It fits clearly better if the objective is at least 20 % lower and the median residual at least
+    10 % lower.
     """
     if not surface.objective or general.objective is None or surface.objective <= 0:
         return None
@@ -95,16 +97,17 @@ def better_general(surface: Fit, general: Fit) -> Note | None:
     return Note(
         "additive_form_in_doubt",
         f"E + (A/N^alpha + B/D^beta)^{general.parameters['gamma']:.2f} fits clearly better than the"
-        f" sum (objective {ratio:.2f} times, typical residual {spread:.2f} times the sum's)",
+        f" additive form (objective {ratio:.2f} times and typical residual {spread:.2f} times that"
+        " of the additive form)",
     )
 
 
 def mad_ratio(one: Fit, other: Fit) -> float:
-    """Median absolute deviation of one fit's residuals over the other's; 1 where that has none."""
+    """Return the ratio of the residuals' median absolute deviations; 1 if the second is 0."""
     below = mad(np.array(other.residuals))
     return mad(np.array(one.residuals)) / below if below > 0 else 1.0
 
 
 def _meet(one: Interval, other: Interval) -> bool:
-    """Whether two intervals have a point in common."""
+    """Return whether two intervals overlap."""
     return one[0] <= other[1] and other[0] <= one[1]

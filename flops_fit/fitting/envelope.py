@@ -1,11 +1,11 @@
 """The lower envelope of the training curves (Approach 1).
 
-Points of all curves lie in the plane of log compute and log loss. Two readings of the envelope:
-the lower left of their convex hull (the default), or the lowest point of each of many equal bins
-of log compute. Through the envelope's points go log-log lines N = k C^a and D = k' C^b.
+The envelope is computed in the plane of log compute and log loss, from the points of all curves.
+There are two ways: the lower-left convex hull (the default), or the lowest point of each of many
+equal bins of log compute. Log-log lines N = k C^a and D = k' C^b are fitted to the envelope.
 
-A curve's points before the end of its training are only right where the learning rate was constant
-(a cosine that has not come down yet overstates the loss), so this method is for such runs.
+The method assumes runs with a constant learning rate. Under a cosine schedule, points before the
+end of training overstate the loss, because the learning rate has not decayed yet.
 
 Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.1 (bins); the convex hull: McLeish et al.
 2025 (arXiv:2502.06857), section 4.
@@ -28,21 +28,21 @@ MIN_CURVES = 3
 MIN_POINTS = 3
 _CURVES_COUNT = Note(
     "curve_points",
-    "points of training curves count as finished runs here, which holds only where the learning"
-    " rate was constant",
+    "the envelope treats points of training curves as finished runs; this is correct only for a"
+    " constant learning rate",
 )
-NUM_BINS = 1500  # over the range of compute, as Hoffmann et al. did
+NUM_BINS = 1500  # bins over the range of compute, as in Hoffmann et al. 2022
 
 
 def fit_envelope(observations: Sequence[Observation], *, reading: Reading = "hull") -> Fit:
     """Fit power laws through the lower envelope of training curves.
 
     Args:
-        observations: points of curves, at least 3 sizes.
+        observations: points of training curves of at least 3 sizes.
         reading: `hull` or `bins`.
 
     Raises:
-        FitError: too few points, sizes, or points on the envelope.
+        FitError: too few points, too few sizes, or too few points on the envelope.
     """
     params = np.array([o.params for o in observations], dtype=float)
     _check_points(params)
@@ -53,8 +53,8 @@ def fit_envelope(observations: Sequence[Observation], *, reading: Reading = "hul
     chosen = params[on_it]
     if len(on_it) < MIN_POINTS or len(np.unique(chosen)) < 2:
         raise FitError(
-            f"the envelope has {len(on_it)} points of {len(np.unique(chosen))} sizes,"
-            f" and a law needs {MIN_POINTS} of 2",
+            f"the envelope has {len(on_it)} points from {len(np.unique(chosen))} sizes;"
+            f" a law needs {MIN_POINTS} points from 2 sizes",
             code="too_few_points",
             hint="add training curves of other sizes, or evaluate them more often",
         )
@@ -93,22 +93,22 @@ def _check_points(params: Array) -> None:
     """Refuse too few points or sizes; params is float64, shape (points,)."""
     if len(params) < MIN_OBSERVATIONS:
         raise FitError(
-            f"{len(params)} usable points, and an envelope needs {MIN_OBSERVATIONS}",
+            f"{len(params)} usable points; an envelope needs {MIN_OBSERVATIONS}",
             code="too_few_observations",
-            hint="give the whole training curves, a row for each evaluation",
+            hint="give whole training curves, with one row for each evaluation",
         )
     if len(np.unique(params)) < MIN_CURVES:
         raise FitError(
-            f"the points have {len(np.unique(params))} model sizes, an envelope needs {MIN_CURVES}",
+            f"the points have {len(np.unique(params))} model sizes; an envelope needs {MIN_CURVES}",
             code="too_few_sizes",
             hint="add training curves of other sizes",
         )
 
 
 def lower_hull(x: Array, y: Array) -> list[int]:
-    """Positions of the lower convex hull by rising x, up to the lowest y: where loss still falls.
+    """Return positions of the lower convex hull by increasing x, up to the point of lowest y.
 
-    Andrew's monotone chain; x and y are float64, shape (n,).
+    x and y are float64, shape (n,). The algorithm is Andrew's monotone chain.
     """
     order = np.lexsort((y, x))
     hull: list[int] = []
@@ -127,7 +127,7 @@ def _turns_right(x: Array, y: Array, i: int, j: int, k: int) -> bool:
 
 
 def lowest_in_bins(x: Array, y: Array) -> list[int]:
-    """Positions of the lowest point in each bin of x that has one and beats all bins before it."""
+    """Return the lowest point of each bin of x, where it is below those of all smaller bins."""
     bins = np.minimum((x - x.min()) / np.ptp(x) * NUM_BINS, NUM_BINS - 1).astype(int)
     order = np.lexsort((y, bins))
     first = np.unique(bins[order], return_index=True)[1]

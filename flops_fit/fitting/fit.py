@@ -1,4 +1,4 @@
-"""The chooser: observations -> Fit, by named method, and all methods side by side."""
+"""Fit observations by one named method, or by all methods side by side."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ METHODS = ("isoflop", "surface", "extrapolation", "kaplan", "general", "envelope
 
 @dataclass(frozen=True)
 class FitSet:
-    """What every method made of the same observations.
+    """The fits of several methods to the same observations.
 
     Attributes:
-        fits: by method.
-        failures: the methods that gave no fit, with the reason.
-        excluded: observations left out, with the reason.
-        notes: what concerns more than one method: disagreement, a law that does not hold.
+        fits: the fits by method.
+        failures: the errors of methods without a fit.
+        excluded: the observations left out, with reasons.
+        notes: remarks on more than one method, for example that methods disagree.
         predictions: one optimum per target budget and method, with intervals and their parts.
-        wastes: what one method's allocation wastes if another's law is true, at the largest target.
-        gains: the optimum at the largest target from the runs up to each level of compute.
+        wastes: compute wasted at the largest target by each method's allocation if another method's
+            law is true.
+        gains: the optimum at the largest target, predicted from the runs up to each level of
+            compute.
     """
 
     fits: dict[str, Fit]
@@ -61,51 +63,51 @@ class FitSet:
 
 @dataclass(frozen=True)
 class _Study:
-    """The observations of one call, and what the methods share, computed when first asked for."""
+    """The observations of one call, with cached results that several methods use."""
 
     observations: tuple[Observation, ...]
     options: FitOptions
 
     @cached_property
     def sorted_out(self) -> tuple[list[Observation], list[Excluded], list[Note]]:
-        """Finished runs with usable numbers, the others with the reason, and notes."""
+        """Finished runs with usable numbers, excluded runs with reasons, and notes."""
         good, bad = usable(self.observations)
         ends, notes = finished(good)
         return ends, bad, notes
 
     @cached_property
     def surface(self) -> SolvedSurface:
-        """The surface by the asked loss."""
+        """The surface fitted with the requested loss."""
         return solve_surface(self.checked, self.options)
 
     @property
     def checked(self) -> list[Observation]:
-        """The finished runs, once they are known to be enough."""
+        """The finished runs; raises `FitError` if they cannot support a fit."""
         ends = self.sorted_out[0]
         check_enough(ends)
         return ends
 
     @cached_property
     def adaptive(self) -> SolvedSurface:
-        """The surface by the default loss, without outliers: what the other methods start from."""
+        """The surface fitted with the default loss without outliers; other methods build on it."""
         if self.options.loss == Loss.ADAPTIVE and self.options.irreducible_loss is None:
             return self.surface
         return solve_surface(self.checked)
 
     @cached_property
     def test(self) -> BackTest | None:
-        """The rolling back-test of the runs that are no outliers."""
+        """The rolling back-test of the runs without outliers."""
         return back_test(self.adaptive)
 
     def with_intervals(self, found: Fit, solved: SolvedSurface) -> Fit:
-        """The fit of a solved surface with its uncertainty."""
+        """Return the fit with standard errors and intervals."""
         options = self.options
         if options.bootstrap == 0:
             return with_intervals(found, preview(solved))
         return with_intervals(found, bootstrap(solved, options.bootstrap, seed=options.seed))
 
     def with_folds(self, found: Fit) -> Fit:
-        """The fit with the back-test that speaks for its predictions, where there is one."""
+        """Return the fit with the back-test of its predictions, if one applies."""
         if found.method not in ("surface", "isoflop") or self.test is None:
             return found
         return replace(found, folds=self.test.folds[0])
@@ -121,12 +123,12 @@ def fit(
 
     Args:
         observations: finished runs, or points of training curves for the envelope.
-        options: the loss, the bootstrap, and so on.
+        options: the loss, the number of bootstrap resamples, and other choices.
         method: `surface`, `isoflop`, `envelope`, `kaplan`, `general` (the richer form) or
             `extrapolation` (the surface weighted by compute).
 
     Raises:
-        FitError: the observations do not support the fit; `.code` says why.
+        FitError: the observations do not support the fit; `.code` gives the reason.
         ValueError: an unknown method.
     """
     _check_methods((method,))
@@ -146,14 +148,14 @@ def fit_all(
     targets: Sequence[float] = (),
     shows_gains: bool = True,
 ) -> FitSet:
-    """Fit every method to the same runs; a failure of one method leaves the others alone.
+    """Fit all methods to the same runs; if one fails, the others still run.
 
     Args:
         observations: finished runs, or points of training curves.
         options: as for `fit`.
-        methods: which ones; None: all, the envelope only where there are curves.
-        targets: budgets, in FLOPs, to predict for.
-        shows_gains: whether to compute what each level of compute bought.
+        methods: the methods to fit; None: all, with the envelope only if there are curves.
+        targets: budgets in FLOPs to predict for.
+        shows_gains: whether to predict from the runs up to each level of compute, too.
     """
     if methods is None:
         has_curves = any(o.step is not None for o in observations)
@@ -187,7 +189,7 @@ def fit_all(
 
 
 def _combined(study: _Study, fits: Mapping[str, Fit], targets: Sequence[float]) -> Fit | None:
-    """The methods' answers combined; None where there are fewer than two."""
+    """Return the combination of the methods; None for fewer than two fits."""
     if len(fits) < 2:
         return None
     runs = study.adaptive.observations
@@ -198,13 +200,13 @@ def _combined(study: _Study, fits: Mapping[str, Fit], targets: Sequence[float]) 
 
 
 def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
-    """What concerns more than one method, without the disagreement at targets."""
+    """Return notes on more than one method, except disagreements at targets."""
     if "surface" not in fits:
         return []
     notes = [n for n in fits["surface"].notes if n.code == "law_does_not_hold"]
     if study.test is None:
         notes.append(
-            Note("no_back_test", "too few levels of compute to hold smaller budgets against larger")
+            Note("no_back_test", "too few levels of compute to test fits on larger budgets")
         )
     elif (bias := study.test.one_sided()) is not None:
         side = "underpredict" if bias > 0 else "overpredict"
@@ -220,7 +222,7 @@ def _notes(study: _Study, fits: Mapping[str, Fit]) -> list[Note]:
 
 
 def _fit_surface(study: _Study) -> Fit:
-    """The surface with its intervals, and the fit with the outliers beside it."""
+    """Fit the surface with intervals; the details hold the law with outliers included."""
     solved = study.surface
     found = describe(solved)
     if solved.outliers:
@@ -232,13 +234,13 @@ def _fit_surface(study: _Study) -> Fit:
 
 
 def _fit_extrapolation(study: _Study) -> Fit:
-    """The surface weighted by compute, with the power that the back-test chose."""
+    """Fit the surface weighted by compute, with the power chosen by the back-test."""
     test = study.test
     if test is None:
         raise FitError(
-            "too few levels of compute to hold smaller budgets against larger ones",
+            "too few levels of compute to test fits on larger budgets",
             code="no_back_test",
-            hint="add runs at other budgets: 4 levels are the least",
+            hint="add runs at other budgets: at least 4 levels are needed",
         )
     found = describe(test.weighted, method="extrapolation")
     assert isinstance(found.details, SurfaceDetails)
@@ -253,7 +255,7 @@ def _fit_extrapolation(study: _Study) -> Fit:
 
 
 def _fit_isoflop(study: _Study) -> Fit:
-    """Power laws through the minima of the runs that are no outliers."""
+    """Fit power laws through the minima of the runs without outliers."""
     solved = study.adaptive
     found = fit_isoflop(
         group_curves(solved.observations),
@@ -265,12 +267,12 @@ def _fit_isoflop(study: _Study) -> Fit:
 
 
 def _fit_envelope(study: _Study) -> Fit:
-    """The lower envelope of all usable points, of curves or not."""
+    """Fit the lower envelope of all usable points."""
     return fit_envelope(usable(study.observations)[0])
 
 
 def _fit_kaplan(study: _Study) -> Fit:
-    """Kaplan's joint form; of runs with one number of tokens the error gives the law in params."""
+    """Fit Kaplan's joint form; for runs with equal tokens the error states the law in params."""
     try:
         return fit_kaplan(study.adaptive)
     except FitError as error:
@@ -279,9 +281,9 @@ def _fit_kaplan(study: _Study) -> Fit:
             raise
         law = laws[0]
         raise FitError(
-            f"{error.message}: at these the loss falls as (N_c / N)^alpha_N with alpha_N = "
-            f"{law.alpha_N:.4g} and N_c = {law.N_c:.4g} params, but no size is known to be "
-            "compute-optimal",
+            f"{error.message}. At this number of tokens the loss falls as (N_c / N)^alpha_N with "
+            f"alpha_N = {law.alpha_N:.4g} and N_c = {law.N_c:.4g} params. The compute-optimal size "
+            "stays unknown",
             code=error.code,
             hint=error.hint,
         ) from None

@@ -1,7 +1,7 @@
-"""The optimum at a target from the runs up to each level of compute.
+"""Optimum at a target, predicted from the runs up to each level of compute.
 
-The last entry is the report's own surface. The intervals cover the noise of the runs alone: the
-error of the law shows only at a higher level, so the top level has no estimate of it.
+The last entry is the surface of the report. The intervals include only the noise of the runs. The
+error of the law can only be measured at a higher level, so it is unknown for the top level.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from flops_fit.fitting.predictions import predict
 from flops_fit.fitting.solver.search import LARGE
 from flops_fit.fitting.surface import describe, solve_surface
 
-_MAX_RESAMPLES = 400  # enough for a width, which is all that is read off
+_MAX_RESAMPLES = 400  # enough for the width of an interval
 _MIN_LEVELS = 3
 
 
 def gains(surface: Fit, options: FitOptions, *, target: float) -> list[Gain]:
-    """The optimum at `target` by surfaces fitted to the levels of compute up to each.
+    """Predict the optimum at `target` from the runs up to each level of compute.
 
     Args:
-        surface: the fit to all levels, with intervals; of more than 20,000 runs nothing is
-            answered.
-        options: those of `surface`; at most 400 resamples are drawn below the last level.
-        target: a budget in FLOPs.
+        surface: the fit to all levels, with intervals; for more than 20,000 runs the result is
+            empty.
+        options: options of `surface`; lower levels use at most 400 resamples.
+        target: budget in FLOPs.
 
     Returns:
-        One entry for each level that allows a fit.
+        One entry for each level with enough runs for a fit.
     """
     runs = surface.used
     levels = levels_of(runs) if len(runs) <= LARGE else []
@@ -58,7 +58,7 @@ def gains(surface: Fit, options: FitOptions, *, target: float) -> list[Gain]:
 
 
 def _row(fit: Fit, target: float) -> Gain:
-    """What one surface answers."""
+    """Return the prediction of one surface at the target."""
     (optimum,) = predict(fit, [target], has_model=False)
     return Gain(
         up_to_flops=max(o.flops for o in fit.used),

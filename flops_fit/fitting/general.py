@@ -1,10 +1,11 @@
-"""E + (A/N^alpha + B/D^beta)^gamma, robustly: a check of the additive form, and Kaplan's form.
+"""Robust fit of E + (A/N^alpha + B/D^beta)^gamma, to check the additive form and for Kaplan's.
 
-log L = log(exp(e) + exp(gamma q)), q = log(exp(a - alpha x) + exp(b - beta y)) in centred logs;
-Huber loss on log loss by a trust-region method: least squares from the fitted surface and from
-other powers, then robustly from the best.
+In centred logarithms, log L = log(exp(e) + exp(gamma q)) with
+q = log(exp(a - alpha x) + exp(b - beta y)). A trust-region method first minimises least squares,
+from the fitted surface and from other powers gamma. From the best result it then minimises the
+Huber loss of log loss.
 
-Source: the additive form is gamma = 1 (Hoffmann et al. 2022, arXiv:2203.15556, eq. 2).
+Source: gamma = 1 is the additive form of Hoffmann et al. 2022 (arXiv:2203.15556), eq. 2.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ Part = slice | NDArray[np.int64]
 MIN_RUNS = 8
 _GAMMAS = (1.0, 0.5, 2.0)
 _MIN_GAMMA, _MAX_GAMMA = 0.02, 8.0
-_NO_E = -40.0  # log of an irreducible loss that is none, over the lowest loss
+_NO_E = -40.0  # ln(E / lowest loss) that stands for E = 0
 
 
 @dataclass(frozen=True)
 class SolvedGeneral:
-    """The numbers of a general fit.
+    """Numerical result of a general fit.
 
     Attributes:
-        law: in the papers' parameters.
+        law: the law in the papers' parameters.
         objective: summed Huber loss on log loss.
         residuals: log L - log fit, shape (n,).
-        has_converged: whether the trust-region method ended by itself.
+        has_converged: whether the trust-region method converged.
         delta: Huber's threshold in log loss.
     """
 
@@ -65,11 +66,11 @@ def solve_general(
     """Fit the general form to the runs of a solved surface.
 
     Args:
-        solved: the additive fit, whose runs are used.
-        has_offset: whether E is free; else it is 0.
-        beta: held at this value; None: free.
-        delta: Huber's threshold in log loss; None: adapted to the noise about the least-squares fit
-            of this form.
+        solved: the additive fit of the same runs.
+        has_offset: whether E is fitted; otherwise it is 0.
+        beta: fixed value of beta; None: beta is fitted.
+        delta: Huber's threshold in log loss; None: 1.345 robust standard deviations about the
+            least-squares fit of this form.
     """
     where = solved.coordinates
     all_x, all_y = where.x * where.x_scale, where.y * where.y_scale
@@ -111,7 +112,7 @@ def solve_general(
         )  # fmt: skip
 
     starts = [start[free] for start in _starts(solved, has_offset=has_offset, beta=beta)]
-    # A sample is enough to begin from, and to tell the noise; the fit itself sees every run.
+    # A sample is enough for starts; the final fit uses every run.
     part: Part = sample_of(len(all_x)) if len(all_x) > LARGE else slice(None)
     first = min((solve(start, part) for start in starts), key=lambda found: float(found.cost))
     if delta is None:
@@ -123,7 +124,7 @@ def solve_general(
 
 
 def _law_of(where: Coordinates, theta: Array, *, has_offset: bool) -> GeneralSurface:
-    """The law in the papers' parameters; theta is float64, shape (6,)."""
+    """Return the law in the papers' parameters; theta is float64, shape (6,)."""
     e, a, b, alpha, beta, log_gamma = (float(v) for v in theta)
     return GeneralSurface(
         math.exp(e) if has_offset else 0.0,
@@ -134,12 +135,12 @@ def _law_of(where: Coordinates, theta: Array, *, has_offset: bool) -> GeneralSur
 
 
 def _starts(solved: SolvedSurface, *, has_offset: bool, beta: float | None) -> Sequence[Array]:
-    """The additive optimum rewritten with other powers: theta, shape (6,) each."""
+    """Return starts theta, shape (6,) each: the additive optimum adapted to several gamma."""
     e, a, b = (float(v) for v in solved.theta[0, :3])
     alpha = float(solved.theta[0, 3]) / solved.coordinates.x_scale
     beta_ = float(solved.theta[0, 4]) / solved.coordinates.y_scale
     if not has_offset:
-        # What E explained goes to the power: the typical slopes of log loss are smaller.
+        # Without E, the slopes of log loss are smaller, which needs small gamma.
         level = float(solved.coordinates.log_loss.mean())
         return [
             np.array([_NO_E, level / g - 0.7, level / g - 0.7, s, beta or s, math.log(g)])
@@ -150,17 +151,17 @@ def _starts(solved: SolvedSurface, *, has_offset: bool, beta: float | None) -> S
 
 
 def general_frontier(law: GeneralSurface, flops_per_token: FlopsPerToken) -> Frontier:
-    """The frontier under this FLOP count: closed form for 6 N, else by search."""
+    """Return the frontier for this FLOP count: in closed form for 6 N, else by search."""
     if not flops_per_token.params:
         return law
     return SurfaceFrontier(law.loss, flops_per_token, law.log_params)
 
 
 def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -> Fit:
-    """The Fit of a solved general form, compared with the additive one on the same runs.
+    """Return the Fit of a solved general form, with the additive objective for comparison.
 
     Raises:
-        FitError: one of the two terms has all but vanished (`no_law`).
+        FitError: one of the two terms is negligible (`no_law`).
     """
     law = found.law
     inside = Surface(0.0, law.A, law.B, law.alpha, law.beta)
@@ -192,7 +193,7 @@ def describe_general(solved: SolvedSurface, found: SolvedGeneral, method: str) -
 
 
 def fit_general(solved: SolvedSurface) -> Fit:
-    """Fit E + (A/N^alpha + B/D^beta)^gamma to the runs of a solved surface, with its threshold.
+    """Fit E + (A/N^alpha + B/D^beta)^gamma with the runs and threshold of a solved surface.
 
     Raises:
         FitError: fewer than 8 runs for 6 parameters (`too_few_observations`).
@@ -200,7 +201,7 @@ def fit_general(solved: SolvedSurface) -> Fit:
     count = len(solved.observations)
     if count < MIN_RUNS:
         raise FitError(
-            f"{count} runs, and the richer form needs {MIN_RUNS}",
+            f"{count} runs; the general form needs {MIN_RUNS}",
             code="too_few_observations",
             hint="finish more trials, or add rows to the table",
         )

@@ -1,9 +1,9 @@
-"""Standard errors and intervals of a surface: bootstrap, and Wald's as the instant preview.
+"""Standard errors and intervals of a surface, by the bootstrap or quickly by Wald's method.
 
-Intervals of a, ln N_opt and ln L_opt are the estimate and t quantile times the standard error;
-E, A, B, alpha and beta, whose draws are skewed by orders of magnitude, get percentiles. Where model
-sizes recur, whole sizes are drawn, since runs of one size share what is special about it; where
-runs share trunks and there are fewer sizes, their noise is (`trunks.py`); else single runs.
+Intervals of a, ln N_opt and ln L_opt are t intervals. E, A, B, alpha and beta have percentile
+intervals, because their draws are skewed by orders of magnitude. If at least 10 model sizes recur,
+the bootstrap resamples whole sizes, because runs of one size share deviations. Otherwise, if runs
+share trunks, it draws correlated noise (`shared_noise.py`). Otherwise it resamples single runs.
 
 Source: percentile and t intervals: Efron & Tibshirani 1993, chapters 12 and 13; the sandwich:
 Huber 1981, section 6.3.
@@ -28,25 +28,25 @@ from flops_fit.fitting.surface import NAMES, SolvedSurface
 from flops_fit.fitting.targets import optima
 
 LEVEL = 0.95
-MIN_CLUSTERS = 10  # recurring model sizes from which they are resampled whole
-_FEW_FOR_PAIRS = 25  # observations below which resampled pairs spread too widely
-_FEW = 50  # observations below which resamples have local optima worth a second search
+MIN_CLUSTERS = 10  # least number of recurring sizes for resampling whole sizes
+_FEW_FOR_PAIRS = 25  # with fewer observations, resampling overstates the errors
+_FEW = 50  # with fewer observations, resamples may have local optima: search twice
 _CONTINUED = (1e-2, 3e-3)
 _PREVIEW_DRAWS = 1000
-_WEIGHTS = 8_000_000  # most weights held at once: 64 MB
+_WEIGHTS = 8_000_000  # largest number of weights in memory: 64 MB
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Laws that stand for the uncertainty of a fit.
+    """Draws of laws that represent the uncertainty of a fit.
 
     Attributes:
-        laws: float64, shape (draws, 5): E, A, B, alpha, beta.
-        estimate: float64, shape (1, 5): the fitted law.
-        degrees_of_freedom: of the t distribution that goes with their spread.
-        resampled: `runs` or `sizes`; `noise` where that of shared trunks was drawn; `none` for
-            normal draws from Wald's covariance.
-        shrinkage: what the spread of the draws is multiplied with for a standard error.
+        laws: E, A, B, alpha and beta of each draw, float64, shape (draws, 5).
+        estimate: the fitted law, float64, shape (1, 5).
+        degrees_of_freedom: degrees of freedom for t intervals.
+        resampled: the resampled unit, `runs` or `sizes`; `noise` for draws of the noise of shared
+            trunks; `none` for normal draws with Wald's covariance.
+        shrinkage: factor from the standard deviation of the draws to a standard error.
     """
 
     laws: Array
@@ -57,15 +57,16 @@ class Draws:
 
 
 def t_interval(estimate: float, error: float, degrees_of_freedom: float) -> Interval:
-    """The 95 % interval estimate +- t error."""
+    """Return the 95 % interval: estimate +- t quantile * error."""
     half = float(stdtrit(max(degrees_of_freedom, 1), 0.5 + LEVEL / 2)) * error
     return estimate - half, estimate + half
 
 
 def clusters_of(solved: SolvedSurface) -> list[float] | None:
-    """The model size of each run, where at least 10 sizes recur at least twice; else None.
+    """Return the model size of each run if whole sizes are to be resampled, else None.
 
-    A surface with a stated loss resamples single runs, as the literature does.
+    This needs at least 10 sizes, with at least two runs each on average. Losses other than
+    `adaptive` always resample single runs, as in the literature.
     """
     if not solved.is_adaptive:
         return None
@@ -75,14 +76,16 @@ def clusters_of(solved: SolvedSurface) -> list[float] | None:
 
 
 def noise_of(solved: SolvedSurface) -> TrunkNoise | None:
-    """What the runs' noise has in common; None where it is theirs alone, or sizes are resampled."""
+    """Return the correlated noise of runs on shared trunks; None if it is not used."""
     return trunk_noise(solved) if solved.is_adaptive and clusters_of(solved) is None else None
 
 
 def degrees_of_freedom(solved: SolvedSurface) -> float:
-    """Of the t distribution: effective runs, (sum w)^2 / sum w^2, less 5; clusters less 1.
+    """Return the degrees of freedom of the t distribution for intervals.
 
-    At least 3, or 1 where there are fewer than 8 runs. Of runs on shared trunks: their noise's.
+    This is the effective number of runs, (sum w)^2 / sum w^2, less 5, or the number of clusters
+    less 1 if that is smaller. It is at least 3, or at least 1 for fewer than 8 runs. For runs on
+    shared trunks it is the degrees of freedom of their noise.
     """
     noise = noise_of(solved)
     if noise is not None:
@@ -96,12 +99,12 @@ def degrees_of_freedom(solved: SolvedSurface) -> float:
 
 
 def bootstrap(solved: SolvedSurface, rows: int, *, seed: int) -> Draws:
-    """Refit `rows` resamples of the runs, all as one batched problem from the fitted optimum.
+    """Refit `rows` resamples of the runs as one batched problem, starting from the optimum.
 
     Args:
         solved: the fit.
-        rows: how many resamples.
-        seed: of the draws, which do not depend on the order of the observations.
+        rows: number of resamples.
+        seed: random seed; the draws do not depend on the order of the observations.
     """
     noise = noise_of(solved)
     if noise is not None:
@@ -131,10 +134,11 @@ def bootstrap(solved: SolvedSurface, rows: int, *, seed: int) -> Draws:
 
 
 def _shrinkage(solved: SolvedSurface, laws: Array) -> float:
-    """Wald's standard error of a over the bootstrap's, at most 1.
+    """Return the ratio of Wald's to the bootstrap's standard error of a, at most 1.
 
-    A resample of 20 runs holds about 13 different ones for 5 parameters, so its spread is too wide:
-    on planted laws of 20 runs such intervals of a covered 99.7 % instead of 95 %, Wald's 97 %.
+    A resample of 20 runs has about 13 distinct runs for 5 parameters, which overstates the errors:
+    for planted laws with 20 runs, bootstrap intervals of a covered 99.7 % instead of 95 %, and
+    Wald's intervals 97 %.
     """
     spread = _spread(laws[:, 4] / (laws[:, 3] + laws[:, 4]))
     wald, _, _ = wald_errors(solved, np.array([1e20]), FlopsPerToken())
@@ -142,10 +146,10 @@ def _shrinkage(solved: SolvedSurface, laws: Array) -> float:
 
 
 def _refit(solved: SolvedSurface, weights: Array) -> Array:
-    """The optimum of every resample, shape (rows, 5), from that of the fit.
+    """Return the optimum of every resample, shape (rows, 5), searched from that of the fit.
 
-    With few runs and a threshold far below their noise a resample may have several optima, so the
-    better of two searches is kept: the second passes through larger thresholds.
+    With few runs and a Huber threshold far below the noise, a resample may have several optima. A
+    second search then passes through larger thresholds, and the better result is kept.
     """
     start = np.repeat(solved.theta, len(weights), axis=0)
     found = minimise(solved.problem, start, weights, tolerance=1e-8)
@@ -162,11 +166,11 @@ def _refit(solved: SolvedSurface, weights: Array) -> Array:
 
 
 def wald_covariance(solved: SolvedSurface) -> Array:
-    """The sandwich covariance of theta, shape (5, 5), with HC3's correction for leverage.
+    """Return the sandwich covariance of theta, shape (5, 5), with HC3's correction for leverage.
 
-    An observation's score is divided by 1 - its leverage, since a fit is drawn to its own runs.
-    Where model sizes recur, the scores of a size are added up first; where runs share trunks, the
-    covariance is that of their noise.
+    The score of each observation is divided by 1 - leverage, because residuals at points of high
+    leverage are too small. If whole sizes are resampled, the scores of a size are summed first. If
+    runs share trunks, the covariance follows from their correlated noise.
     Source: Huber 1981, section 7.6; MacKinnon & White 1985 (HC3).
     """
     noise = noise_of(solved)
@@ -194,9 +198,9 @@ def wald_covariance(solved: SolvedSurface) -> Array:
 
 
 def preview(solved: SolvedSurface) -> Draws:
-    """Normal draws from Wald's covariance: what a bootstrap would roughly give, in milliseconds.
+    """Return normal draws with Wald's covariance, a fast approximation of the bootstrap.
 
-    Draws outside the bounds of the search are brought back to them.
+    Draws outside the bounds of the search are moved to the bounds.
     """
     noise = noise_of(solved)
     covariance = wald_covariance(solved) if noise is None else noise.covariance
@@ -213,12 +217,12 @@ def preview(solved: SolvedSurface) -> Draws:
 def wald_errors(
     solved: SolvedSurface, flops: Array, flops_per_token: FlopsPerToken
 ) -> tuple[float, Array, Array]:
-    """Standard errors of a, of ln N_opt and of ln L_opt at each budget, by the delta method.
+    """Return standard errors of a, and of ln N_opt and ln L_opt at each budget (delta method).
 
-    In these coordinates Wald's intervals hold their level (the parameters' own do not).
+    Wald's intervals have correct coverage for these quantities, but not for the parameters.
     """
     covariance = wald_covariance(solved)
-    # Half of a small exponent at most: it must stay positive.
+    # At most half of an exponent, which must stay positive.
     step = np.minimum(1e-5, [np.inf, np.inf, np.inf, *solved.theta[0, 3:] / 2])
     theta = solved.theta + np.concatenate([np.diag(step), -np.diag(step)])
     laws = solved.coordinates.to_law(theta)
@@ -236,7 +240,7 @@ def wald_errors(
 
 
 def with_intervals(fit: Fit, draws: Draws) -> Fit:
-    """The fit with standard errors, intervals and draws; exponents as `a` and `b`."""
+    """Return the fit with standard errors, intervals and draws; exponents are `a` and `b`."""
     laws = draws.laws
     errors = {name: _spread(laws[:, k]) * draws.shrinkage for k, name in enumerate(NAMES)}
     tail = 50 * (1 - LEVEL)
@@ -254,7 +258,7 @@ def with_intervals(fit: Fit, draws: Draws) -> Fit:
 
 
 def draws_of(fit: Fit) -> Draws | None:
-    """The draws that a fit with intervals carries; None where it has none."""
+    """Return the draws of a fit; None if it has none."""
     if not fit.draws or fit.spread is None:
         return None
     laws = np.array([[draw[name] for name in NAMES] for draw in fit.draws])
@@ -266,7 +270,7 @@ def draws_of(fit: Fit) -> Draws | None:
 def target_errors(
     draws: Draws, flops: Array, flops_per_token: FlopsPerToken
 ) -> tuple[Array, Array]:
-    """Standard errors of ln N_opt and ln L_opt at each budget, from the draws."""
+    """Return standard errors of ln N_opt and ln L_opt at each budget, from the draws."""
     log_params, log_loss = optima(draws.laws, flops, flops_per_token)
     return (
         np.array([_spread(column) for column in log_params.T]) * draws.shrinkage,
@@ -275,6 +279,6 @@ def target_errors(
 
 
 def _spread(values: Array) -> float:
-    """Standard deviation of the finite draws."""
+    """Return the standard deviation of the finite values; NaN for fewer than 2."""
     finite = values[np.isfinite(values)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else math.nan

@@ -1,12 +1,12 @@
-"""A parabola per budget, then power laws through the minima (Approach 2).
+"""IsoFLOP fit: one parabola per budget, then power laws through the minima (Approach 2).
 
-Each budget's losses are a parabola in log N near their minimum. Minima that are bracketed, curved
-the right way and significantly so go into log-log regressions N_opt = k C^a; D_opt follows from
-N_opt through the FLOP count; their losses go into L = E + c C^-g by non-linear least squares in
-linear space. There is no additive offset on N_opt or D_opt.
+Near its minimum, the loss of one budget is a parabola in log N. Minima that are bracketed and
+significantly convex enter the log-log regression N_opt = k C^a. D_opt follows from N_opt and the
+FLOP count. The losses of the minima enter L = E + c C^-g, fitted by non-linear least squares of the
+loss itself. N_opt and D_opt have no additive offset.
 
-A parabola is biased where the curve is not symmetric in log N, the more the wider the grid, so
-only sizes within a factor of 8 of the best one are used where at least 5 remain.
+A parabola is biased if the loss is not symmetric in log N, and more so on a wide grid. Therefore
+only sizes within a factor of 8 of the best one are used, if at least 5 remain.
 
 Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.2; the bias: Czech et al. 2026
 (arXiv:2603.22339).
@@ -51,7 +51,7 @@ _MIN_IN_WINDOW = 5
 
 @dataclass(frozen=True)
 class _Parabola:
-    """The least-squares parabola of one curve, with what judging it needs."""
+    """Least-squares parabola of one curve, with its error statistics."""
 
     centre: float
     coefficients: tuple[float, float, float]
@@ -74,10 +74,10 @@ def fit_isoflop(
 
     Args:
         curves: the observations of each budget.
-        observations: all of them.
-        flops_per_token: FLOPs of one token by params; None: through the observations.
-        interpolation: `parabola` in log N, or `akima` through log L against log N.
-        window: sizes further than this factor from the best one are not used by the parabola.
+        observations: the observations of all budgets.
+        flops_per_token: FLOPs of one token by params; None: interpolated from the observations.
+        interpolation: `parabola` in log N, or `akima`, a spline of log L in log N.
+        window: largest ratio between the best size and other sizes in the parabola.
 
     Raises:
         FitError: fewer than 3 budgets have a usable minimum (`too_few_budgets`).
@@ -126,18 +126,18 @@ def fit_isoflop(
 
 
 def _too_few(minima: Sequence[Minimum], num_good: int) -> FitError:
-    """The error that names each minimum that is missing."""
+    """Return the error that lists each unusable minimum with its reason."""
     left_out = "; ".join(f"{m.budget_flops:.3g}: {m.reason}" for m in minima if m.reason)
     return FitError(
-        f"{num_good} of {len(minima)} budgets have a usable loss minimum, and a power law"
+        f"{num_good} of {len(minima)} budgets have a usable loss minimum; a power law"
         f" needs {MIN_MINIMA}" + (f" ({left_out})" if left_out else ""),
         code="too_few_budgets",
-        hint="add budgets, or sizes on the side where a minimum is not bracketed",
+        hint="add budgets, or sizes on the side where the minimum is not bracketed",
     )
 
 
 def _notes(num_dropped: int, num_minima: int, loss_law: PowerLaw) -> tuple[Note, ...]:
-    """Notes on minima that are left out and on a missing irreducible loss."""
+    """Return notes on omitted minima and on a missing irreducible loss."""
     notes = []
     if num_dropped:
         text = f"{num_dropped} of {num_minima} budgets are left out of the law"
@@ -149,12 +149,12 @@ def _notes(num_dropped: int, num_minima: int, loss_law: PowerLaw) -> tuple[Note,
 
 
 def _finite(values: dict[str, float]) -> dict[str, float]:
-    """The entries that are known."""
+    """Return the finite entries."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _intervals(n_line: LogLogLine, d_line: LogLogLine) -> dict[str, Interval]:
-    """95 % t intervals of the exponents, from the noise of the minima about the lines."""
+    """Return 95 % t intervals of the exponents, from the deviations of minima from the lines."""
     if n_line.degrees_of_freedom < 1:
         return {}
     t = float(stdtrit(n_line.degrees_of_freedom, 0.975))
@@ -165,7 +165,7 @@ def _intervals(n_line: LogLogLine, d_line: LogLogLine) -> dict[str, Interval]:
 
 
 def _parameters(n_line: LogLogLine, d_line: LogLogLine, loss: PowerLaw) -> dict[str, float]:
-    """The fitted numbers by name; the loss law is E + c C^-g."""
+    """Return the fitted parameters by name; the law of loss is E + c C^-g."""
     return {
         "N_coefficient": n_line.coefficient,
         "a": n_line.slope,
@@ -184,7 +184,7 @@ def find_minima(
     interpolation: Interpolation = "parabola",
     window: float = WINDOW,
 ) -> list[Minimum]:
-    """The minimum of every budget, each judged by its noise as `moderate` finds it."""
+    """Find the minimum of every budget; `noise.moderate` estimates the noise for the checks."""
     parabolas = [_fit_parabola(curve, window) for curve in curves]
     noises = moderate(
         [0.0 if p is None else p.residual_sum for p in parabolas],
@@ -200,10 +200,10 @@ def find_minima(
 
 
 def vertex_weights(minima: Sequence[Minimum]) -> Array:
-    """Weights of the minima in the power laws, shape (minima,), mean 1.
+    """Return the weights of the minima in the power laws, shape (minima,), mean 1.
 
-    Inverse variance of ln N_opt, where the median variance is added to each, so that no single
-    vertex decides the law.
+    They are inverse variances of ln N_opt. The median variance is added to each variance, so that
+    no single minimum decides the law.
     """
     errors = [m.log_params_error for m in minima]
     known = [e for e in errors if e is not None]
@@ -216,9 +216,9 @@ def vertex_weights(minima: Sequence[Minimum]) -> Array:
 
 
 def _fit_parabola(curve: Curve, window: float) -> _Parabola | None:
-    """Least squares of the losses near the best size; None with fewer than 3 sizes.
+    """Fit a parabola to the losses near the best size; return None for fewer than 3 sizes.
 
-    A run that stands there twice, to the last digit, says nothing more about the noise.
+    Exact duplicates of a run are dropped, because they would understate the noise.
     """
     if curve.num_sizes < 3:
         return None
@@ -244,11 +244,11 @@ def _judge(
     noise: Noise | None,
     flops_per_token: FlopsPerToken,
 ) -> Minimum:
-    """The vertex of a parabola, and whether the power laws can use it."""
+    """Return the vertex of a parabola, and whether the power laws can use it."""
     if parabola is None:
         return Minimum(
             curve.budget_flops, None, None, None, MinimumStatus.TOO_FEW,
-            f"{curve.num_sizes} different sizes, a parabola needs 3", curve.num_sizes,
+            f"{curve.num_sizes} different sizes; a parabola needs 3", curve.num_sizes,
             float(np.log(curve.params).mean()), (float(curve.losses.mean()), 0.0, 0.0),
         )  # fmt: skip
     c0, c1, c2 = parabola.coefficients
@@ -257,7 +257,7 @@ def _judge(
     level = float(np.abs(curve.losses).max())
     if c2 <= 1e-12 * level:
         status = MinimumStatus.CONCAVE
-        reason = "the loss curves downwards in log N, so it has no minimum"
+        reason = "the loss is concave in log N and has no minimum"
     else:
         vertex = -c1 / (2 * c2)
         log_params = parabola.centre + vertex
@@ -271,12 +271,12 @@ def _judge(
         elif not parabola.low < log_params < parabola.high:
             side = "smaller" if log_params <= parabola.low else "larger"
             status = MinimumStatus.UNBRACKETED
-            reason = f"the minimum lies at a {side} size than any trained"
+            reason = f"the minimum is at a {side} size than all trained sizes"
         if abs(log_params) < 300:
             params, loss = math.exp(log_params), c0 - c1 * c1 / (4 * c2)
             tokens = curve.budget_flops / flops_per_token(params)
             if loss <= 0 and status is MinimumStatus.OK:
-                status, reason = MinimumStatus.FLAT, "the parabola falls below a loss of 0"
+                status, reason = MinimumStatus.FLAT, "the minimum of the parabola is not positive"
     return Minimum(
         curve.budget_flops, params, tokens, loss, status, reason, curve.num_sizes,
         parabola.centre, parabola.coefficients, error,
@@ -284,12 +284,12 @@ def _judge(
 
 
 def _akima(curve: Curve, judged: Minimum, flops_per_token: FlopsPerToken) -> Minimum:
-    """The minimum of an Akima spline through log L against log N (Porian et al. 2024).
+    """Return the minimum of an Akima spline of log L in log N (Porian et al. 2024).
 
-    The parabola's judgement of curvature stands; a minimum at the first or last
-    size is unbracketed.
+    The status from the parabola's curvature is kept. A minimum at the smallest or the largest size
+    counts as unbracketed.
     """
-    from scipy.interpolate import Akima1DInterpolator  # half a second, and seldom asked for
+    from scipy.interpolate import Akima1DInterpolator  # slow import (0.5 s), rarely needed
 
     sizes = np.unique(curve.params)
     log_losses = np.array([np.log(curve.losses[curve.params == n]).mean() for n in sizes])

@@ -1,7 +1,7 @@
-"""Kaplan's joint form, for comparison: L = ((N_c/N)^(alpha_N/alpha_D) + D_c/D)^alpha_D.
+"""Fit of Kaplan's joint form L = ((N_c/N)^(alpha_N/alpha_D) + D_c/D)^alpha_D, for comparison.
 
-It has no irreducible loss, so it promises too much far beyond the runs. Beside it, where at least
-three sizes were trained on the same number of tokens, the fixed-tokens law L = (N_c/N)^alpha_N.
+The form has no irreducible loss, so it underestimates the loss far beyond the runs. Where at least
+three sizes were trained on the same number of tokens, L = (N_c/N)^alpha_N is also fitted.
 
 Source: Kaplan et al. 2020 (arXiv:2001.08361), eq. 1.5 and 1.1.
 """
@@ -23,16 +23,16 @@ from flops_fit.fitting.powers import fit_line
 from flops_fit.fitting.surface import SolvedSurface
 
 MIN_SIZES = 3
-_MOST = 700.0  # the largest logarithm that is worth a number
+_MOST = 700.0  # exp of a larger logarithm overflows
 
 
 def fit_kaplan(solved: SolvedSurface) -> Fit:
-    """Fit Kaplan's joint form to the runs of a solved surface, with a Huber threshold of its own.
+    """Fit Kaplan's joint form to the runs of a solved surface, with its own Huber threshold.
 
-    Parameters: alpha_N, alpha_D, N_c (params) and D_c (tokens).
+    The parameters are alpha_N, alpha_D, N_c (params) and D_c (tokens).
 
     Raises:
-        FitError: the loss does not fall with params, so N_c is beyond all numbers (`no_law`).
+        FitError: the loss does not fall with params, so N_c overflows (`no_law`).
     """
     found = solve_general(solved, has_offset=False, beta=1.0)
     fit = describe_general(solved, found, "kaplan")
@@ -55,9 +55,9 @@ def fit_kaplan(solved: SolvedSurface) -> Fit:
 
 
 def fixed_tokens_laws(observations: Sequence[Observation]) -> list[FixedTokensLaw]:
-    """L = (N_c/N)^alpha_N by log-log regression at each number of tokens with 3 sizes or more.
+    """Fit L = (N_c/N)^alpha_N at each number of tokens with at least 3 sizes (log-log regression).
 
-    Numbers of tokens within 10 % of each other count as one.
+    Numbers of tokens within 10 % of each other count as equal.
     """
     groups: list[list[Observation]] = []
     for seen in sorted(observations, key=lambda o: o.tokens):

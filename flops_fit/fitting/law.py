@@ -1,8 +1,8 @@
-"""L(N, D), its frontier in closed form, and what a fit gives back (Law, Frontier, Fit).
+"""Laws of loss, their compute-optimal frontiers, and the result of a fit (Law, Frontier, Fit).
 
-N is the number of parameters, D the number of training tokens (units of data), C the FLOPs, and
-C = k(N) D, where k(N) is the FLOPs spent on one token. k is 6 N by default (Kaplan et al. 2020,
-arXiv:2001.08361, section 2.1); where FLOPs were counted it is the measured function of N.
+N is the number of parameters, D the number of training tokens (units of data), and C the number of
+FLOPs. C = k(N) D, where k(N) is the number of FLOPs for one token. By default k is 6 N (Kaplan et
+al. 2020, arXiv:2001.08361, section 2.1). If FLOPs were counted, k is the measured function of N.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from flops_fit.fitting.details import (
 from flops_fit.fitting.points import Excluded, Interval, Observation, Optimum
 
 FADE = 2.0
-"""In ln N: how far beyond the measured sizes the slope of k(N) / N falls to 1/e of itself."""
+"""Distance in ln N beyond the measured sizes at which the slope of k(N) / N falls to 1/e."""
 
 _MOST_LOG = 200.0
-"""Laws are not evaluated at sizes beyond e^200, or below e^-200."""
+"""Laws are evaluated only at sizes between e^-200 and e^200."""
 
 _STEEPEST = 1.0
-"""The ratio of FLOPs to params goes on beyond the measured sizes with no larger power of params."""
+"""Largest power of params with which FLOPs / params grows beyond the measured sizes."""
 
-_ROUNDING = 1e-6  # FLOPs that differ from 6 N D by less are 6 N D
+_ROUNDING = 1e-6  # relative difference below which FLOPs count as 6 N D
 
 
 @dataclass(frozen=True)
 class FlopsPerToken:
-    """k(N): the FLOPs of one token as a function of params, through measured sizes.
+    """FLOPs of one token as a function of params, k(N), through the measured sizes.
 
-    ln(k / N) is a cubic in ln N between two knots, with the slopes of the parabolas through each
-    three neighbours, so that an optimum does not stick to a kink. Beyond the end knots the ratio of
-    FLOPs to params goes on with their slope, which fades as exp(-|ln N - ln N_end| / 2): at a fixed
-    depth, what embeddings and attention add to 6 N falls as N^(-1/2). No knots: 6 N.
+    Between two knots, ln(k / N) is a cubic in ln N. Its slopes are those of the parabolas through
+    three neighbours, so that there are no kinks at which optima would collect. Beyond the end
+    knots, the slope of ln(k / N) fades as exp(-|ln N - ln N_end| / 2), because at fixed depth the
+    share of embeddings and attention falls as N^(-1/2). Without knots, k is 6 N.
     """
 
     params: tuple[float, ...] = ()
@@ -55,14 +55,14 @@ class FlopsPerToken:
 
     @classmethod
     def through(cls, observations: Sequence[Observation]) -> FlopsPerToken:
-        """The function that passes through the (params, flops / tokens) of finished trials.
+        """Return the function through the points (params, flops / tokens) of finished trials.
 
-        Observations of one size are averaged geometrically, so it goes through one point a size.
-        Where the given FLOPs are no function of params (nominal budgets, rounded counts), the
-        points zigzag by more than 2 %, and one typical ratio of FLOPs to params serves for all.
+        Each size has one knot, the geometric mean of its observations. If the points zigzag by
+        more than 2 % (nominal budgets or rounded counts), FLOPs are not a function of params; the
+        median ratio of FLOPs to params then applies to all sizes.
         """
         if all(abs(o.flops / (6 * o.params * o.tokens) - 1) < _ROUNDING for o in observations):
-            return cls()  # as below, at a tenth of the time for a table of 100,000
+            return cls()  # shortcut: a tenth of the time for 100,000 observations
         by_params: dict[float, list[float]] = {}
         for seen in observations:
             by_params.setdefault(seen.params, []).append(math.log(seen.flops / seen.tokens))
@@ -76,7 +76,7 @@ class FlopsPerToken:
         return cls(params, flops)
 
     def __call__(self, params: float) -> float:
-        """FLOPs that a model of `params` spends on one token, forward and backward."""
+        """Return FLOPs for one token at this size, forward and backward."""
         if not self.params:
             return 6.0 * params
         x, ratio, slopes = self.log_knots
@@ -96,7 +96,7 @@ class FlopsPerToken:
 
     @cached_property
     def log_knots(self) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-        """The knots' ln N, their ln(k / N), and the slopes of the latter over the former."""
+        """Values of ln N and of ln(k / N) at the knots, and the slopes d ln(k / N) / d ln N."""
         x = tuple(math.log(n) for n in self.params)
         ratio = tuple(math.log(k) - log_n for k, log_n in zip(self.flops, x, strict=True))
         widths = [b - a for a, b in pairwise(x)]
@@ -116,7 +116,7 @@ class FlopsPerToken:
 
 
 def _limited(slope: float, left: float, right: float) -> float:
-    """A knot's slope, small enough that the cubics beside it do not overshoot their ends.
+    """Limit the slope at a knot so that the cubics beside it do not overshoot their ends.
 
     Source: Hyman 1983 (SIAM J. Sci. Stat. Comput. 4, 645), the filter for monotone interpolation.
     """
@@ -126,7 +126,7 @@ def _limited(slope: float, left: float, right: float) -> float:
 
 
 def _power(base: float, exponent: float) -> float:
-    """Base to the exponent, infinite where that is more than a float holds."""
+    """Return base^exponent, or infinity on overflow."""
     try:
         return float(base**exponent)
     except (OverflowError, ZeroDivisionError):
@@ -135,20 +135,20 @@ def _power(base: float, exponent: float) -> float:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * x^exponent (+ offset, used for losses only)."""
+    """Power law y = coefficient * x^exponent + offset; only losses have an offset."""
 
     coefficient: float
     exponent: float
     offset: float = 0.0
 
     def __call__(self, x: float) -> float:
-        """The law's value at x."""
+        """Return the value of the law at x."""
         return float(self.offset + self.coefficient * _power(x, self.exponent))
 
 
 @dataclass(frozen=True)
 class Surface:
-    """L(N, D) = E + A / N^alpha + B / D^beta.
+    """Additive law of loss, L(N, D) = E + A / N^alpha + B / D^beta.
 
     Source: Hoffmann et al. 2022 (arXiv:2203.15556), eq. 2 and 10.
     """
@@ -160,12 +160,12 @@ class Surface:
     beta: float
 
     def loss(self, params: float, tokens: float) -> float:
-        """Predicted loss in nats per token at N = `params`, D = `tokens`."""
+        """Return the predicted loss in nats per token at N = `params`, D = `tokens`."""
         size, data = _power(params, -self.alpha), _power(tokens, -self.beta)
         return float(self.E + self.A * size + self.B * data)
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation of least loss under C = 6 N D, in closed form.
+        """Return the allocation of least loss under C = 6 N D, in closed form.
 
         Source: Hoffmann et al. 2022, eq. 4: N = G (C/6)^a, D = (C/6)^b / G,
         G = (alpha A / (beta B))^(1 / (alpha + beta)), a = beta / (alpha + beta), b = 1 - a.
@@ -175,7 +175,7 @@ class Surface:
         return Optimum(flops, params, tokens, self.loss(params, tokens))
 
     def log_params(self, flops: float) -> float:
-        """The logarithm of the optimum's params, which no law is too odd for."""
+        """Return ln N_opt under C = 6 N D; unlike N_opt it cannot overflow."""
         total = self.alpha + self.beta
         log_g = math.log(self.alpha / self.beta) + math.log(self.A) - math.log(self.B)
         return (log_g + self.beta * math.log(flops / 6)) / total
@@ -183,10 +183,10 @@ class Surface:
 
 @dataclass(frozen=True)
 class GeneralSurface:
-    """L(N, D) = E + (A / N^alpha + B / D^beta)^gamma.
+    """General law of loss, L(N, D) = E + (A / N^alpha + B / D^beta)^gamma.
 
-    gamma = 1 is the additive surface; E = 0 and beta = 1 is the joint form of Kaplan et al. 2020
-    (arXiv:2001.08361), eq. 1.5, with gamma = alpha_D, alpha = alpha_N / alpha_D,
+    gamma = 1 gives the additive surface. E = 0 and beta = 1 give the joint form of Kaplan et al.
+    2020 (arXiv:2001.08361), eq. 1.5, with gamma = alpha_D, alpha = alpha_N / alpha_D,
     A = N_c^alpha and B = D_c.
     """
 
@@ -198,36 +198,36 @@ class GeneralSurface:
     gamma: float
 
     def loss(self, params: float, tokens: float) -> float:
-        """Predicted loss at N = `params`, D = `tokens`."""
+        """Return the predicted loss at N = `params`, D = `tokens`."""
         inner = self.A * _power(params, -self.alpha) + self.B * _power(tokens, -self.beta)
         return float(self.E + _power(inner, self.gamma))
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation of least loss under C = 6 N D: that of the sum inside the bracket."""
+        """Return the allocation of least loss under C = 6 N D; gamma does not change it."""
         inside = Surface(0.0, self.A, self.B, self.alpha, self.beta).optimum(flops)
         return Optimum(flops, inside.params, inside.tokens, self.loss(inside.params, inside.tokens))
 
     def log_params(self, flops: float) -> float:
-        """The logarithm of the optimum's params."""
+        """Return ln N_opt under C = 6 N D."""
         return Surface(0.0, self.A, self.B, self.alpha, self.beta).log_params(flops)
 
 
 class Frontier(Protocol):
-    """The compute-optimal curve that a law implies."""
+    """Compute-optimal curve of a law."""
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation of least loss for a budget of `flops`."""
+        """Return the allocation of least loss for a budget of `flops`."""
         ...
 
 
 @dataclass(frozen=True)
 class SurfaceFrontier:
-    """The least loss of any L(N, D) along C = k(N) D, found by golden-section search in log N.
+    """Compute-optimal curve of any L(N, D) under C = k(N) D, by golden-section search in log N.
 
     Attributes:
-        loss: L(N, D), convex in log N along a budget.
+        loss: L(N, D), convex in log N at fixed compute.
         flops_per_token: k(N).
-        start: a guess of the optimum's ln params as a function of flops (closed form under 6 N).
+        start: approximate ln N_opt as a function of FLOPs (closed form for k = 6 N).
     """
 
     loss: Callable[[float, float], float]
@@ -235,7 +235,7 @@ class SurfaceFrontier:
     start: Callable[[float], float]
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation of least loss for a budget of `flops`."""
+        """Return the allocation of least loss for a budget of `flops`."""
 
         def at(log_params: float) -> float:
             params = math.exp(log_params)
@@ -249,9 +249,9 @@ class SurfaceFrontier:
 
 @dataclass(frozen=True)
 class PowerLawFrontier:
-    """N_opt = coefficient * C^a, D through the FLOP count, and a loss law in C where there is one.
+    """Compute-optimal curve N_opt = coefficient * C^a, with an optional law of loss in C.
 
-    D is derived, never fitted, so that N and D satisfy the FLOP count at every budget.
+    D follows from N and k(N), so that C = k(N) D holds at every budget.
     """
 
     params: PowerLaw
@@ -259,7 +259,7 @@ class PowerLawFrontier:
     loss: PowerLaw | None = None
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation that the power law names for a budget of `flops`."""
+        """Return the allocation of the power law for a budget of `flops`."""
         params = min(max(self.params(flops), math.exp(-_MOST_LOG)), math.exp(_MOST_LOG))
         tokens = flops / self.flops_per_token(params)
         return Optimum(flops, params, tokens, None if self.loss is None else self.loss(flops))
@@ -267,24 +267,25 @@ class PowerLawFrontier:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law with its residuals, intervals, status and excluded observations.
+    """Fitted law with residuals, intervals, status and excluded observations.
 
     Attributes:
         method: `surface`, `isoflop`, `envelope`, `kaplan`, ...
         status: how the fit ended.
-        parameters: by the papers' names (E, A, B, alpha, beta for the surface).
-        exponents: {"params": a, "tokens": b}: N_opt ~ C^a, D_opt ~ C^b.
+        parameters: fitted values under the papers' names (surface: E, A, B, alpha, beta).
+        exponents: {"params": a, "tokens": b} for N_opt ~ C^a and D_opt ~ C^b.
         frontier: the compute-optimal curve.
-        objective: the summed loss of the fit at its optimum; None where there is none.
-        r_squared: by what was regressed (`params`, `tokens`, `loss`).
-        residuals: log(observed loss) - log(fitted), in the order of `used`.
-        used, excluded: the observations that went in, and those left out with the reason.
-        standard_errors, intervals: by parameter, exponents as `a` and `b`; empty if not asked.
-        notes: what a reader must know, each with a code.
-        details: what only this kind of method knows; None where there is nothing.
-        folds: the back-test that speaks for its predictions; empty where there is none.
-        draws: parameter sets that stand for the fit's uncertainty; empty where it has none.
-        spread: where the draws come from; None where there are none.
+        objective: minimum of the fitted objective; None for methods without one.
+        r_squared: coefficient of determination by regressed quantity (`params`, `tokens`, `loss`).
+        residuals: log(observed loss) - log(fitted loss), in the order of `used`; for isoFLOP fits,
+            ln N of each minimum minus the line.
+        used, excluded: the fitted observations, and the omitted ones with reasons.
+        standard_errors, intervals: by parameter name, with exponents as `a` and `b`; may be empty.
+        notes: warnings and remarks, each with a code.
+        details: results that only this kind of method has, or None.
+        folds: the back-test of the predictions; may be empty.
+        draws: parameter sets that represent the uncertainty of the fit; may be empty.
+        spread: origin and scale of the draws; None without draws.
     """
 
     method: str
@@ -307,7 +308,7 @@ class Fit:
 
     @property
     def flops_per_token(self) -> FlopsPerToken:
-        """FLOPs of one token by params, as the frontier counts them."""
+        """FLOPs of one token as a function of params, as in the frontier."""
         if isinstance(self.frontier, SurfaceFrontier | PowerLawFrontier):
             return self.frontier.flops_per_token
         return FlopsPerToken()
@@ -319,7 +320,7 @@ class Fit:
 
     @property
     def window(self) -> float | None:
-        """Largest factor from the best size that a parabola uses; None for other methods."""
+        """Largest ratio of a fitted size to the best size; None for methods without parabolas."""
         return self.details.window if isinstance(self.details, IsoflopDetails) else None
 
     @property
@@ -328,12 +329,12 @@ class Fit:
         return self.details.residual_mad if isinstance(self.details, SurfaceDetails) else None
 
     def sample(self, n: int, *, seed: int = 0) -> list[Mapping[str, float]]:
-        """Draw n parameter sets, each as likely as the observations make it.
+        """Draw n parameter sets from the uncertainty of the fit.
 
-        From the bootstrap where one was run, else from the normal approximation at the optimum.
+        They come from the bootstrap if one was run, else from the normal approximation.
 
         Raises:
-            FitError: the method gives no uncertainty (`no_uncertainty`).
+            FitError: the fit has no draws (`no_uncertainty`).
         """
         if not self.draws:
             raise FitError(
@@ -346,12 +347,12 @@ class Fit:
         return random.Random(seed).choices(self.draws, k=n)
 
     def predict(self, budget_flops: float) -> Optimum:
-        """The compute-optimal allocation for a budget of `budget_flops`."""
+        """Return the compute-optimal allocation for a budget of `budget_flops`."""
         return self.frontier.optimum(budget_flops)
 
 
 def _is_ragged(params: Sequence[float], flops: Sequence[float]) -> bool:
-    """Whether log(flops / params) goes up and down with params by more than 2 %, as noise does."""
+    """Return whether log(flops / params) zigzags with params by more than 2 %."""
     if len(params) < 8:
         return False
     x = [math.log(n) for n in params]
@@ -365,7 +366,7 @@ def _is_ragged(params: Sequence[float], flops: Sequence[float]) -> bool:
 
 
 def least_argument(f: Callable[[float], float], low: float, high: float) -> float:
-    """The argument of the least value of f, unimodal on [low, high], by golden section to 1e-9."""
+    """Return the minimiser of a unimodal f on [low, high], by golden section to within 1e-9."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     f_left, f_right = f(left), f(right)

@@ -1,9 +1,10 @@
-"""The noise of each budget's losses, which a handful of sizes cannot tell by themselves.
+"""Moderated estimates of the noise of each budget's losses.
 
-Budgets differ in their noise (a small run varies more, a wide curve is no parabola), so one pooled
-value would call clear curves flat. The variances are taken to be drawn from one scaled inverse
-chi-squared distribution, whose two numbers are estimated from all budgets; each variance is then
-the average of its own and the common one, weighted by their degrees of freedom.
+The few sizes of one budget give a poor estimate of its noise. One pooled estimate is no better:
+budgets differ in noise (small runs vary more, and a wide curve is not a parabola), and clear curves
+would count as flat. The variances are therefore modelled as draws from one scaled inverse
+chi-squared distribution, estimated from all budgets. Each estimate is the average of the budget's
+own variance and the common one, weighted by their degrees of freedom.
 
 Source: Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3(1), section 6.2.
 """
@@ -18,18 +19,18 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
-MIN_SIGMA = 1e-7  # noise of the loss below which vertices are equally certain
-_MOST_FREEDOM = 1e6  # of the common variance: the budgets' noise does not differ
+MIN_SIGMA = 1e-7  # least standard deviation of the loss
+_MOST_FREEDOM = 1e6  # stands for infinity: all budgets have the same noise
 _MIN_BUDGETS = 3
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of one budget.
+    """Noise of the losses of one budget.
 
     Attributes:
-        sigma: standard deviation of its losses, in the losses' unit.
-        freedom: degrees of freedom that sigma rests on, for t intervals.
+        sigma: standard deviation in the unit of the loss.
+        freedom: degrees of freedom of sigma, for t intervals.
     """
 
     sigma: float
@@ -37,11 +38,11 @@ class Noise:
 
 
 def moderate(residual_sums: Sequence[float], freedoms: Sequence[int]) -> list[Noise | None]:
-    """The noise of every budget; None for all where no budget has a degree of freedom.
+    """Return the noise of every budget; None for all if no budget has a degree of freedom.
 
     Args:
-        residual_sums: sum of squared residuals of each budget, in the losses' unit squared.
-        freedoms: degrees of freedom of each, 0 where it has none.
+        residual_sums: sum of squared residuals of each budget, in squared units of the loss.
+        freedoms: degrees of freedom of each budget, 0 or more.
     """
     total = sum(freedoms)
     if not total:
@@ -60,12 +61,12 @@ def moderate(residual_sums: Sequence[float], freedoms: Sequence[int]) -> list[No
 
 
 def _common_variance(own: np.ndarray, freedom: np.ndarray, pooled: float) -> tuple[float, float]:
-    """The variance that the budgets share and its degrees of freedom (Smyth 2004, section 6.2).
+    """Common variance of the budgets and its degrees of freedom (Smyth 2004, section 6.2).
 
     Args:
-        own: each budget's variance, float64, shape (budgets,).
-        freedom: the degrees of freedom of each, float64, shape (budgets,).
-        pooled: what is returned where the budgets are too few to tell, or do not differ.
+        own: variance of each budget, float64, shape (budgets,).
+        freedom: degrees of freedom of each budget, float64, shape (budgets,).
+        pooled: the variance to return for fewer than 3 budgets or equal noise.
     """
     if len(own) < _MIN_BUDGETS:
         return pooled, _MOST_FREEDOM

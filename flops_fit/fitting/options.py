@@ -1,4 +1,4 @@
-"""The choices of a fit, checked once and passed on unchanged."""
+"""Options of a fit, validated once and immutable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from flops_fit.fitting.details import Interpolation, Loss
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit.
+    """Options of a fit.
 
     Attributes:
-        loss: of the surface: `adaptive` (outliers are left out), `huber`, `log-ls` or `ls` (every
-            run is used).
+        loss: loss of the surface fit: `adaptive` (outliers are left out), `huber`, `log-ls` or `ls`
+            (every run is used).
         huber_delta: threshold of `huber`, in log loss.
-        irreducible_loss: value at which the surface's E is held, in the unit of the losses; None: E
-            is fitted.
-        interpolation: of the isoFLOP curves: `parabola` in ln N, or `akima`, a spline through ln L
-            against ln N.
-        bootstrap: number of resamples behind the surface's intervals; 0: Wald's intervals.
+        irreducible_loss: fixed value of E in the surface, in the unit of the losses; None: E is
+            fitted.
+        interpolation: interpolation of isoFLOP curves: `parabola` in ln N, or `akima`, a spline of
+            ln L in ln N.
+        bootstrap: number of bootstrap resamples for the surface's intervals; 0: Wald's method.
         seed: random seed for the bootstrap.
 
     Raises:

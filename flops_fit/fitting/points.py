@@ -1,4 +1,4 @@
-"""The nouns of fitting: Observation, Excluded, Optimum."""
+"""Basic types of fitting: Observation, Excluded, Optimum."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from dataclasses import dataclass, field
 Interval = tuple[float, float]
 
 TRUNK_CORRELATION = 0.9
-"""Of the noise in log loss between trials that branch off one trunk.
+"""Assumed correlation of the noise in log loss between trials that branch off one trunk.
 
-Along trunks of a published suite of models (OpenEuroLLM, dense scaling laws) losses scatter by
-about 0.03 %, between seeds by 0.1 to 0.3 %.
+In a published suite of models (OpenEuroLLM, dense scaling laws), the noise of losses is about
+0.03 % along a trunk and 0.1 to 0.3 % between seeds.
 """
 
 
 _FACTOR = 1e30
-"""Largest and smallest number of params, tokens or loss; of FLOPs its square times ten.
+"""Largest valid number of params, tokens or loss, and inverse of the smallest.
 
-No unit of a real run comes near it, and within it nothing that a fit computes overflows.
+For FLOPs the limit is 10 times its square. Real runs are far from these limits in any unit, and
+within them no computation of a fit overflows.
 """
 
 
 def is_in_range(name: str, value: float) -> bool:
-    """Whether a positive number of an observation is one that a fit can compute with."""
+    """Return whether a positive number is within the range in which fits do not overflow."""
     most = 10 * _FACTOR**2 if name in ("flops", "budget_flops") else _FACTOR
     return 1 / most <= value <= most
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A finished trial as a point of the loss surface.
+    """Finished trial as a point of the loss surface.
 
     Attributes:
-        params, tokens, flops, loss: counts, and nats per unit of data; all positive and finite.
-        budget_flops: the isoFLOP curve it lies on; None where runs were not planned on curves.
-        name: what to call it when it is excluded: a trial id, or `row 12` of a table.
-        seed, size_value, params_non_embedding, params_active, step: known or None. `step` marks a
-            point of a training curve; points that share `run` come from one training.
-        run: which training the point belongs to; None: one of its own.
+        params, tokens, flops: counts, positive and finite.
+        loss: loss in nats per unit of data, positive and finite.
+        budget_flops: planned budget of its isoFLOP curve; None if no curve was planned.
+        name: name in messages: a trial id, or `row 12` of a table.
+        seed, size_value, params_non_embedding, params_active: further facts, or None if unknown.
+        step: training step of a point on a training curve; None for other observations.
+        run: name of the training run or trunk that several observations share; None if it is
+            not shared.
     """
 
     params: float
@@ -57,7 +60,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """An observation that a fit leaves out, and why."""
+    """Observation that a fit leaves out, with the reason."""
 
     name: str
     reason: str
@@ -65,18 +68,19 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """One point of a compute-optimal frontier.
+    """Point of a compute-optimal frontier.
 
     Attributes:
         flops: the compute budget.
         params, tokens: the allocation; `tokens` times the FLOPs per token of `params` is `flops`.
-        loss: predicted held-out loss, nats per unit; None where the method predicts none.
-        params_interval, tokens_interval, loss_interval: 95 %, or None where not known.
-        method: the method that predicts it; empty where that is plain.
-        extrapolation_decades: powers of ten beyond the largest observed compute; 0 inside.
-        parts: what the intervals consist of, as standard errors of ln params (`params_noise`,
+        loss: predicted held-out loss, nats per unit; None if the method predicts no loss.
+        params_interval, tokens_interval, loss_interval: 95 % intervals; None if not known.
+        method: name of the predicting method; may be empty.
+        extrapolation_decades: distance beyond the largest observed compute in powers of ten; 0
+            within it.
+        parts: components of the intervals, as standard errors of ln params (`params_noise`,
             `params_model`) and of ln loss (`loss_noise`, `loss_model`, `loss_residual`).
-        is_supported: whether the back-test reaches far enough to stand behind it.
+        is_supported: whether the back-test reaches as far as this prediction.
     """
 
     flops: float
@@ -93,5 +97,5 @@ class Optimum:
 
     @property
     def tokens_per_param(self) -> float:
-        """Units of data per parameter."""
+        """Number of tokens (units of data) per parameter."""
         return self.tokens / self.params

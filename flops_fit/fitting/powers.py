@@ -1,4 +1,4 @@
-"""Lines in log-log space, and a power law with an irreducible term in linear space."""
+"""Fits of lines in log-log space, and of a power law with an irreducible loss."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LogLogLine:
-    """ln y = intercept + slope ln x, by weighted least squares.
+    """Line ln y = intercept + slope ln x, fitted by weighted least squares.
 
     Attributes:
-        intercept, slope: of the line.
-        r_squared: of ln y, weighted.
-        centre: weighted mean of ln x, where the line is surest.
-        centre_error, slope_error: standard errors of ln y at the centre, and of the slope, from the
-            noise about the line; NaN with two points.
-        degrees_of_freedom: points - 2.
+        intercept, slope: coefficients of the line.
+        r_squared: weighted coefficient of determination of ln y.
+        centre: weighted mean of ln x, where the error of ln y is least.
+        centre_error, slope_error: standard errors of ln y at the centre and of the slope, from the
+            residuals; NaN for two points.
+        degrees_of_freedom: number of points less 2.
     """
 
     intercept: float
@@ -36,21 +36,21 @@ class LogLogLine:
     degrees_of_freedom: int
 
     def error(self, log_x: float) -> float:
-        """Standard error of the line's ln y at ln x."""
+        """Return the standard error of the fitted ln y at ln x."""
         return math.hypot(self.centre_error, self.slope_error * (log_x - self.centre))
 
     @property
     def coefficient(self) -> float:
-        """The factor of the power law: exp(intercept)."""
+        """Coefficient of the power law, exp(intercept)."""
         return math.exp(self.intercept)
 
     def __call__(self, log_x: Array) -> Array:
-        """Fitted ln y, in the shape of `log_x`."""
+        """Return the fitted ln y, in the shape of `log_x`."""
         return self.intercept + self.slope * log_x
 
 
 def fit_line(log_x: Array, log_y: Array, weights: Array | None = None) -> LogLogLine:
-    """The weighted least-squares line through (log_x, log_y), float64, shape (n,)."""
+    """Fit a line to (log_x, log_y), float64, shape (n,), by weighted least squares."""
     w = np.ones_like(log_x) if weights is None else weights
     centre, mean = float(np.average(log_x, weights=w)), float(np.average(log_y, weights=w))
     x, y = log_x - centre, log_y - mean
@@ -67,7 +67,7 @@ def fit_line(log_x: Array, log_y: Array, weights: Array | None = None) -> LogLog
 
 
 def r_squared(observed: Array, fitted: Array, weights: Array | None = None) -> float:
-    """1 - (residual sum of squares) / (sum of squares about the mean); 1 where both are 0."""
+    """Return 1 - (residual sum of squares) / (sum of squares about the mean); 1 if both are 0."""
     w = np.ones_like(observed) if weights is None else weights
     rest = float((w * (observed - fitted) ** 2).sum())
     total = float((w * (observed - np.average(observed, weights=w)) ** 2).sum())
@@ -77,10 +77,10 @@ def r_squared(observed: Array, fitted: Array, weights: Array | None = None) -> f
 
 
 def fit_loss_law(flops: Array, losses: Array) -> PowerLaw:
-    """L = E + c C^-g with E >= 0, by least squares of the loss itself.
+    """Fit L = E + c C^-g with E >= 0 by least squares of the loss itself.
 
-    For a fixed g, E and c are linear, so the search has one dimension: a grid over g in
-    [0.001, 2], then Brent's method around its best point.
+    For a fixed g, E and c are linear, so the search has one dimension: a grid over g in [0.001, 2],
+    then Brent's method around the best grid point.
 
     Args:
         flops: float64, shape (n,); at least 3.
@@ -116,9 +116,9 @@ def fit_loss_law(flops: Array, losses: Array) -> PowerLaw:
 def loss_law_covariance(
     flops: Array, losses: Array, law: PowerLaw
 ) -> tuple[tuple[float, ...], ...] | None:
-    """Covariance of E, ln c and g at the optimum, shape (3, 3); None without a spare point.
+    """Return the covariance of E, ln c and g, shape (3, 3); None without degrees of freedom.
 
-    Where E is 0 it is held there, and its row is 0.
+    If E is 0, it counts as fixed, and its row is 0.
     """
     term = law.coefficient * flops**law.exponent
     held = law.offset == 0

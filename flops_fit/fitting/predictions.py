@@ -1,9 +1,12 @@
-"""Optima at target budgets with intervals in three parts: noise, model, residual.
+"""Optima at target budgets, with intervals from three sources of error.
 
-noise: the standard error that the runs' scatter gives the law (bootstrap, or Wald's); model: the
-error of the rolling back-test beyond the residuals, grown with the log-distance to the target;
-residual: the scatter of a single run about the law. Parts are standard errors of ln params and
-ln loss; they add in squares, and the t distribution makes 95 % intervals of them.
+- noise: standard error of the law from the noise of the runs (bootstrap or Wald);
+- model: error of the rolling back-test beyond the residuals, scaled with the log-distance to the
+  target;
+- residual: standard deviation of a single run about the law.
+
+Each is a standard error of ln params or ln loss. They add in quadrature; Student's t distribution
+gives 95 % intervals.
 """
 
 from __future__ import annotations
@@ -24,18 +27,18 @@ from flops_fit.fitting.robust import mad_sigma
 
 
 def largest_flops(observations: Sequence[Observation]) -> float:
-    """The compute that counts as observed: the largest budget or FLOPs of a run."""
+    """Return the largest observed compute: the largest budget or FLOPs of a run."""
     planned = max((o.budget_flops for o in observations if o.budget_flops), default=0.0)
     return max(planned, max(o.flops for o in observations))
 
 
 def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> list[Optimum]:
-    """The fit's optimum at each target, with what is known of its uncertainty.
+    """Predict the optimum at each target, with intervals where the errors are known.
 
     Args:
-        fit: any method's; its draws give the noise, its folds the model's part.
+        fit: the fit of any method; its draws give the noise, its folds the model error.
         targets: budgets in FLOPs.
-        has_model: whether the model's part is counted; without it beyond the runs noise is all.
+        has_model: whether intervals beyond the runs include the model error.
     """
     if not fit.used or isinstance(fit.frontier, Combination):
         return [fit.predict(target) for target in targets]
@@ -68,7 +71,7 @@ def predict(fit: Fit, targets: Sequence[float], *, has_model: bool = True) -> li
 def loss_law_error(
     parameters: Mapping[str, float], covariance: Sequence[Sequence[float]], flops: float
 ) -> float:
-    """Standard error of E + c C^-g at a budget, from the covariance of E, ln c and g."""
+    """Return the standard error of E + c C^-g from the covariance of E, ln c and g."""
     term = parameters["c"] * flops ** -parameters["g"]
     slope = np.array([1.0, term, -term * math.log(flops)])
     variance = slope @ np.array(covariance) @ slope
@@ -76,11 +79,11 @@ def loss_law_error(
 
 
 def _model_parts(fit: Fit, folds: Sequence[Fold], distance: float) -> dict[str, float]:
-    """Model and residual parts at a log-distance beyond the runs; no model part within them."""
+    """Return model and residual errors at a log-distance beyond the runs (0: within them)."""
     if fit.method not in ("surface", "extrapolation", "isoflop"):
         return {}
-    has_scatter = fit.method != "isoflop" and len(fit.residuals) > 0
-    residual = mad_sigma(np.array(fit.residuals)) if has_scatter else 0.0
+    has_loss_residuals = fit.method != "isoflop" and len(fit.residuals) > 0
+    residual = mad_sigma(np.array(fit.residuals)) if has_loss_residuals else 0.0
     parts = {"loss_residual": residual}
     if distance == 0:
         return parts | {"params_model": 0.0, "loss_model": 0.0}
@@ -100,12 +103,12 @@ def _assemble(
     distance: float,
     folds: Sequence[Fold],
 ) -> Optimum:
-    """The optimum with its intervals, where noise is known."""
+    """Return the optimum with its intervals; without known noise they are None."""
     params_interval = tokens_interval = loss_interval = None
     if freedom is not None:
         error = math.hypot(parts["params_noise"], parts.get("params_model", 0.0))
         low, high = _exp(t_interval(math.log(optimum.params), error, freedom))
-        # Where next to nothing is known: at least one param, and no more than one FLOP for each.
+        # Bounds for very wide intervals: at least one param, and at least one FLOP per param.
         low, high = max(low, 1.0), min(high, optimum.flops)
         params_interval = min(low, optimum.params), max(high, optimum.params)
         few, many = (optimum.flops / count(params) for params in reversed(params_interval))
@@ -128,6 +131,6 @@ def _assemble(
 
 
 def _exp(interval: Interval) -> Interval:
-    """An interval of a logarithm as one of the number, kept within what a float holds."""
+    """Exponentiate an interval of a logarithm, limited to e^-700 and e^700."""
     low, high = (max(min(value, 700.0), -700.0) for value in interval)
     return math.exp(low), math.exp(high)

@@ -1,8 +1,8 @@
-"""The best learning rate at one size: a parabola in log rate through the losses near the best.
+"""Estimate of the best learning rate at one size, by a parabola of log loss in log rate.
 
-Near its minimum, log loss is a parabola in the log of the learning rate, and its vertex is the best
-rate. The loss is lop-sided (rates that are too large cost more), so only points within 10 % of the
-best and its neighbours are fitted.
+Near its minimum, log loss is a parabola in the logarithm of the learning rate; the vertex is the
+best rate. The loss is asymmetric (rates that are too large cost more). Therefore the fit uses only
+the best rate, its neighbours, and rates whose loss is within 10 % of the best.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import numpy as np
 from flops_fit.fitting.points import Interval
 
 _NEAR = 0.10
-"""Points whose log loss lies within this of the best are part of the parabola."""
+"""Largest log loss above the best for points in the parabola."""
 
 Status = Literal["interior", "edge", "flat", "too_few"]
 
 
 @dataclass(frozen=True)
 class RatePoint:
-    """One trial of the study.
+    """One trial of a learning-rate study.
 
     Attributes:
-        size_value, params, tokens: what was trained, and on how much data.
-        factor: the learning rate over that of the recipe.
-        rate: the peak learning rate itself, of weight matrices.
-        loss: of the held-out data at its end, nats per unit; None where the trial diverged.
+        size_value, params, tokens: size of the model and of its training data.
+        factor: learning rate divided by that of the recipe.
+        rate: peak learning rate of the weight matrices.
+        seed: random seed of the trial.
+        loss: held-out loss at the end, nats per unit; None if the trial diverged.
     """
 
     size_value: float
@@ -45,18 +46,21 @@ class RatePoint:
 
 @dataclass(frozen=True)
 class Bracket:
-    """What the rates at one size say.
+    """Best learning rate at one size, or the reason why it is unknown.
 
     Attributes:
-        rates: (factor, rate, mean loss or None where a seed diverged, seeds), ascending; the mean
-            is the geometric one.
-        status: `interior`: a minimum with rates on both sides; `edge`: the best rate is the first
-            or last that did not diverge; `flat`: no curvature beyond the noise; `too_few`.
-        reason: what is wrong, for people; empty for `interior`.
-        factor, rate, loss: at the vertex; None unless `interior`.
-        factor_interval, rate_interval: 95 %.
-        curvature: d2 ln(loss) / d ln(rate)2, halved: the excess is curvature * distance^2.
-        recipe_excess: how far the loss at factor 1 lies above the vertex, as a share of it.
+        size_value, params, tokens: size of the model and of its training data.
+        rates: (factor, rate, geometric mean loss, number of seeds) in ascending order; the loss is
+            None if a seed diverged.
+        status: `interior`: the minimum has rates on both sides; `edge`: the best rate is the
+            smallest or largest that did not diverge; `flat`: the curvature is within the noise;
+            `too_few`: fewer than 3 rates have a loss.
+        reason: explanation of the status; empty for `interior`.
+        factor, rate, loss: values at the vertex; None unless `interior`.
+        factor_interval, rate_interval: 95 % intervals.
+        curvature: half of d2 ln(loss) / d ln(rate)2; ln(loss) exceeds its minimum by
+            curvature * distance^2.
+        recipe_excess: (loss at factor 1 - loss at the vertex) / loss at the vertex.
         log_error: standard error of ln(factor).
     """
 
@@ -78,28 +82,28 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Parabola:
-    """ln(loss) = bottom + curvature * (x - vertex)^2, x = ln(factor), less each seed's offset."""
+    """Parabola ln(loss) = bottom + curvature * (ln(factor) - vertex)^2, averaged over seeds."""
 
     vertex: float
     bottom: float
     curvature: float
     inverse: np.ndarray  # (X'X)^-1 of [x, x^2], shape (2, 2)
-    squares: float  # of the residuals
+    squares: float  # sum of squared residuals
     freedom: int
 
     def vertex_error(self, noise: float) -> float:
-        """Standard error of the vertex, by the delta method."""
+        """Return the standard error of the vertex, by the delta method."""
         gradient = np.array([-0.5 / self.curvature, -self.vertex / self.curvature])
         return noise * math.sqrt(float(gradient @ self.inverse @ gradient))
 
     def curvature_error(self, noise: float) -> float:
-        """Standard error of the curvature."""
+        """Return the standard error of the curvature."""
         return noise * math.sqrt(float(self.inverse[1, 1]))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The noise of log loss, and the quantiles of Student's t for 95 % two-sided and one-sided."""
+    """Noise of log loss, with quantiles of Student's t for two-sided and one-sided 95 % tests."""
 
     noise: float
     two_sided: float
@@ -107,7 +111,7 @@ class Scale:
 
 
 def _means(cell: Sequence[RatePoint]) -> dict[float, tuple[float, float | None, int]]:
-    """By factor: rate, geometric mean of the seeds' losses (None where one diverged), seeds."""
+    """Return by factor: rate, geometric mean loss (None if a seed diverged), number of seeds."""
     by_factor: dict[float, list[RatePoint]] = defaultdict(list)
     for point in cell:
         by_factor[point.factor].append(point)
@@ -120,7 +124,7 @@ def _means(cell: Sequence[RatePoint]) -> dict[float, tuple[float, float | None, 
 
 
 def fit_parabola(cell: Sequence[RatePoint]) -> Parabola | None:
-    """The parabola through the points near the best; None where there are too few.
+    """Fit a parabola to the points near the best; return None for fewer than 3 rates.
 
     Args:
         cell: the trials of one size.
@@ -160,12 +164,12 @@ def fit_parabola(cell: Sequence[RatePoint]) -> Parabola | None:
 
 
 def find_bracket(cell: Sequence[RatePoint], fit: Parabola | None, scale: Scale) -> Bracket:
-    """The best rate at one size, or why it is not known.
+    """Return the best rate at one size, or the reason why it is unknown.
 
     Args:
-        cell: the trials of that size.
-        fit: the parabola through them; None where there are too few.
-        scale: the noise, from all sizes together.
+        cell: the trials of this size.
+        fit: the parabola of these trials; None if they are too few.
+        scale: the noise, estimated from all sizes together.
     """
     means = _means(cell)
     first = cell[0]
@@ -177,17 +181,17 @@ def find_bracket(cell: Sequence[RatePoint], fit: Parabola | None, scale: Scale) 
 
     if fit is None:
         found = f"{len(finite)} of {len(rates)} rates gave a loss"
-        return without("too_few", f"{found}: three are needed")
+        return without("too_few", f"{found}; three are needed")
     best = min(finite, key=lambda pair: pair[1])[0]
     low, high = finite[0][0], finite[-1][0]
     if best in (low, high):
         side, way = ("smallest", "smaller") if best == low else ("largest", "larger")
         diverged = way == "larger" and high != rates[-1][0]
-        more = "the next one diverged" if diverged else f"add {way} ones"
-        return without("edge", f"the {side} rate is the best: {more}")
+        more = "the next one diverged" if diverged else f"add {way} rates"
+        return without("edge", f"the {side} rate is the best; {more}")
     is_curved = fit.curvature > scale.one_sided * fit.curvature_error(scale.noise)
     if not is_curved or not math.log(low) < fit.vertex < math.log(high):
-        return without("flat", "the loss does not curve beyond its noise: add seeds or rates")
+        return without("flat", "the curvature of the loss is within its noise; add seeds or rates")
     error = fit.vertex_error(scale.noise)
     factor, base = math.exp(fit.vertex), first.rate / first.factor
     reach = math.exp(scale.two_sided * error)
@@ -215,10 +219,10 @@ def excess_at(
     bottom: float,
     at: float,
 ) -> tuple[float | None, bool]:
-    """(loss at ln(factor) = `at` above the best as a share of it, whether the grid ends before).
+    """Return (relative excess of the loss at ln(factor) = `at`, whether `at` is outside the grid).
 
-    On the parabola near the vertex; further out between the measured losses, never below the
-    parabola's bottom.
+    The excess follows the parabola near the vertex. Further out it is interpolated between the
+    measured losses, and it is never negative.
     """
     known = [(math.log(f), math.log(loss)) for f, _, loss, _ in rates if loss is not None]
     xs, ys = zip(*known, strict=True)

@@ -1,4 +1,4 @@
-"""Robust statistics and resamples, for any fitting function (outliers, bootstrap weights)."""
+"""Robust statistics, outliers and bootstrap weights, for any fitting method."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ NORMAL_MAD = 0.6744897501960817  # MAD of a standard normal variable
 
 
 def mad(residuals: Array) -> float:
-    """Median absolute deviation from the median, in the unit of the residuals."""
+    """Return the median absolute deviation from the median, in the unit of the residuals."""
     return float(np.median(np.abs(residuals - np.median(residuals))))
 
 
 def mad_sigma(residuals: Array) -> float:
-    """Standard deviation estimated by the MAD, right for normal noise."""
+    """Estimate the standard deviation of normal noise from the MAD."""
     return mad(residuals) / NORMAL_MAD
 
 
 def find_outliers(residuals: Array) -> NDArray[np.bool_]:
-    """Which runs are too bad to be noise: above 4 robust sigmas and above 1 %, shape (n,).
+    """Return which runs are outliers: over 4 robust sigmas and over 1 % above the fit, shape (n,).
+
+    Runs below the fit are never outliers: a failed run has a higher loss, not a lower one.
 
     Args:
         residuals: float64, shape (n,); log(loss) - log(fit) of the Huber(1e-3) surface.
-
-    Only residuals above the fit count: a diverged run is worse than its fellows, never better.
     """
     above = residuals - np.median(residuals)
     return above > max(OUTLIER_SIGMAS * mad_sigma(residuals), OUTLIER_RATIO)
@@ -43,14 +43,14 @@ def resample_weights(
     stream: np.random.RandomState,
     clusters: Sequence[object] | None = None,
 ) -> Array:
-    """How often each observation is drawn in each resample: float64, shape (rows, n).
+    """Return how often each resample draws each observation, float64, shape (rows, n).
 
     Args:
         rows: the number of resamples.
         n: the number of observations.
-        stream: the legacy generator, whose stream is frozen (NEP 19): a seed gives the same draws
-            on every machine and NumPy version.
-        clusters: a label per observation; whole clusters are drawn. None: observations are.
+        stream: NumPy's legacy generator; its stream is frozen (NEP 19), so that a seed gives the
+            same draws on every machine and NumPy version.
+        clusters: one label per observation, to draw whole clusters; None: draw observations.
     """
     if clusters is None:
         membership, units = None, n

@@ -1,11 +1,11 @@
-"""The noise of runs that branch off shared trunks, and what it does to a surface.
+"""Correlated noise of runs that branch off shared trunks, and its effect on a surface fit.
 
-Such runs have most of their noise in common, and there are seldom as many trunks as resampling
-needs. With V the correlation of the runs, W their weights, J the gradient of the fitted ln L by
-theta and M = 1 - J (J'WJ)^-1 J'W, the residuals r = M (noise) have E[r'Wr] = sigma^2 tr(W M V M'),
-which gives sigma, and r'Wr has about tr(A)^2 / tr(A A) degrees of freedom, A = W M V M'. The
-correlation is taken as known: the runs of a sweep tell it too roughly, and where it is lower than
-that the intervals are too wide, never too narrow.
+Runs on one trunk share most of their noise, and there are rarely enough trunks to resample. Let V
+be the correlation matrix of the runs, W their weights, J the derivative of the fitted ln L with
+respect to theta, and M = 1 - J (J'WJ)^-1 J'W. The residuals r = M (noise) have
+E[r'Wr] = sigma^2 tr(A) with A = W M V M', which gives sigma. r'Wr has about tr(A)^2 / tr(A A)
+degrees of freedom. The correlation is assumed, because the runs of one sweep determine it poorly.
+If it is lower in truth, the intervals are too wide, never too narrow.
 
 Source: degrees of freedom of a quadratic form: Satterthwaite 1946 (doi:10.2307/3002019).
 """
@@ -23,19 +23,19 @@ from flops_fit.fitting.solver.newton import minimise
 from flops_fit.fitting.solver.objective import Array
 from flops_fit.fitting.surface import SolvedSurface
 
-_MOST = 2_000  # runs, whose correlations fill 32 MB; of more, each is taken for itself
-_ROOM = 4.0  # in sigma: how far a draw may leave the bounds of e, a and b
+_MOST = 2_000  # runs with a correlation matrix of 32 MB; more runs count as independent
+_ROOM = 4.0  # in sigma: draws of e, a and b may exceed their upper bounds by this much
 
 
 @dataclass(frozen=True)
 class TrunkNoise:
-    """What the residuals say of the noise.
+    """Noise of runs on shared trunks, estimated from the residuals.
 
     Attributes:
-        sigma: standard deviation of a run's log loss.
-        degrees_of_freedom: with which it is known.
-        correlation: float64, shape (n, n).
-        covariance: float64, shape (5, 5): of theta.
+        sigma: standard deviation of the log loss of a run.
+        degrees_of_freedom: degrees of freedom of sigma.
+        correlation: correlation between runs, float64, shape (n, n).
+        covariance: covariance of theta, float64, shape (5, 5).
     """
 
     sigma: float
@@ -45,7 +45,7 @@ class TrunkNoise:
 
 
 def correlation_of(runs: Sequence[str | None]) -> Array:
-    """Of the noise in log loss of runs, shape (runs, runs), by the trunk that each branches off."""
+    """Return the noise correlation of runs by their trunk, shape (runs, runs); None: no trunk."""
     place = {run: k for k, run in enumerate(runs)}
     trunks = np.array([k if run is None else place[run] for k, run in enumerate(runs)])
     correlation: Array = np.where(trunks[:, None] == trunks[None, :], TRUNK_CORRELATION, 0.0)
@@ -54,14 +54,14 @@ def correlation_of(runs: Sequence[str | None]) -> Array:
 
 
 def trunk_noise(solved: SolvedSurface) -> TrunkNoise | None:
-    """The noise of a fit's runs; None where no two share a trunk, or they are too many."""
+    """Estimate the noise of runs on shared trunks; None if no two share one, or over 2,000 runs."""
     runs = [o.run if o.step is None else None for o in solved.observations]
     known = [run for run in runs if run is not None]
     if len(set(known)) == len(known) or len(runs) > _MOST:
         return None
     v = correlation_of(runs)
     w, problem = solved.weights, solved.problem
-    j = solved.gradient * (problem.lower < problem.upper)  # what is held takes nothing up
+    j = solved.gradient * (problem.lower < problem.upper)  # fixed parameters absorb no noise
     solver = np.linalg.pinv((j * w[:, None]).T @ j, rcond=1e-15) @ (j * w[:, None]).T
     taken = j @ (solver @ v)
     spread = solver @ v @ solver.T
@@ -73,7 +73,7 @@ def trunk_noise(solved: SolvedSurface) -> TrunkNoise | None:
 
 
 def simulated(solved: SolvedSurface, noise: TrunkNoise, rows: int, *, seed: int) -> Array:
-    """The optima of `rows` tables drawn about the fit with such noise, shape (rows, 5).
+    """Return the optima of `rows` tables simulated with this noise, shape (rows, 5).
 
     The draws do not depend on the order of the observations.
     """

@@ -1,12 +1,14 @@
-"""E + A/N^alpha + B/D^beta by variable projection, Huber loss (Approach 3).
+"""Fit of the surface E + A/N^alpha + B/D^beta with Huber loss (Approach 3).
 
-Losses: `adaptive` (Huber on log loss, threshold 1.345 robust standard deviations; runs that are
-outliers to the Huber(1e-3) fit are left out), `huber` (log loss, a stated threshold, every run
-used: what the literature reports), `log-ls` and `ls` (least squares on log loss and on loss, every
-run used). `objective` is the sum of the loss over the runs, unweighted.
+The fit minimises one of four losses:
+- `adaptive`: Huber loss of log loss with a threshold of 1.345 robust standard deviations, without
+  outliers of the Huber(1e-3) fit;
+- `huber`: Huber loss of log loss with a stated threshold, as in the literature;
+- `log-ls` and `ls`: least squares of log loss and of loss.
+All but `adaptive` use every run. `objective` is the unweighted sum of this loss over the runs.
 
-Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3; Huber's constant 1.345 is 95 %
-efficient for normal noise (Huber 1981).
+Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3. With the constant 1.345 Huber's
+estimator is 95 % efficient for normal noise (Huber 1981).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from flops_fit.fitting.solver.search import Coordinates, log_residuals, search
 from flops_fit.fitting.thresholds import MAX_MAD
 
 ADAPTIVE = 1.345
-MIN_DELTA = 1e-5  # adaptive threshold where the observations have no noise
+MIN_DELTA = 1e-5  # adaptive threshold for observations without noise
 LITERATURE_DELTA = 1e-3
 _FAR = math.log(1e6)
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -39,18 +41,19 @@ NAMES = ("E", "A", "B", "alpha", "beta")
 
 @dataclass(frozen=True)
 class SolvedSurface:
-    """The numbers of a surface fit, for what builds upon them.
+    """Numerical result of a surface fit, for intervals, back-tests and other methods.
 
     Attributes:
-        observations: those that went in.
-        outliers: those left out, with the reason.
-        coordinates, problem: of those that went in; `problem` holds loss, threshold and bounds.
-        theta: float64, shape (1, 5).
+        observations: the fitted observations.
+        outliers: the omitted observations, with reasons.
+        coordinates: coordinates of the fitted observations.
+        problem: the minimised problem, with loss, threshold and bounds.
+        theta: the fitted parameters, float64, shape (1, 5).
         objective: summed loss of the runs, without weights or prior.
-        weights: float64, shape (n,).
-        has_converged: whether Newton's method ended by itself.
-        loss: what was minimised.
-        flops_per_token: FLOPs of one token by params, through the observations.
+        weights: weights of the runs, float64, shape (n,).
+        has_converged: whether Newton's method converged.
+        loss: the minimised loss.
+        flops_per_token: FLOPs of one token by params, interpolated from the observations.
     """
 
     observations: tuple[Observation, ...]
@@ -81,14 +84,14 @@ class SolvedSurface:
 
     @property
     def order(self) -> NDArray[np.intp]:
-        """The observations by tokens, params and loss: the same however their rows were sorted."""
+        """Positions sorted by tokens, params and loss, independent of the order of rows."""
         seen = self.observations
         keys = ([getattr(o, name) for o in seen] for name in ("loss", "params", "tokens"))
         return np.lexsort(tuple(keys))
 
     @property
     def gradient(self) -> Array:
-        """The gradient of the fitted ln L by theta, shape (n, 5)."""
+        """Derivative of the fitted ln L with respect to theta, shape (n, 5)."""
         problem = self.problem
         _, pa, pb = (
             part[0] for part in components(problem, self.theta, Workspace(1, len(problem.x)))
@@ -96,14 +99,14 @@ class SolvedSurface:
         return np.stack([1 - pa - pb, pa, pb, -problem.x * pa, -problem.y * pb], axis=1)
 
     def bounds_hit(self) -> list[str]:
-        """The parameters that ended at a bound of the search."""
+        """Return the parameters that ended at a bound of the search."""
         lower, upper = self.problem.lower, self.problem.upper
         at = ((self.theta <= lower) | (self.theta >= upper)) & (lower < upper)
         return [name for name, is_at in zip(NAMES, at[0], strict=True) if is_at]
 
 
 def coordinates_of(observations: Sequence[Observation]) -> Coordinates:
-    """Centred and scaled logarithms of the observations."""
+    """Return centred and scaled logarithms of the observations."""
     return Coordinates.of(
         np.array([o.params for o in observations], dtype=float),
         np.array([o.tokens for o in observations], dtype=float),
@@ -120,10 +123,10 @@ def solve_surface(
     """Find the global optimum of the surface's objective.
 
     Args:
-        observations: positive and finite; at least 6.
-        options: the loss, its threshold, and a held irreducible loss.
-        drop_outliers: leave runs out that are outliers to the Huber(1e-3) fit; None: for
-            `adaptive` only.
+        observations: at least 6 observations with positive, finite numbers.
+        options: the loss, its threshold, and a fixed irreducible loss.
+        drop_outliers: whether to leave out outliers of the Huber(1e-3) fit; None: only for
+            `adaptive`.
     """
     seen = tuple(observations)
     where = coordinates_of(seen)
@@ -169,10 +172,10 @@ def solve_surface(
 def _whole_budgets(
     observations: Sequence[Observation], is_out: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """The runs of budgets of which more than half would be left out, shape (n,).
+    """Return which runs belong to budgets with more than half outliers, shape (n,).
 
-    Single runs diverge; a budget that lies above the others was trained or measured differently,
-    and is shown, not dropped.
+    These runs stay in the fit. Single runs may diverge, but a whole budget above the law was
+    trained or measured differently, and the report must show that.
     """
     whole = np.zeros(len(observations), dtype=bool)
     for curve in group_curves(observations):
@@ -183,10 +186,10 @@ def _whole_budgets(
 
 
 def pin(problem: Problem, irreducible_loss: float) -> Problem:
-    """The problem with E held at a value, which must lie below every observed loss.
+    """Return the problem with E fixed at `irreducible_loss`.
 
     Raises:
-        FitError: it does not (`irreducible_loss`).
+        FitError: the value is not between 0 and the lowest observed loss (`irreducible_loss`).
     """
     least = math.exp(float(problem.log_loss.min()))
     if not 0 < irreducible_loss < least:
@@ -194,7 +197,7 @@ def pin(problem: Problem, irreducible_loss: float) -> Problem:
             f"the irreducible loss {irreducible_loss:g} is not between 0 and the lowest observed"
             f" loss, {least:g}",
             code="irreducible_loss",
-            hint="give a smaller one, in the unit of the losses",
+            hint="give a smaller value, in the unit of the losses",
         )
     lower, upper = problem.lower.copy(), problem.upper.copy()
     lower[0] = upper[0] = math.log(irreducible_loss)
@@ -202,18 +205,18 @@ def pin(problem: Problem, irreducible_loss: float) -> Problem:
 
 
 def held_loss(problem: Problem) -> float | None:
-    """The irreducible loss at which `pin` holds E; None where E is free."""
+    """Return the irreducible loss at which `pin` fixed E; None if E is free."""
     return float(np.exp(problem.lower[0])) if problem.lower[0] == problem.upper[0] else None
 
 
 def summed_loss(problem: Problem, theta: Array) -> float:
-    """The objective at one theta, every run with weight 1."""
+    """Return the objective at one theta with weight 1 for every run."""
     ended = minimise(problem, theta, np.ones(len(problem.x)), max_iterations=0)
     return float(ended.objective[0])
 
 
 def move(theta: Array, old: Coordinates, new: Coordinates) -> Array:
-    """The same laws in other coordinates: theta, shape (rows, 5)."""
+    """Convert theta, shape (rows, 5), from old to new coordinates."""
     alpha, beta = theta[:, 3] / old.x_scale, theta[:, 4] / old.y_scale
     return np.stack(
         [
@@ -228,7 +231,7 @@ def move(theta: Array, old: Coordinates, new: Coordinates) -> Array:
 
 
 def name_outlier(seen: Observation, position: int, residual: float) -> Excluded:
-    """The outlier with its residual as the reason."""
+    """Return the outlier with its residual as the reason."""
     return Excluded(
         seen.name or f"observation {position}",
         f"outlier: its loss is {math.expm1(residual):.1%} above the robust surface,"
@@ -237,18 +240,17 @@ def name_outlier(seen: Observation, position: int, residual: float) -> Excluded:
 
 
 def surface_frontier(law: Surface, flops_per_token: FlopsPerToken) -> Frontier:
-    """The frontier under this FLOP count: closed form for 6 N, else by search."""
+    """Return the frontier for this FLOP count: in closed form for 6 N, else by search."""
     if not flops_per_token.params:
         return law
     return SurfaceFrontier(law.loss, flops_per_token, law.log_params)
 
 
 def describe(solved: SolvedSurface, *, method: str = "surface") -> Fit:
-    """The Fit of a solved surface, without intervals.
+    """Return the Fit of a solved surface, without intervals.
 
     Raises:
-        FitError: the optimum is at exponents or terms that mean the runs do not show a law
-            (`no_law`): one of the two terms has vanished.
+        FitError: one of the two terms vanished, so the runs show no law (`no_law`).
     """
     law = solved.law
     hit = solved.bounds_hit()
@@ -285,7 +287,7 @@ def describe(solved: SolvedSurface, *, method: str = "surface") -> Fit:
 
 
 def _no_law(what: str) -> FitError:
-    """Return the error for a law that has lost one of its terms."""
+    """Return the error for a law without one of its terms."""
     return FitError(
         f"the loss shows no dependence on {what}",
         code="no_law",
@@ -294,10 +296,10 @@ def _no_law(what: str) -> FitError:
 
 
 def refuse_absent_optimum(law: Surface, observations: Sequence[Observation]) -> None:
-    """Refuse a law whose optimum at the runs' own compute is a million times off their sizes.
+    """Refuse a law whose optimum at the median compute is 1e6 times off the sizes of the runs.
 
     Raises:
-        FitError: it is, since one of the two terms has all but vanished (`no_law`).
+        FitError: it is, because one of the two terms is negligible (`no_law`).
     """
     if not (0 < law.A < math.inf and 0 < law.B < math.inf):
         raise _no_law("params or tokens")
@@ -311,7 +313,7 @@ def refuse_absent_optimum(law: Surface, observations: Sequence[Observation]) -> 
 
 
 def _notes(solved: SolvedSurface, hit: list[str], spread: float) -> list[Note]:
-    """Notes on bounds, outliers and misfit."""
+    """Return notes on bounds, outliers and misfit."""
     notes = [Note("bound", f"{name} ended at a bound of the search") for name in hit]
     if solved.outliers:
         count, total = len(solved.outliers), len(solved.outliers) + len(solved.observations)
@@ -324,13 +326,13 @@ def _notes(solved: SolvedSurface, hit: list[str], spread: float) -> list[Note]:
 
 
 def where_worst(solved: SolvedSurface) -> str:
-    """Typical residual, and the third of the runs by compute that is furthest off, in words."""
+    """Describe the typical residual of all runs, and of the third by compute that fits worst."""
     residuals = solved.residuals
     order = np.argsort([o.flops for o in solved.observations])
     thirds = dict(zip(("smallest", "middle", "largest"), np.array_split(order, 3), strict=True))
     worst = max(thirds, key=lambda name: float(np.median(np.abs(residuals[thirds[name]]))))
     typical = float(np.median(np.abs(residuals[thirds[worst]])))
     return (
-        f"residuals have a median deviation of {mad(residuals):.1%} (at most 1.5 % is usual),"
-        f" {typical:.1%} at the {worst} third of compute"
+        f"residuals have a median deviation of {mad(residuals):.1%} (usually at most 1.5 %),"
+        f" and {typical:.1%} in the {worst} third of compute"
     )

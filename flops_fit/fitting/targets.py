@@ -1,4 +1,4 @@
-"""Compute-optimal points of many surfaces at many budgets at once (for draws and derivatives)."""
+"""Compute-optimal points of many surfaces at many budgets at once, for draws and derivatives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from flops_fit.fitting.law import FADE, FlopsPerToken
 
 Array = NDArray[np.float64]
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_STEPS = 60  # of golden section: 14 in ln N shrinks to 4e-12
+_STEPS = 60  # golden-section steps; they shrink an interval of 14 in ln N to 4e-12
 
 
 def optima(laws: Array, flops: Array, flops_per_token: FlopsPerToken) -> tuple[Array, Array]:
-    """Ln N_opt and ln L_opt of every law at every budget, each shape (rows, budgets).
+    """Return ln N_opt and ln L_opt of every law at every budget, each shape (rows, budgets).
 
-    Under 6 N the closed form (Hoffmann et al. 2022, eq. 4), else golden section in ln N.
+    For 6 N the closed form is used (Hoffmann et al. 2022, eq. 4), else golden section in ln N.
 
     Args:
         laws: float64, shape (rows, 5): E, A, B, alpha, beta.
@@ -33,7 +33,7 @@ def optima(laws: Array, flops: Array, flops_per_token: FlopsPerToken) -> tuple[A
 
     def loss(x: Array) -> Array:
         log_d = log_c - knots(x)
-        with np.errstate(over="ignore"):  # a loss beyond all numbers is infinite
+        with np.errstate(over="ignore"):  # a loss that overflows is infinite
             value: Array = np.log(e + np.exp(log_a - alpha * x) + np.exp(log_b - beta * log_d))
         return value
 
@@ -57,7 +57,7 @@ def optima(laws: Array, flops: Array, flops_per_token: FlopsPerToken) -> tuple[A
 
 
 class _Knots:
-    """ln k(N) as a function of ln N, for arrays."""
+    """Vectorised ln k(N) as a function of ln N."""
 
     def __init__(self, flops_per_token: FlopsPerToken) -> None:
         x, ratio, slopes = flops_per_token.log_knots
@@ -65,13 +65,13 @@ class _Knots:
         self.x, self.ratio = np.array(x or (0.0,)), np.array(ratio or (math.log(6),))
         self.spline = None
         if len(x) > 1:
-            # Imported where it is needed: scipy.interpolate takes half a second.
+            # Import here: scipy.interpolate takes 0.5 s to load.
             from scipy.interpolate import CubicHermiteSpline
 
             self.spline = CubicHermiteSpline(x, ratio, slopes)
 
     def __call__(self, x: Array) -> Array:
-        """Ln k, in the shape of x; beyond the end knots as in `FlopsPerToken`."""
+        """Return ln k in the shape of x; beyond the end knots as in `FlopsPerToken`."""
         if self.spline is None:
             held: Array = x + self.ratio[0]
             return held

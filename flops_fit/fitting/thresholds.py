@@ -1,4 +1,4 @@
-"""Thresholds beyond which a fit notes a doubt; plain numbers, so that no reader loads numpy."""
+"""Thresholds above which a fit adds a warning; importing them does not load numpy."""
 
-MAX_RATIO = 1.5  # of two methods' optimal params, where intervals are not known
-MAX_MAD = 0.015  # median residual of log loss; above it the law does not describe the runs
+MAX_RATIO = 1.5  # largest ratio of two methods' optimal params, if intervals are not known
+MAX_MAD = 0.015  # largest median deviation of log loss for which the law describes the runs

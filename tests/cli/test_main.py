@@ -364,7 +364,7 @@ def test_a_table_of_too_few_rows_says_how_many_it_takes(tmp_path):
     (tmp_path / "runs.csv").write_text("\n".join(TABLE[:3]))
     ended = flops_fit("report", "runs.csv", cwd=tmp_path)
     assert ended.returncode == 6
-    assert "2 usable observations, and a fit needs 6" in ended.stderr
+    assert "2 usable observations; a fit needs 6" in ended.stderr
     assert "hint: finish more trials, or add rows to the table" in ended.stderr
 
 

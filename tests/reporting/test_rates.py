@@ -33,7 +33,7 @@ def test_the_table_holds_each_optimum_and_the_slopes(study):
     assert "-0.50" in text
     assert "what is wrong" not in text
     edge = fit_transfer(points(lambda size: 16.0), SHAPES, own="constant")
-    assert "add larger ones" in optima_table(edge, "d", "byte", "nats").to_csv()
+    assert "add larger rates" in optima_table(edge, "d", "byte", "nats").to_csv()
 
 
 def test_the_costs_name_the_manifests_rule_and_what_lies_beyond_the_grid(study):
@@ -87,7 +87,7 @@ def test_a_study_without_an_optimum_is_drawn_all_the_same():
     (said,) = (text for text in right.texts if text.get_gid() == "missing")
     assert "no size has its best rate between two others" in said.get_text().replace("\n", " ")
     assert "d = 16, 32, 128: " in said.get_text()
-    assert "add larger ones" in said.get_text().replace("\n", " ")
+    assert "add larger rates" in said.get_text().replace("\n", " ")
     figure.canvas.draw()
     # The words stay inside their panel.
     words, panel = said.get_window_extent(), right.get_window_extent()

@@ -1,9 +1,9 @@
-"""Many surface fits at once: damped Newton with the exact Hessian, one row of parameters a fit.
+"""Damped Newton method with the exact Hessian, for many surface fits at once.
 
-Starts of one fit, resamples of a bootstrap and data sets of a simulation are all rows of one
-problem (see `objective`). The step is -(H + damping M)^-1 g with M the matrix of the iteratively
-reweighted least-squares step; the damping follows the ratio of the true to the promised decrease.
-A row leaves the problem when it has converged.
+Each row of parameters is one fit: a start, a resample of a bootstrap, or a simulated data set (see
+`objective`). The step is -(H + damping M)^-1 g, where M is the matrix of the iteratively reweighted
+least-squares step. The damping depends on the ratio of actual to predicted decrease. A row leaves
+the problem when it has converged.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from flops_fit.fitting.solver.objective import (
     reweighted,
 )
 
-_DAMPING = 0.3  # at the start; fewest iterations over real and planted resamples
+_DAMPING = 0.3  # start value; it needed the fewest iterations on real and planted resamples
 _MAX_DAMPING = 1e12
-_REFRESH = 8  # iterations after which the damping metric is computed anew
+_REFRESH = 8  # iterations between updates of the damping metric M
 _BLOCK_ELEMENTS = 30_000  # working arrays of this size stay in the processor's cache
-_FEW_ROWS = 24  # below this LAPACK's eigenvalues are faster than our own elimination
-_TINY = 1e-28  # predicted decrease that is rounding, whatever the objective
+_FEW_ROWS = 24  # for fewer rows, LAPACK's eigenvalues are faster than our elimination
+_TINY = 1e-28  # a smaller predicted decrease is rounding, for any objective
 
 
 @dataclass(frozen=True)
 class Minima:
-    """Where each row ended.
+    """The minimum found for each row.
 
     Attributes:
         theta: float64, shape (rows, 5).
@@ -54,16 +54,16 @@ def minimise(
     tolerance: float = 1e-14,
     is_race: bool = False,
 ) -> Minima:
-    """Minimise every row from its start.
+    """Minimise the objective of every row from its start.
 
     Args:
         problem: data and bounds.
         start: float64, shape (rows, 5).
-        weights: float64, shape (rows, n) or (n,) for all rows alike.
-        max_iterations: of the damped Newton method, per row.
+        weights: float64, shape (rows, n), or (n,) if all rows share them.
+        max_iterations: limit of iterations per row.
         tolerance: a row stops when its predicted decrease is below this share of its objective.
-        is_race: rows are starts of one fit: a row stops, too, when ten times its predicted decrease
-            would not bring it below a row that has converged.
+        is_race: whether the rows are starts of one fit; a row then also stops if ten times its
+            predicted decrease would not bring it below a converged row.
     """
     low, high = problem.lower, problem.upper
     best, active = np.clip(start, low, high), np.arange(len(start))
@@ -109,36 +109,36 @@ def minimise(
 def _adapt(
     damping: Array, growth: Array, gain: Array, better: NDArray[np.bool_]
 ) -> tuple[Array, Array]:
-    """Less damping after a step that kept its promise, ever more after one that did not."""
+    """Return smaller damping after steps near their prediction, ever larger after failed steps."""
     shrink = np.where(gain > 0.5, 0.1, np.where(gain > 0.1, 0.7, 2.0))
     damping = np.where(better, np.maximum(damping * shrink, 1e-12), damping * growth)
     return damping, np.where(better, 2.0, growth * 2)
 
 
 class _Blocks:
-    """Objective and derivatives of any number of rows, a block that fits the cache at a time."""
+    """Objective and derivatives of many rows, computed in blocks that fit the cache."""
 
     def __init__(self, problem: Problem, weights: Array, rows: int) -> None:
-        """For at most `rows` rows of this problem; weights as for `minimise`."""
+        """Allocate room for at most `rows` rows; `weights` as for `minimise`."""
         n = len(problem.x)
         self.problem, self.weights = problem, weights
         self.size = min(rows, max(1, _BLOCK_ELEMENTS // n))
         self.work = Workspace(self.size, n)
 
     def _block(self, rows: NDArray[np.intp]) -> tuple[Array, Array]:
-        """Weights and log losses of some rows."""
+        """Return weights and log losses of these rows."""
         w, y = self.weights, self.problem.log_loss
         return w if w.ndim == 1 else w[rows], y if y.ndim == 1 else y[rows]
 
     def start(self, theta: Array, rows: NDArray[np.intp]) -> tuple[Array, Array, Array, Array]:
-        """`evaluate` and `reweighted` of all rows; at once where resamples start at one point."""
+        """Return `evaluate` and `reweighted` of all rows; faster if resamples share their start."""
         are_resamples = self.weights.ndim == 2 and self.problem.log_loss.ndim == 1
         if are_resamples and (theta == theta[0]).all():
             return evaluate_resamples(self.problem, theta[0], self.weights)
         return *self.evaluate(theta, rows), self.reweighted(theta, rows)
 
     def evaluate(self, theta: Array, rows: NDArray[np.intp]) -> tuple[Array, Array, Array]:
-        """As `objective.evaluate`, for the rows with these numbers."""
+        """Return `objective.evaluate` for the rows with these indices."""
         if len(rows) <= self.size:
             return evaluate(self.problem, theta, *self._block(rows), self.work)
         value, gradient = np.empty(len(rows)), np.empty((len(rows), 5))
@@ -151,7 +151,7 @@ class _Blocks:
         return value, gradient, hessian
 
     def reweighted(self, theta: Array, rows: NDArray[np.intp]) -> Array:
-        """As `objective.reweighted`, for the rows with these numbers."""
+        """Return `objective.reweighted` for the rows with these indices."""
         metric = np.empty((len(rows), 5, 5))
         for first in range(0, len(rows), self.size):
             part = slice(first, first + self.size)
@@ -164,10 +164,10 @@ class _Blocks:
 def damped_step(
     gradient: Array, hessian: Array, metric: Array, damping: Array, free: NDArray[np.bool_]
 ) -> Array:
-    """A descent step -(H + damping M)^-1 g over the free parameters of each row.
+    """Return the descent step -(H + damping M)^-1 g over the free parameters of each row.
 
-    Where the matrix is indefinite its eigenvalues (its pivots, where there are many rows) are
-    replaced by their magnitudes. Parameters held at a bound get no step.
+    If the matrix is indefinite, its eigenvalues (its pivots, for 24 or more rows) are replaced by
+    their magnitudes. Parameters held at a bound do not move.
     """
     m = hessian + damping[:, None, None] * metric
     held = ~free
@@ -186,11 +186,10 @@ def damped_step(
 
 
 def _solve_many(m: Array, right: Array) -> Array:
-    """m^-1 right for many rows by LDL', every operation on all rows at once.
+    """Return m^-1 right by LDL' factorisation, vectorised over rows.
 
     Args:
-        m: float64, shape (rows, 5, 5), symmetric; a pivot that is not positive is replaced by its
-            magnitude.
+        m: float64, shape (rows, 5, 5), symmetric; negative pivots are replaced by their magnitudes.
         right: float64, shape (rows, 5).
     """
     floor = 1e-13 * np.abs(m[:, range(5), range(5)]).max(axis=1) + 1e-300

@@ -1,10 +1,10 @@
-"""The surface's objective with its gradient and Hessian, for many rows of parameters at once.
+"""Objective of the surface fit with gradient and Hessian, for many rows of parameters at once.
 
-The model in logs is f = log(exp(e) + exp(a - alpha x) + exp(b - beta y)), x and y centred and
-scaled logarithms of N and D; theta = (e, a, b, alpha, beta). The objective of row r is
-sum_i w[r, i] rho(log L_i - f_i) with Huber's rho (or rho(L_i - exp f_i) on request), plus an
-optional prior on the exponents. Rows share x and y, so every sum over observations is one matrix
-product, and gradient and Hessian are a fixed linear map of these sums.
+The model of log loss is f = log(exp(e) + exp(a - alpha x) + exp(b - beta y)), where x and y are the
+centred and scaled logarithms of N and D, and theta = (e, a, b, alpha, beta). The objective of row r
+is sum_i w[r, i] rho(log L_i - f_i), or sum_i w[r, i] rho(L_i - exp f_i) on request, with Huber's
+rho and an optional prior on the exponents. All rows share x and y. So every sum over observations
+is one matrix product; gradient and Hessian are a fixed linear map of these sums.
 
 Source: objective of Hoffmann et al. 2022 (arXiv:2203.15556), eq. 3; the derivatives are derived
 here from the softmax weights p_k = exp(component k - f).
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Moments:
-    """Powers of x and y that the sums of gradient and Hessian are taken with.
+    """Powers of x and y in the sums of gradient and Hessian.
 
     Attributes:
         by_x, by_y: float64, shape (n, 3): 1, -x, x^2 and 1, -y, y^2.
@@ -44,8 +44,8 @@ class ExponentPrior:
 
     Attributes:
         mean: centre of (log alpha + log beta) / 2.
-        sd: standard deviation of the mean and of log(alpha / beta).
-        variance: noise variance that turns a squared residual into a log likelihood.
+        sd: standard deviation of this mean and of log(alpha / beta).
+        variance: noise variance; it scales the prior to the units of the objective.
     """
 
     mean: float
@@ -55,16 +55,16 @@ class ExponentPrior:
 
 @dataclass(frozen=True)
 class Problem:
-    """What all rows share.
+    """Data, bounds and prior that all rows share.
 
     Attributes:
         x, y: float64, shape (n,); (log N - centre) / scale, (log D - centre) / scale.
         log_loss: float64, shape (n,) or (rows, n).
-        delta: Huber's threshold; infinity gives least squares.
-        is_linear: residuals are L - exp(f) instead of log L - f; `log_loss` stays a logarithm.
-        lower, upper: float64, shape (5,); bounds of theta.
-        x_scale, y_scale: exponents are theta[3] / x_scale and theta[4] / y_scale.
-        prior: on the exponents, or None.
+        delta: Huber's threshold; infinity means least squares.
+        is_linear: whether residuals are L - exp(f) instead of log L - f.
+        lower, upper: bounds of theta, float64, shape (5,).
+        x_scale, y_scale: alpha = theta[3] / x_scale and beta = theta[4] / y_scale.
+        prior: prior on the exponents, or None.
     """
 
     x: Array
@@ -80,7 +80,7 @@ class Problem:
 
     @cached_property
     def moments(self) -> Moments:
-        """The powers of x and y, computed once."""
+        """Powers of x and y, computed once."""
         x, y, ones = self.x, self.y, np.ones_like(self.x)
         return Moments(
             np.stack([ones, -x, x * x], axis=1),
@@ -92,27 +92,27 @@ class Problem:
 
 
 class Workspace:
-    """Arrays that are used again in every iteration: fresh ones would cost more than the sums."""
+    """Arrays reused in every iteration; allocating them anew would cost more than the sums."""
 
     def __init__(self, rows: int, n: int) -> None:
-        """Room for `rows` rows of `n` observations."""
+        """Allocate room for `rows` rows of `n` observations."""
         self.arrays = np.empty((6, rows, n))
         self.mask = np.empty((rows, n), dtype=bool)
         self.sums = np.empty((rows, _NUM_SUMS))
 
 
-# The sums over observations, by place: of s p_A^2 and of s p_B^2 with 1, -x, x^2 (or y), of
-# s p_A p_B with 1, -x, -y, xy, of s p_A with 1, -x, of s p_B with 1, -y, of s; then of g p_A and
-# of g p_B with 1, -x, x^2 (or y), and of g.
+# Positions of the sums over observations. With the weights s: s p_A^2 and s p_B^2, each times
+# 1, -x, x^2 (y for B); s p_A p_B times 1, -x, -y, xy; s p_A times 1, -x; s p_B times 1, -y; s.
+# With the weights g: g p_A and g p_B, each times 1, -x, x^2 (y for B); g.
 _AA, _BB, _AB, _A, _B, _S = slice(0, 3), slice(3, 6), slice(6, 10), slice(10, 12), slice(12, 14), 14
 _GA, _GB, _G = slice(15, 18), slice(18, 21), 21
 _NUM_SUMS = 22
 
 
 def _outer_map() -> Array:
-    """The linear map from the first sums to sum s j j', shape (22, 25).
+    """Return the linear map from the sums to sum s j j', shape (22, 25).
 
-    j = (p_E, p_A, p_B, -x p_A, -y p_B), and p_E = 1 - p_A - p_B gives its row from the others.
+    j = (p_E, p_A, p_B, -x p_A, -y p_B). Since p_E = 1 - p_A - p_B, its row follows from the others.
     """
     m = np.zeros((_NUM_SUMS, 5, 5))
     m[0, 1, 1] = m[1, 1, 3] = m[2, 3, 3] = 1
@@ -130,7 +130,7 @@ def _outer_map() -> Array:
 
 
 def _slope_map() -> Array:
-    """The linear map from the last sums to sum g j, shape (22, 5)."""
+    """Return the linear map from the sums to sum g j, shape (22, 5)."""
     m = np.zeros((_NUM_SUMS, 5))
     m[15, 1] = m[16, 3] = m[18, 2] = m[19, 4] = 1
     m[_G, 0], m[15, 0], m[18, 0] = 1, -1, -1
@@ -138,7 +138,7 @@ def _slope_map() -> Array:
 
 
 def _curvature_map() -> Array:
-    """The linear map from the last sums to sum g sum_k p_k v_k v_k', shape (22, 25).
+    """Return the linear map from the sums to sum g sum_k p_k v_k v_k', shape (22, 25).
 
     v_E = (1,0,0,0,0), v_A = (0,1,0,-x,0), v_B = (0,0,1,0,-y).
     """
@@ -175,10 +175,10 @@ def components(problem: Problem, theta: Array, work: Workspace) -> tuple[Array, 
 def evaluate(
     problem: Problem, theta: Array, w: Array, log_loss: Array, work: Workspace
 ) -> tuple[Array, Array, Array]:
-    """Objective (rows,), gradient (rows, 5) and Hessian (rows, 5, 5).
+    """Return objective (rows,), gradient (rows, 5) and Hessian (rows, 5, 5).
 
-    f has the gradient j = sum p_k v_k and the Hessian sum p_k v_k v_k' - j j'. So the objective
-    has the gradient -sum w psi j and the Hessian
+    The gradient of f is j = sum p_k v_k; its Hessian is sum p_k v_k v_k' - j j'. The objective
+    therefore has the gradient -sum w psi j and the Hessian
     sum (w psi' + w psi) j j' - w psi sum p_k v_k v_k'.
     """
     rows = len(theta)
@@ -202,7 +202,7 @@ def evaluate(
     if fitted is None:
         s += wpsi
     else:
-        # Of F = exp(f) the gradient is F j and the Hessian F sum p_k v_k v_k'.
+        # F = exp(f) has the gradient F j and the Hessian F sum p_k v_k v_k'.
         wpsi *= fitted
         s *= fitted
         s *= fitted
@@ -222,9 +222,9 @@ def evaluate(
 def evaluate_resamples(
     problem: Problem, theta: Array, weights: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """As `evaluate`, and `reweighted` as fourth, where all rows share one theta.
+    """Return the results of `evaluate` and `reweighted` for rows that share one theta.
 
-    Every sum is linear in the weights, so it is one product with what each observation adds.
+    All results are linear in the weights: each is the weights times the terms of the observations.
 
     Args:
         problem: with `log_loss` of shape (n,).
@@ -260,7 +260,7 @@ def evaluate_resamples(
 def _sum_squares(
     moments: Moments, pa: Array, pb: Array, s: Array, sums: Array, room: Array, more: Array
 ) -> None:
-    """Fill the sums that s enters; `room` and `more`, shape (rows, n), are written to."""
+    """Fill the sums with the weights s; `room` and `more`, shape (rows, n), are overwritten."""
     np.add.reduce(s, axis=1, out=sums[:, _S])
     sa = np.multiply(s, pa, out=room)
     np.matmul(sa, moments.by_x[:, :2], out=sums[:, _A])
@@ -272,7 +272,7 @@ def _sum_squares(
 
 
 def reweighted(problem: Problem, theta: Array, w: Array, log_loss: Array, work: Workspace) -> Array:
-    """The matrix of the iteratively reweighted least-squares step, sum w psi(r)/r j j'."""
+    """Return sum w psi(r)/r j j', the matrix of iteratively reweighted least squares."""
     f, pa, pb = components(problem, theta, work)
     r = np.exp(log_loss) - np.exp(f) if problem.is_linear else log_loss - f
     if np.isfinite(problem.delta):
@@ -291,7 +291,7 @@ def reweighted(problem: Problem, theta: Array, w: Array, log_loss: Array, work: 
 def _add_prior(
     problem: Problem, theta: Array, value: Array, gradient: Array, hessian: Array
 ) -> None:
-    """Add the prior's share to objective, gradient and Hessian, in place.
+    """Add the prior to objective, gradient and Hessian, in place.
 
     With u = log alpha and v = log beta the penalty is variance / (2 sd^2) times
     ((u + v) / 2 - mean)^2 + (u - v)^2.

@@ -1,8 +1,8 @@
-"""The search for a surface's global optimum: variable projection to start, then Newton on all five.
+"""Global search for the surface fit: starts by variable projection, then Newton's method.
 
-For fixed exponents E, A and B are linear, so a grid over (alpha, beta) gives good starts; the best
-of them are finished by `newton.minimise`, first with least squares, then with Huber's threshold
-lowered step by step, in centred and scaled logarithms.
+For fixed exponents, E, A and B are linear parameters, so a grid over (alpha, beta) gives good
+starts. `newton.minimise` refines the best ones in centred and scaled logarithms: first with least
+squares, then with Huber's threshold lowered in steps.
 
 Source: Hoffmann et al. 2022 (arXiv:2203.15556), section 3.3 and eq. 3; variable projection:
 Czech et al. 2026 (arXiv:2603.22339).
@@ -22,17 +22,18 @@ from flops_fit.fitting.solver.objective import Array, ExponentPrior, Problem
 MIN_EXPONENT, MAX_EXPONENT = 1e-3, 3.0
 _GRID = np.geomspace(0.04, 1.4, 12)
 _NUM_STARTS = 16
-LARGE = 20_000  # observations above which starts are sought on a sample, and folds made of one
-_DELTAS = (5e-3,)  # thresholds passed through on the way to a small one
+LARGE = 20_000  # above this number of observations, starts and folds use a subset
+_DELTAS = (5e-3,)  # intermediate Huber thresholds before a small one
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Centred and scaled logarithms of N, D and L, and the way back to the papers' parameters.
+    """Centred and scaled logarithms of N and D with log L, and conversion to papers' parameters.
 
     Attributes:
         x, y, log_loss: float64, shape (n,).
-        x_centre, x_scale, y_centre, y_scale: x = (log N - x_centre) / x_scale, and so y.
+        x_centre, x_scale, y_centre, y_scale: x = (log N - x_centre) / x_scale, and y from log D
+            likewise.
     """
 
     x: Array
@@ -45,7 +46,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, params: Array, tokens: Array, loss: Array) -> Coordinates:
-        """From N, D and L, float64, shape (n,), all positive."""
+        """Build coordinates from positive N, D and L, float64, shape (n,)."""
         x, y = np.log(params), np.log(tokens)
         x_centre, y_centre = float(x.mean()), float(y.mean())
         x_scale = float(x.std()) or 1.0
@@ -56,7 +57,7 @@ class Coordinates:
         )  # fmt: skip
 
     def to_law(self, theta: Array) -> Array:
-        """E, A, B, alpha, beta, shape (rows, 5), from theta of the same shape."""
+        """Convert theta to E, A, B, alpha, beta, shape (rows, 5)."""
         alpha, beta = theta[:, 3] / self.x_scale, theta[:, 4] / self.y_scale
         with np.errstate(over="ignore"):
             e, a, b = (
@@ -67,7 +68,7 @@ class Coordinates:
         return np.stack([e, a, b, alpha, beta], axis=1)
 
     def from_law(self, law: Surface) -> Array:
-        """Theta, shape (1, 5), of a law whose E, A and B are positive."""
+        """Convert a law with positive E, A and B to theta, shape (1, 5)."""
         return np.array(
             [[
                 np.log(law.E),
@@ -81,7 +82,7 @@ class Coordinates:
     def problem(
         self, delta: float, *, is_linear: bool = False, prior: ExponentPrior | None = None
     ) -> Problem:
-        """The problem that `newton.minimise` solves, with the bounds of theta."""
+        """Build the problem for `newton.minimise`, with the bounds of theta."""
         least, most = float(self.log_loss.min()), float(self.log_loss.max())
         lower = [least - 14, least - 23, least - 23]
         upper = [least + 1e-9, most + 7, most + 7]
@@ -93,12 +94,14 @@ class Coordinates:
         )  # fmt: skip
 
     def rows(self, chosen: NDArray[np.int64]) -> Coordinates:
-        """The same coordinates for some of the observations."""
+        """Return the same coordinates for a subset of the observations."""
         return replace(self, x=self.x[chosen], y=self.y[chosen], log_loss=self.log_loss[chosen])
 
 
 def search(problem: Problem, weights: Array) -> Minima:
-    """The minima found from the grid through the thresholds to `problem.delta`, the best first.
+    """Return the minima found from the grid starts, best first.
+
+    Huber's threshold is lowered in steps to `problem.delta`.
 
     Args:
         problem: with `log_loss` of shape (n,).
@@ -129,15 +132,15 @@ def search(problem: Problem, weights: Array) -> Minima:
 
 
 def sample_of(n: int) -> NDArray[np.int64]:
-    """20,000 of `n` positions, the same each time, ascending."""
+    """Return 20,000 of `n` positions in ascending order, the same ones in every call."""
     return np.sort(np.random.default_rng(0).choice(n, LARGE, replace=False))
 
 
 def _without_irreducible(theta: Array, problem: Problem) -> Array:
-    """Theta, shape (5,), with E at its lower bound.
+    """Return theta, shape (5,), with E at its lower bound, as an additional start.
 
-    Where the runs do not show E, the way there is a valley along the kinks of Huber's loss that
-    Newton's method follows by tiny steps.
+    If the runs do not determine E, a valley along the kinks of Huber's loss leads to this bound.
+    Newton's method would follow it in tiny steps.
     """
     start = theta.copy()
     start[0] = problem.lower[0]
@@ -145,10 +148,10 @@ def _without_irreducible(theta: Array, problem: Problem) -> Array:
 
 
 def _distinct(found: Minima, *, within: float) -> Array:
-    """The rows worth following: theta, shape (<= 6, 5).
+    """Return theta of at most 6 rows to continue with, shape (<= 6, 5).
 
-    Those `within` this share of the best objective, and of those that agree to 0.1 % (one basin,
-    not quite at its bottom) the best.
+    Their objectives exceed the best one by at most the share `within`. Rows whose objectives agree
+    to 0.1 % count as one basin, of which only the best row is kept.
     """
     order = np.argsort(found.objective)
     values = found.objective[order]
@@ -164,11 +167,11 @@ def _distinct(found: Minima, *, within: float) -> Array:
 
 
 def grid_starts(problem: Problem, weights: Array) -> Array:
-    """Theta at the best points of an (alpha, beta) grid, shape (16, 5).
+    """Return theta at the best points of an (alpha, beta) grid, shape (16, 5).
 
-    E, A and B minimise the squared relative residual at fixed exponents, which is the squared log
-    residual to first order; a coefficient that comes out negative is raised to a small share of
-    the mean loss. Points next to a better one are passed over, so that every basin is tried.
+    At fixed exponents, E, A and B minimise the squared relative residual, which equals the squared
+    log residual to first order. Negative coefficients are raised to 0.1 % of the mean loss.
+    Neighbours of a better grid point are skipped, so that the starts cover different basins.
     """
     loss = np.exp(problem.log_loss)
     w = weights / loss**2
@@ -209,7 +212,7 @@ def grid_starts(problem: Problem, weights: Array) -> Array:
 
 
 def log_residuals(coordinates: Coordinates, theta: Array) -> Array:
-    """Residuals log L - f at one theta, shape (n,)."""
+    """Return the residuals log L - f at one theta, shape (n,)."""
     e, a, b, alpha, beta = theta.reshape(5)
     f = np.log(np.exp(e) + np.exp(a - alpha * coordinates.x) + np.exp(b - beta * coordinates.y))
     residuals: Array = coordinates.log_loss - f
