@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @runtime_checkable
@@ -31,12 +31,4 @@ class Model(Protocol):
 
     def num_params(self) -> int:
         """How many trainable parameters the model has."""
-        ...
-
-
-class Loss(Protocol):
-    """A callable that compares a model's outputs with the targets."""
-
-    def __call__(self, outputs: Any, targets: Any) -> torch.Tensor:
-        """Mean loss of the batch in nats per unit of data: a scalar tensor with a gradient."""
         ...
