@@ -233,10 +233,17 @@ def _top_flops(flops: Array) -> float:
 
 
 def _is_enough(solved: SolvedSurface, levels: Sequence[Places]) -> bool:
-    """Return whether these levels have at least 8 runs, and vary in params and tokens."""
+    """Return whether these levels have at least 8 runs, and vary in params, tokens and FLOPs.
+
+    Bins may split runs of equal compute. A fit to one compute does not test an extrapolation.
+    """
     members = np.concatenate(levels)
-    where = solved.coordinates
-    return len(members) >= _MIN_TRAIN and all(np.ptp(v[members]) > 0 for v in (where.x, where.y))
+    if len(members) < _MIN_TRAIN:
+        return False
+    where, flops = solved.coordinates, [solved.observations[k].flops for k in members]
+    return max(flops) / min(flops) > 1 and all(
+        np.ptp(values[members]) > 0 for values in (where.x, where.y)
+    )
 
 
 def _folds_of(

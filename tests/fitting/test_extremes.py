@@ -82,6 +82,10 @@ def test_no_finite_table_ends_in_a_traceback(first: int) -> None:
         check(seed)
 
 
+def test_a_table_whose_smaller_levels_share_one_compute_has_no_traceback() -> None:
+    check(1772)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 3000, 100))
 def test_none_of_two_thousand_finite_tables_ends_in_a_traceback(first: int) -> None:
