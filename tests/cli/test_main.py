@@ -45,7 +45,7 @@ class Net(torch.nn.Module):
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
 
-class Uncounted(torch.nn.Module):
+class Unfinished(torch.nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.inner = torch.nn.Linear(4, width)
@@ -126,7 +126,7 @@ def test_a_mistake_is_one_error_and_writes_nothing(
 @pytest.mark.parametrize(
     ("broken", "texts"),
     [
-        ({"model": "mine:Uncounted"}, ["mine:Uncounted", "num_params"]),
+        ({"model": "mine:Unfinished"}, ["mine:Unfinished", "forward"]),
         ({"model": "mine:Raises"}, ["mine:Raises", "no such width", "mine.py line"]),
         ({"model": "mine:Missing"}, ["mine:Missing", "has no `Missing`"]),
         ({"model": "absent:Net"}, ["no module `absent`"]),
