@@ -65,7 +65,9 @@ class Counts:
     @property
     def ratio(self) -> Array:
         """C / (N D) of each row."""
-        return self.flops / (self.active * self.tokens)
+        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+            found: Array = self.flops / (self.active * self.tokens)
+        return found
 
 
 def parse_scales(scale: Mapping[str, float | str] | None) -> dict[str, float]:
@@ -233,7 +235,7 @@ def misfits(counts: Counts) -> dict[int, str]:
     middle = _median(ratio)
     if middle is None:
         return {}
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         off = np.abs(np.log(ratio / middle)) > math.log(ROW_FACTOR)
     return {
         int(k): f"params, tokens and FLOPs do not fit together: C / (N D) is {ratio[k]:.3g}, and "
