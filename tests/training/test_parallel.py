@@ -70,7 +70,7 @@ from flops_fit.manifest.trials import Size, Trial
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint
 from flops_fit.training.loop import Interrupted, train
-from flops_fit.training.trunks import share_trunks
+from flops_fit.planning.trunks import share_trunks
 
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])
 
