@@ -48,6 +48,10 @@ _WORDS = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 _FLOP_WORDS = {factor: unit for unit, factor in FLOP_UNITS.items()}
 
 
+_QUIET = np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore")
+"""Counts may hold anything; a ratio that is no number is judged as one that does not fit."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """Params, tokens and FLOPs of each row, float64, shape (rows,); NaN where not known.
@@ -65,9 +69,7 @@ class Counts:
     @property
     def ratio(self) -> Array:
         """C / (N D) of each row."""
-        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
-            found: Array = self.flops / (self.active * self.tokens)
-        return found
+        return self.flops / (self.active * self.tokens)
 
 
 def parse_scales(scale: Mapping[str, float | str] | None) -> dict[str, float]:
@@ -95,6 +97,7 @@ def parse_scales(scale: Mapping[str, float | str] | None) -> dict[str, float]:
     return found
 
 
+@_QUIET
 def check_units(
     counts: Counts, *, names: Mapping[str, str], sure: frozenset[str], where: str
 ) -> None:
@@ -229,14 +232,14 @@ def _likely_scales(middle: Mapping[str, float], factor: float) -> dict[str, floa
     return None if best is None or not best[1] else best[1]
 
 
+@_QUIET
 def misfits(counts: Counts) -> dict[int, str]:
     """Rows whose params, tokens and FLOPs contradict the other rows', by position."""
     ratio = counts.ratio
     middle = _median(ratio)
     if middle is None:
         return {}
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        off = np.abs(np.log(ratio / middle)) > math.log(ROW_FACTOR)
+    off = np.abs(np.log(ratio / middle)) > math.log(ROW_FACTOR)
     return {
         int(k): f"params, tokens and FLOPs do not fit together: C / (N D) is {ratio[k]:.3g}, and "
         f"{middle:.3g} in the median row"
@@ -262,6 +265,7 @@ def strays(values: Array, name: str) -> dict[int, str]:
     return found
 
 
+@_QUIET
 def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> Note | None:
     """Hold the budgets against the FLOPs; a note where they are to be left aside.
 
@@ -300,6 +304,7 @@ def fill_budgets(budgets: Array, flops: Array) -> Array:
     return filled
 
 
+@_QUIET
 def complete(counts: Counts, *, factor: float | None = None) -> tuple[Counts, list[Note]]:
     """Each row's missing one of params, tokens and FLOPs, by one convention for all rows.
 
