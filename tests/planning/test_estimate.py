@@ -52,7 +52,7 @@ def test_trials_that_will_not_fit_are_named_before_they_run() -> None:
     (note,) = estimate_notes(together)
     assert note.code == "out_of_memory"
     assert "1 of 3 trials" in note.message
-    assert "9 GiB, where each has 8 GiB" in note.message
+    assert "up to 9 GiB and have 8 GiB each" in note.message
 
 
 def test_the_sizes_that_were_timed_say_how_much_of_the_device_they_use() -> None:
