@@ -152,7 +152,12 @@ _add(
     "flops-fit report runs.csv --columns params=N,tokens=D,loss=val_loss",
 )  # fmt: skip
 _add(explain, "Report", "flops-fit explain too_few_budgets", "flops-fit explain")
-_add(repair, "Run", "flops-fit repair runs/my-experiment --dry-run")
+_add(
+    repair,
+    "Run",
+    "flops-fit repair runs/my-experiment --dry-run",
+    "flops-fit repair runs/my-experiment",
+)
 _add(worker, "Run", "flops-fit worker runs/my-experiment", hidden=True)
 
 

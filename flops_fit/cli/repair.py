@@ -11,8 +11,8 @@ from flops_fit.cli.output import say
 
 
 def repair(
-    run_dir: Annotated[Path, typer.Argument(help="run directory with a damaged ledger")],
-    dry_run: Annotated[bool, typer.Option(help="only show what would be kept")] = False,
+    run_dir: Annotated[Path, typer.Argument(help="Run directory with a damaged ledger.")],
+    dry_run: Annotated[bool, typer.Option(help="Only show what would be kept.")] = False,
 ) -> None:
     """Keep the whole lines of a damaged ledger; the original is saved beside it."""
     from flops_fit.sweep.repairing import examine
