@@ -60,7 +60,7 @@ def entries(folder: Path, *events: str) -> list[dict]:
 
 
 def decisions(folder: Path) -> list[dict]:
-    return [{**entry, "at": None} for entry in entries(folder, "decision_made")]
+    return [{**entry, "at": None, "check": None} for entry in entries(folder, "decision_made")]
 
 
 def finished(folder: Path) -> dict[str, dict]:
