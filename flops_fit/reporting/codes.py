@@ -19,6 +19,8 @@ _COST = {
 
 FAILURES = {
     "constant_loss": "All runs have the same loss, so no law can be fitted. Check the loss column.",
+    "different_flops": "Two results count FLOPs by different conventions, so their budgets do not "
+    "mean the same. Give both tables FLOPs of one convention, or leave out the column in both.",
     "different_units": "Two results measure data or loss in different units. Compare results whose "
     "losses mean the same.",
     "irreducible_loss": "The irreducible loss that was to be held is not below every loss. Give a "
@@ -63,6 +65,28 @@ NOTES = {
     "sweep_extended": "The sweep was extended: only the new trials are trained.",
 }
 """What a reader should know of a result."""
+
+TABLES = {
+    "best_of_tuned": "Several rows of one size and one number of tokens differ in a tuned column, "
+    "such as the learning rate. The best of each is used.",
+    "budgets_ignored": "The budget column does not agree with the FLOPs of its rows, so rows are "
+    "grouped by their own FLOPs.",
+    "cells_unknown": "Cells of an optional column hold no number. They count as not known, and "
+    "their rows are kept.",
+    "decimal_commas": "A comma stands before the decimals in this table.",
+    "duplicates_merged": "Rows that are equal in every column are counted once.",
+    "flops_filled": "Some rows have no FLOPs. All rows are then counted by one convention.",
+    "group_read": "Only the rows of one group are read, as `--group` asks.",
+    "groups_pooled": "Rows differ in a text column, such as the data set, and one law is fitted to "
+    "all of them. `--group COLUMN` fits one law to each.",
+    "loss_chosen": "The table has several loss columns, and one was chosen. `--loss-column` names "
+    "another.",
+    "loss_converted": "Losses were converted to nats.",
+    "rows_far_off": "The losses of some rows lie far from the law of the other rows. Check them.",
+    "sheet_read": "The file has several sheets, and the first was read.",
+    "table_read": "How the table was read: its columns, units, and rows used and left out.",
+}
+"""How a table was read."""
 
 PLANNING = {
     "batch_norm": "A layer's statistics depend on the batch, so losses depend on the batch size.",
@@ -117,6 +141,7 @@ RATES = {
 _GROUPS = (
     ("Why there is no fit or no answer", FAILURES),
     ("What to know of a result", NOTES),
+    ("How a table was read", TABLES),
     ("What a plan, an estimate or a check warns of", PLANNING),
     ("What a study of learning rates found", RATES),
 )

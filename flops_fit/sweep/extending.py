@@ -4,10 +4,10 @@ Trial ids are hashes of what a trial is, so a trial that the new plan asks for a
 trial and is not trained again. Ended trials that the new plan does not ask for stay in the plan,
 the ledger and the fits; those that were not trained yet leave the plan.
 
-    what is written, in order   plan.json, the ledger's `sweep_extended`, manifest.toml,
+    what is written, in order   manifest.toml, plan.json, the ledger's `sweep_extended`,
                                 provenance.json
-    after a crash in between    provenance.json still holds the old experiment, so the next start
-                                extends the sweep again, to the same plan
+    after a crash in between    provenance.json still holds the old experiment and manifest.toml
+                                the new one, so the next start extends the sweep to the same plan
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ def extend(run: RunDir, prepared: Prepared, plan: Plan) -> Note:
     old, mark = Plan.from_dict(read_json(run.plan)), fingerprint(prepared.manifest)
     with closing(Ledger.open(run.ledger)) as ledger:
         extension = extension_of(old, plan, ledger.state)
+        write_atomic(run.manifest, prepared.text)
         write_json(run.plan, extension.plan.to_dict())
         if ledger.state.fingerprint is not None:
             ledger.append(
@@ -121,7 +122,6 @@ def extend(run: RunDir, prepared: Prepared, plan: Plan) -> Note:
                     no_longer_asked=len(extension.no_longer_asked),
                 )
             )
-    write_atomic(run.manifest, prepared.text)
     changed = {
         "fingerprint": mark,
         "identity": prepared.manifest.identity,

@@ -242,7 +242,9 @@ def _described(run: RunDir, manifest: Manifest, text: str) -> Prepared:
     The plugins are asked again only if other sizes may be planned.
     """
     known = resume(run.path)
-    if manifest.model.sizes == known.manifest.model.sizes and manifest.model.sizes != "auto":
+    was = read_json(run.provenance)["identity"]["model"]
+    now = manifest.identity["model"]
+    if was.get("sizes") == now.get("sizes") and manifest.model.sizes != "auto":
         stated = stated_description(manifest)
         return replace(known, manifest=manifest, text=text, description=stated or known.description)
     with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:

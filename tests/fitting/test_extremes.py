@@ -28,7 +28,7 @@ def column(rng: np.random.Generator, rows: int) -> list[float]:
     elif kind == 4:
         logs = np.minimum(rng.normal(centre, rng.choice([1e-15, 1e-9, 1e-3, 5.0]), rows), 700)
     else:
-        logs = np.log(rng.choice(EXTREME, rows))
+        return [float(value) for value in rng.choice(EXTREME, rows)]
     return [float(value) for value in np.exp(logs)]
 
 

@@ -166,6 +166,42 @@ def test_a_sweep_that_is_killed_while_it_grows_trains_nothing_twice(started):
     assert len(starts) == len(found.finished)
 
 
+DIE_AT_A_WRITE = """
+import os, sys
+from flops_fit.sweep import extending, ledger
+left = int(sys.argv.pop(1))
+def dying(write):
+    def call(*args, **kwargs):
+        global left
+        if left == 0:
+            os._exit(9)
+        left -= 1
+        return write(*args, **kwargs)
+    return call
+extending.write_json = dying(extending.write_json)
+extending.write_atomic = dying(extending.write_atomic)
+ledger.Ledger.append = dying(ledger.Ledger.append)
+from flops_fit.cli.main import main
+sys.argv[0] = "flops-fit"
+main()
+"""
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_sweep_that_is_killed_between_two_files_keeps_what_it_was_asked_for(started, writes):
+    grow = [sys.executable, "-c", DIE_AT_A_WRITE, str(writes), "run", "runs/planted"]
+    killed = subprocess.run(
+        [*grow, "--add-budgets", "5e11"], cwd=started, capture_output=True, check=False
+    )
+    assert killed.returncode == 9, killed.stderr
+    ended = flops_fit("run", "runs/planted", "--add-budgets", "1e12", cwd=started)
+    assert ended.returncode in (0, 6), ended.stderr
+    trials = json.loads((started / "runs/planted/plan.json").read_text())["trials"]
+    asked = {5e11} if writes > 0 else set()  # before its first write nothing was asked for
+    assert {trial["budget_flops"] for trial in trials} == {3e10, 1e11, 3e11, 1e12} | asked
+    assert set(state(started).finished) == planned(started)
+
+
 def test_a_rehearsal_that_grows_keeps_its_law(started):
     before = json.loads((started / "runs/planted/provenance.json").read_text())["planted"]
     flops_fit("run", "runs/planted", "--add-budgets", "1e12", cwd=started)

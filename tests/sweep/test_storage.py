@@ -83,7 +83,7 @@ def test_a_report_that_its_run_directory_does_not_take_is_printed(write_stated, 
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "Compute-optimal allocation" in ended.stdout
+    assert "For 3e12 FLOPs: train 152k params" in ended.stdout
     assert "warning: not written: `runs/planted/report/result.json` cannot be" in ended.stderr
     assert "--output" in ended.stderr
 
