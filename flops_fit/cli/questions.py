@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from flops_fit.cli.options import Format
-from flops_fit.cli.output import print_json, print_tables, print_verdict
+from flops_fit.cli.output import print_json, print_tables, print_verdict, terminal_width
 from flops_fit.errors import ManifestError
 from flops_fit.units import parse_number
 
@@ -19,18 +22,39 @@ if TYPE_CHECKING:
 def print_answers(
     questions: Sequence[str], result: Result, layout: Format, *, as_json: bool
 ) -> None:
-    """Print what the law answers, after the verdict on the law."""
+    """Print the verdict, one sentence for each question, and the numbers as tables."""
+    from flops_fit.reporting.sentences import question_sentence
+
     answers = [answer(result, question) for question in questions]
     rows = [{"question": asked, **found.to_dict()} for asked, found in answers]
     if as_json:
         print_json({"verdict": result.verdict, "answers": rows})
         return
     print_verdict(result, layout)
+    print_sentences(
+        [
+            question_sentence(_quantities(question), row, result.unit, result.loss_unit)
+            for question, row in zip(questions, rows, strict=True)
+        ],
+        layout,
+    )
     asked: dict[frozenset[str], list[dict[str, Any]]] = {}
     for row in rows:
         figures = frozenset(key for key in row if not key.endswith("_interval"))
         asked.setdefault(figures, []).append(row)
     print_tables([_answers_table(alike, result) for alike in asked.values()], layout)
+
+
+def print_sentences(sentences: Sequence[str], layout: Format) -> None:
+    """Print sentences, as comments in LaTeX, and on standard error beside a CSV."""
+    mark = {"latex": "% ", "markdown": "> "}.get(layout, "")
+    lines = [f"{mark}{sentence}" for sentence in sentences if sentence]
+    if layout == "terminal":
+        width = terminal_width(100)
+        lines = [part for line in lines for part in textwrap.wrap(line, width)]
+    for line in lines:
+        typer.echo(line, err=layout == "csv")
+    typer.echo(err=layout == "csv")
 
 
 def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
@@ -62,8 +86,8 @@ def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
     extra = {k for row in rows for k in row if k not in named and not k.endswith("_interval")}
     told += [Column(name, name.replace("_", " "), "number") for name in sorted(extra)]
     note = (
-        "intervals are of the law's parameters alone; those of the compute-optimal table hold the "
-        "scatter of a single run and, beyond the data, the back-test's error too"
+        "The intervals of params, data and FLOPs come from the law's parameters alone. The interval "
+        "of a loss also has the noise of one run and, beyond the data, the back-test's error."
     )
     return Table("Answers", (*columns, *told), tuple(map(_in_percent, rows)), (note,))
 

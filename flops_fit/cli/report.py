@@ -55,7 +55,7 @@ from flops_fit.cli.output import (
     say,
     terminal_width,
 )
-from flops_fit.cli.questions import print_answers
+from flops_fit.cli.questions import print_answers, print_sentences
 from flops_fit.cli.seal import print_score, print_seal
 from flops_fit.cli.tables import groups_of, options_of, print_explanation, print_groups
 from flops_fit.errors import FitError, ManifestError, StorageError
@@ -378,6 +378,7 @@ def _compare(
         print_json(comparison.to_dict())
     else:
         print_tables(list(comparison.tables().values()), layout)
+        print_sentences([comparison.sentence()], layout)
     if to is not None:
         from flops_fit.reporting.figures.style import save_figure
 

@@ -16,6 +16,7 @@ from flops_fit.errors import FitError
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Interval, Observation
 from flops_fit.reporting.answers import NAMES, LossLaw, loss_law_draws, loss_law_of, percentiles
+from flops_fit.reporting.sentences import compared_sentence
 from flops_fit.reporting.tables.cells import Column
 from flops_fit.reporting.tables.table import Table
 
@@ -120,6 +121,10 @@ class Comparison:
             "parameters": Table(f"Laws of {title}", laws, tuple(self.parameters())),
             "multipliers": Table(f"Equal loss: {title}", ratios, tuple(self.multipliers())),
         }
+
+    def sentence(self) -> str:
+        """Return the multiplier at the largest budget as one sentence."""
+        return compared_sentence(self.multipliers(), self.first.name, self.second.name)
 
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
         """`frontier`: N, D and loss against compute, both laid over each other."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.errors import Note
-from flops_fit.fitting.details import MinimumStatus
+from flops_fit.fitting.details import CombinationDetails, MinimumStatus
 from flops_fit.reporting import rules
 from flops_fit.reporting.reported import Reported
 from flops_fit.reporting.sentences import (
@@ -32,6 +32,7 @@ LINES = 40
 _REASONS = 3  # the gravest of them are shown
 _ROWS = 6  # of the table
 _CURVES = 6  # of the picture
+_LEAST_WEIGHT = 0.05  # smaller weights in the combination are not shown
 _PICTURE = (7, 12)  # fewest and most lines of it
 _MARK = "  ! "
 _FIXED = "\u00a0"  # a blank at which no line is broken
@@ -327,7 +328,7 @@ def _facts(result: Reported, width: int) -> list[str]:
         if text
         for line in textwrap.wrap(
             text, width, initial_indent=f"{name:<9}", subsequent_indent=" " * 9
-        )[:2]
+        )[:3]
     ]
 
 
@@ -357,15 +358,37 @@ def _law(result: Reported) -> str:
 
 
 def _methods(result: Reported) -> str:
-    """What each method names at the budget of the answer."""
+    """Return the params that each method gives at the budget of the answer."""
     row = headline_row(result)
     if row is None or result.verdict == "refuse":
         return ""
     there = [r for r in result.rows if r["budget_flops"] == row["budget_flops"]]
     if len(there) < 2:
         return ""
-    told = ", ".join(f"{r['method']} {format_count(r['params'])}" for r in there)
-    return f"params at {format_flops(row['budget_flops'])} FLOPs: {told}"
+    sizes = ", ".join(f"{r['method']} {format_count(r['params'])}" for r in there)
+    text = f"params at {format_flops(row['budget_flops'])} FLOPs: {sizes}"
+    made_of = _weights(result, row["budget_flops"])
+    return f"{text}; {made_of}" if made_of else text
+
+
+def _weights(result: Reported, budget: float) -> str:
+    """Return the largest weights of the combination's methods, for params and for the loss."""
+    fit = result.fits.get("combination")
+    if result.headline != "combination" or fit is None:
+        return ""
+    details = fit.details
+    if not isinstance(details, CombinationDetails):
+        return ""
+    parts = []
+    for name, weights in (("params", details.params_weights), ("loss", details.loss_weights)):
+        ordered = sorted(weights.items(), key=lambda pair: -pair[1])
+        large = [f"{method} {share:.0%}" for method, share in ordered if share >= _LEAST_WEIGHT]
+        if large:
+            parts.append(f"{name} {', '.join(large)}".replace("%", f"{_FIXED}%"))
+    where = ""
+    if not math.isclose(details.at_flops, budget, rel_tol=1e-6):
+        where = f" at {format_flops(details.at_flops)} FLOPs"
+    return f"combination made of{where}: {'; '.join(parts)}" if parts else ""
 
 
 def _runs(result: Reported) -> str:

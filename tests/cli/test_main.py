@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,8 @@ def test_the_default_report_is_one_screen(rehearsed, monkeypatch, width):
         lines = ended.stdout.splitlines()
         assert len(lines) < 40
         assert [line for line in lines if len(line) > width] == []
+        text = " ".join(ended.stdout.split())
+        assert re.search(r"combination made of: params \w+ \d+ %.*; loss \w+ \d+ %", text)
 
 
 def test_every_table_is_printed_by_its_name_and_in_full(rehearsed):
@@ -438,6 +441,31 @@ def test_questions_are_answered_from_the_law_and_nonsense_is_refused(rehearsed):
     assert second["loss"] == pytest.approx(2.4, abs=1e-6)
     ended = flops_fit("report", "runs/planted", "--question", "los=2.4", cwd=folder)
     assert_is_one_clear_error(ended, 2, "los=2.4", "loss=L")
+
+
+@pytest.mark.parametrize(
+    ("question", "opening", "numbers"),
+    [
+        ("loss=2.4", "To reach a loss of 2.400", ["FLOPs: train", "params on"]),
+        ("params=1e5 budget=1e13", "Expect a loss of", ["100k params", "1e13 FLOPs", "wastes"]),
+        ("tokens=1e7 loss=2.4", "To reach a loss of 2.400", ["on 10M", "wastes"]),
+        ("budget=1e13 multiple=4", "With 1e13 FLOPs and 4.00 times", ["expect a loss", "wastes"]),
+        ("unique_tokens=1e6 budget=1e12", "With 1M different", ["epochs", "With fresh data"]),
+        ("loss=2.4 served_tokens=1e9", "To reach a loss of 2.400", ["and serve 1B", "less than"]),
+    ],
+)
+def test_a_question_is_answered_in_a_sentence_above_its_numbers(
+    rehearsed, question, opening, numbers
+):
+    asked = ["report", "runs/planted", "--question", question]
+    said, table = flops_fit(*asked, cwd=rehearsed.parent).stdout.split("Answers")
+    sentence = " ".join(said.split("\n\n")[-2].split())
+    assert sentence.startswith(opening)
+    assert all(number in sentence for number in numbers)
+    assert question in " ".join(table.split())
+    written = flops_fit(*asked, "--format", "csv", cwd=rehearsed.parent)
+    assert opening not in written.stdout
+    assert opening in written.stderr
 
 
 def test_two_runs_are_drawn_over_each_other_and_tables_have_figures_too(rehearsed, tmp_path):

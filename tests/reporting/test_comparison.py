@@ -10,6 +10,7 @@ from planted_results import PLANTED, isoflop_fit, observe, planted_result, surfa
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.law import Surface
+from flops_fit.reporting.sentences import compared_sentence
 
 # N and D are each worth half as much: four times the compute for every loss, exactly.
 HALVED = Surface(
@@ -44,6 +45,29 @@ def test_a_loss_that_the_second_never_reaches_has_no_multiplier():
     worse = replace(PLANTED, E=3.5)
     rows = result_of(PLANTED, "a").compare(result_of(worse, "b")).multipliers()
     assert [row["multiplier"] is None for row in rows] == [False, True, True]
+
+
+def test_a_sentence_states_the_multiplier_at_the_largest_budget():
+    whole, halved = result_of(PLANTED, "whole"), result_of(HALVED, "halved")
+    said = whole.compare(halved).sentence()
+    assert said.startswith("halved needs 4.00 times the compute for the loss that whole reaches")
+    assert "with 1e19 FLOPs" in said
+    assert "the 95 % interval is not known" in said
+    worse = result_of(replace(PLANTED, E=3.5), "worse")
+    assert whole.compare(worse).sentence().startswith("worse cannot reach the loss that whole")
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [
+        ((0.8, 1.3), "no significant difference"),
+        ((1.2, 1.9), "first is the better one"),
+        ((0.2, 0.7), "second is the better one"),
+    ],
+)
+def test_the_sentence_calls_a_result_better_only_beyond_the_interval(interval, says):
+    row = {"budget_flops": 1e19, "loss": 2.5, "multiplier": 1.0, "multiplier_interval": interval}
+    assert compared_sentence([row], "first", "second").endswith(f"{says}.")
 
 
 def test_differences_of_parameters_have_the_interval_of_independent_errors():
