@@ -1,4 +1,4 @@
-"""`flops-fit check`: prove that model, data and loss fit together."""
+"""`flops-fit check`: test that model, data and loss work together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
-    """Prove that a manifest's plugins keep their contract; trains a few steps, writes nothing."""
+    """Test a manifest's plugins against their contract; trains a few steps, writes nothing."""
     from flops_fit.experiment.child import ask_findings
 
     found = ask_findings(manifest, search_path=(manifest.resolve().parent, Path.cwd()))
@@ -43,17 +43,17 @@ def check(
 
 
 def _findings_table(found: Sequence[Finding]) -> Table:
-    """A row a check, in the order in which they build on each other."""
+    """Return one row for each check; later checks depend on earlier ones."""
     from flops_fit.reporting.tables.cells import Column
     from flops_fit.reporting.tables.table import Table
 
     columns = [
         Column("check", "check"),
         Column("status", "result"),
-        Column("detail", "what was found"),
+        Column("detail", "finding"),
     ]
     if any(finding.mend for finding in found):
-        columns.append(Column("mend", "mend"))
+        columns.append(Column("mend", "fix"))
     counts = {word: sum(f.status == word for f in found) for word in ("passed", "warned", "failed")}
     told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     rows = tuple(finding.to_dict() for finding in found)

@@ -1,4 +1,4 @@
-"""`flops-fit explain`: what a code of a warning or a reason means, and what to do."""
+"""`flops-fit explain`: print the meaning of a code and the next step."""
 
 from __future__ import annotations
 

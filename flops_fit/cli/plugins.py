@@ -1,4 +1,4 @@
-"""`flops-fit plugins` and `flops-fit check`: what is installed, and whether it keeps its word."""
+"""`flops-fit plugins`: list the installed plugins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plugins(as_json: JsonOption = False, layout: FormatOption = "terminal") -> N
 
 
 def _plugins_table(found: Sequence[Listed]) -> Table:
-    """A row a plugin; broken ones and clashes say so."""
+    """Return one row for each plugin, with the reason if it is broken, and name clashes."""
     from flops_fit.reporting.tables.cells import Column
     from flops_fit.reporting.tables.table import Table
 

@@ -160,7 +160,7 @@ def describe(trial: Trial) -> str:
 
 
 def describe_decision(entry: DecisionMade) -> str:
-    """What an adaptive sweep decided, in a line."""
+    """Return the decision of an adaptive sweep in one line."""
     trials = entry.trials
     flops = math.fsum(each.flops for each in trials)
     cost = f": {len(trials)} trials, {format_flops(flops)} FLOPs" if trials else ""
@@ -168,7 +168,7 @@ def describe_decision(entry: DecisionMade) -> str:
 
 
 def describe_ended(entry: TrialEnded, trial: Trial) -> str:
-    """How a trial ended, in a line."""
+    """Return the end of a trial in one line."""
     seconds = format_duration(entry.wall_seconds)
     if isinstance(entry, TrialFinished):
         return f"{describe(trial)}: loss {entry.loss:.4f} ({seconds})"

@@ -1,4 +1,4 @@
-"""`flops-fit report --question`: what the law answers, as tables or as data."""
+"""`flops-fit report --question`: answers of the law, as sentences, tables or data."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def print_sentences(sentences: Sequence[str], layout: Format) -> None:
 
 
 def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
-    """A row a question, all with the same figures besides the allocation."""
+    """Return a table with one row for each question; all rows have the same figures."""
     from flops_fit.reporting.tables.cells import Column
     from flops_fit.reporting.tables.table import Table
     from flops_fit.units import plural
@@ -86,14 +86,14 @@ def _answers_table(rows: Sequence[dict[str, Any]], result: Result) -> Table:
     extra = {k for row in rows for k in row if k not in named and not k.endswith("_interval")}
     told += [Column(name, name.replace("_", " "), "number") for name in sorted(extra)]
     note = (
-        "The intervals of params, data and FLOPs come from the law's parameters alone. The interval "
-        "of a loss also has the noise of one run and, beyond the data, the back-test's error."
+        "The intervals of params, data and FLOPs come from the law's parameters alone. The interval"
+        " of a loss also has the noise of one run and, beyond the data, the back-test's error."
     )
     return Table("Answers", (*columns, *told), tuple(map(_in_percent, rows)), (note,))
 
 
 def _in_percent(row: dict[str, Any]) -> dict[str, Any]:
-    """An answer with its shares of compute in percent."""
+    """Return an answer with its shares of compute in percent."""
     shown = dict(row)
     for key in ("saved", "waste"):
         if (share := row.get(key)) is not None:
@@ -104,18 +104,18 @@ def _in_percent(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(result: Result, question: str) -> tuple[str, Answer]:
-    """What the fitted law answers to a question such as `params=1e9 budget=1e21`.
+    """Return the fitted law's answer to a question such as `params=1e9 budget=1e21`.
 
     The known quantities decide which question it is: `loss`; `params` or `tokens` with one of
     `tokens`, `params`, `budget`, `loss`; `unique_tokens` and `budget`; `loss` and `served_tokens`;
     `budget` and `multiple` (of the optimal tokens per parameter).
 
     Returns:
-        The question as it was understood, and the answer.
+        The question with single spaces, and the answer.
 
     Raises:
-        ManifestError: the quantities ask nothing that is known.
-        FitError: there is no law to ask, or what is asked for cannot be reached.
+        ManifestError: the quantities form no known question.
+        FitError: there is no law, or no allocation reaches the requested loss.
     """
     given = _quantities(question)
     asks: dict[frozenset[str], Callable[..., Answer]] = {
@@ -131,7 +131,7 @@ def answer(result: Result, question: str) -> tuple[str, Answer]:
     ask = asks.get(frozenset(given))
     if ask is None:
         raise ManifestError(
-            f"`--question`: nothing is asked by `{question}`", hint=f"ask one of: {_QUESTIONS}"
+            f"`--question`: `{question}` is not a known question", hint=f"ask one of: {_QUESTIONS}"
         )
     return " ".join(question.split()), ask(**given)
 
@@ -143,7 +143,7 @@ _QUESTIONS = (
 
 
 def _quantities(question: str) -> dict[str, float]:
-    """`params=1e9 budget=1e21` as a mapping, in the names of `Result`'s methods."""
+    """Return `params=1e9 budget=1e21` as a mapping, in the names of `Result`'s methods."""
     given = {}
     for pair in question.replace(",", " ").split():
         name, _, value = pair.partition("=")

@@ -66,17 +66,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How figures are written: their formats, and the columns of a paper that each fills."""
+    """Options of the figures: file formats, and columns of a paper that each figure fills."""
 
     formats: Sequence[str] = ("png", "svg")
     columns: Literal[1, 2] | None = None
 
     @classmethod
     def of(cls, formats: str, columns: Literal["1", "2"] | None) -> Drawing:
-        """As the command line says it.
+        """Return the options that the command line gives.
 
         Raises:
-            ManifestError: a format that is not known.
+            ManifestError: a format is not known.
         """
         if columns is None:
             return cls(formats_of(formats), None)
@@ -182,13 +182,13 @@ def report(
 
 
 def _budgets(asked: Sequence[str] | None, sealed: str | None) -> list[float]:
-    """The FLOPs to answer for; a seal's too: without an interval it could not be scored."""
+    """Return the budgets to predict for; a seal's budget too, since scoring needs its interval."""
     given = [*((text, "--budget") for text in asked or []), (sealed, "--seal")]
     return [flops for text, option in given if (flops := number_of(text, option))]
 
 
 def _refuse_without_ledger(sources: Sequence[Path], *, seal: str | None, score: str | None) -> None:
-    """Refuse to seal or score what has no ledger: a table, or two sources at once."""
+    """Refuse to seal or score without a ledger: for a table, or for two sources."""
     if seal is None and score is None:
         return
     option = "--score" if seal is None else "--seal"
@@ -196,14 +196,13 @@ def _refuse_without_ledger(sources: Sequence[Path], *, seal: str | None, score: 
         raise ManifestError(f"`{option}` takes one run directory, got {len(sources)} sources")
     if sources[0].is_file():
         raise ManifestError(
-            f"`{option}`: a prediction is sealed in the ledger of a run directory, and "
-            f"`{sources[0]}` is a table",
-            hint="keep what `report TABLE --budget FLOPS --json` predicts beside the table instead",
+            f"`{option}` needs the ledger of a run directory, but `{sources[0]}` is a table",
+            hint="save the output of `report TABLE --budget FLOPS --json` beside the table instead",
         )
 
 
 def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
-    """Refuse, before anything is fitted, a page or a folder that could not be written."""
+    """Refuse a page or a folder that cannot be written, before the fit."""
     if page is not None and page.is_dir():
         raise ManifestError(
             f"`--html`: expected a file to write the page to, got the folder `{page}`",
@@ -217,27 +216,27 @@ def _refuse_unwritable(page: Path | None, folder: Path | None) -> None:
         if not above.is_dir():
             raise ManifestError(
                 f"`{option}`: expected a folder, got the file `{above}`",
-                hint="name a folder: it is made where there is none",
+                hint="name a folder; it is created if it does not exist",
             )
-        try:  # the only sure test: permissions say nothing to root, nor of disks that are read-only
+        try:  # permissions do not show a read-only disk, and do not bind root
             TemporaryFile(dir=above).close()
         except OSError as error:
             raise ManifestError(
-                f"`{option}`: nothing can be written into `{above}`: {error.strerror}",
+                f"`{option}`: the folder `{above}` is not writable: {error.strerror}",
                 hint="name another folder",
             ) from None
 
 
 @dataclass(frozen=True)
 class Printed:
-    """What of a result is printed, and how.
+    """Choice of what to print of a result, and in which layout.
 
     Attributes:
         source: the run directory or table.
-        layout: how tables are written.
+        layout: format of the tables.
         full: whether every table is printed.
-        tables: the names of those to print alone.
-        page: where the page lies, or will lie; None if none is written.
+        tables: names of the tables to print alone.
+        page: path of the page; None if no page is written.
     """
 
     source: Path
@@ -248,7 +247,7 @@ class Printed:
 
 
 def show(result: Result, shown: Printed) -> None:
-    """Print a result: one screen, or the tables that were asked for."""
+    """Print a result: one screen, or the requested tables."""
     if shown.layout == "csv" and (shown.full or len(shown.tables) > 1):
         raise ManifestError(
             "`--format csv` writes one table",
@@ -293,7 +292,7 @@ def _print_screen(result: Result, shown: Printed) -> None:
 
 
 def _page_of(source: Path, output: Path | None) -> Path | None:
-    """Where the page of a source is written; None for a table without `--output`."""
+    """Return the path of a source's page; None for a table without `--output`."""
     if output is not None:
         return output / "report.html"
     from flops_fit.sweep.rundir import RunDir
@@ -312,12 +311,12 @@ def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:
 
 
 def refuse_without_law(result: Result) -> None:
-    """Leave with the exit code of `not enough observations` where there is no law to show."""
+    """Raise the error of a result without a law; its exit code is 6."""
     if result.verdict == "refuse":
         first = result.reasons[0]
         failure = result.failures.get("surface") or next(iter(result.failures.values()), None)
         if first.code != "no_usable_law":
-            raise FitError(f"there is no law to believe: {first.message}", code=first.code)
+            raise FitError(f"no law can be trusted: {first.message}", code=first.code)
         told = f"no law can be fitted: {first.message}"
         if failure is None:
             raise FitError(told, code=first.code)
@@ -325,7 +324,7 @@ def refuse_without_law(result: Result) -> None:
 
 
 def formats_of(text: str) -> list[str]:
-    """`png,pdf` as a list."""
+    """Return `png,pdf` as a list."""
     formats = [name.strip().lower() for name in text.split(",") if name.strip()]
     if not formats or set(formats) - {"png", "svg", "pdf"}:
         raise ManifestError(
@@ -336,7 +335,7 @@ def formats_of(text: str) -> list[str]:
 
 
 def _write_page(result: Result, path: Path | None) -> None:
-    """Write the page alone, where it is asked for."""
+    """Write the page alone, if `--html` asks for it."""
     if path is not None:
         from flops_fit.manifest.files import write_atomic
 
@@ -345,7 +344,7 @@ def _write_page(result: Result, path: Path | None) -> None:
 
 
 def _write_figures(result: Result, source: Path, folder: Path | None, drawing: Drawing) -> None:
-    """Write the report into a folder, or its run directory, if it lets us; a table has none."""
+    """Write the report into the folder, else into the run directory; a table has no directory."""
     if folder is not None:
         write(result, folder, drawing)
         return
@@ -359,7 +358,10 @@ def _write_figures(result: Result, source: Path, folder: Path | None, drawing: D
         refused = StorageError.of(error)
         if refused is None:
             raise
-        say(f"warning: not written: {refused.message}; name another folder with --output")
+        say(
+            f"warning: the report was not written: {refused.message}; "
+            "name another folder with --output"
+        )
 
 
 def _compare(

@@ -86,7 +86,7 @@ def lines_of(found: Status) -> list[str]:
 
 
 def _time_left(found: Status) -> str:
-    """The forecast, and how long a running sweep has been silent if that is long."""
+    """Return the forecast, and the time since the last sign of life if it is long."""
     said = ""
     if found.seconds_left is not None and (found.num_running or found.queued):
         said = f", about {format_duration(found.seconds_left)} left"
@@ -96,7 +96,7 @@ def _time_left(found: Status) -> str:
 
 
 def _running_line(each: RunningTrial) -> str:
-    """One running trial in a line."""
+    """Return one running trial as a line."""
     trial = each.trial
     loss = "-" if each.loss is None else f"{each.loss:.3f}"
     rate = "-" if each.tokens_per_second is None else format_count(each.tokens_per_second)

@@ -1,4 +1,4 @@
-"""What `flops-fit report` asks about a table: how it is read, and one law for each group."""
+"""Options of `flops-fit report` for tables: columns, units, and one law for each group."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PAIRS = re.compile(r",(?=\s*[a-z_]+\s*=)")
 
 
 def columns_of(text: str | None) -> dict[str, str]:
-    """`params=N,loss=loss (val, nats)` as a mapping; a comma may stand in a column's name."""
+    """Return `params=N,loss=loss (val, nats)` as a mapping; a column's name may have commas."""
     return _pairs(text, "--columns", "params=N,tokens=D,loss=val_loss")
 
 
 def scale_of(text: str | None) -> dict[str, str]:
-    """`params=1e6,flops=PF-days` as a mapping."""
+    """Return `params=1e6,flops=PF-days` as a mapping."""
     return {
         name: factor.rstrip(",") for name, factor in
         _pairs(text, "--scale", "params=1e6,tokens=1e9,flops=PF-days").items()
@@ -33,7 +33,7 @@ def scale_of(text: str | None) -> dict[str, str]:
 
 
 def _pairs(text: str | None, option: str, example: str) -> dict[str, str]:
-    """NAME=VALUE pairs with commas between."""
+    """Return the NAME=VALUE pairs of an option, which commas separate."""
     pairs = [pair.partition("=") for pair in _PAIRS.split(text or "") if pair.strip(" ,")]
     for name, equals, value in pairs:
         if not equals or not name.strip() or not value.strip(' ",'):
@@ -56,7 +56,7 @@ def options_of(
     loss_unit: str | None,
     num_sources: int,
 ) -> list[TableOptions]:
-    """How each source is read, if it is a table.
+    """Return the reading options of each source; only a table uses them.
 
     Raises:
         ManifestError: an option is not well formed.
@@ -117,7 +117,7 @@ def groups_of(
     losses: Sequence[str] | None,
     read: Callable[..., Result],
 ) -> dict[str, Result] | None:
-    """The result of each group or loss of a table; None where one law is asked for.
+    """Return the result of each group or loss of a table; None if the table has one law.
 
     Raises:
         ManifestError: there are two sources, or a run directory.
@@ -137,7 +137,7 @@ def groups_of(
 
 
 def groups_table(results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """One row for each group: its runs, its law, and its optimum at the largest target."""
+    """Return one row for each group: its runs, its law, and its optimum at the largest target."""
     rows = []
     for label, result in results.items():
         row: dict[str, Any] = {

@@ -65,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class LossLaw:
-    """A law of loss with its FLOP count: all that the questions need.
+    """A law of loss with its FLOP count.
 
     Attributes:
         surface: L(N, D).
@@ -83,7 +83,7 @@ class LossLaw:
         return SurfaceFrontier(self.surface.loss, self.flops_per_token, self.surface.log_params)
 
     def answer(self, params: float, tokens: float, **figures: float) -> Answer:
-        """The allocation (params, tokens) with its FLOPs and its loss."""
+        """Return the allocation (params, tokens) with its FLOPs and its loss."""
         flops = self.flops_per_token(params) * tokens
         return Answer(params, tokens, flops, self.surface.loss(params, tokens), figures=figures)
 
@@ -103,13 +103,13 @@ class LossLaw:
     def tokens_for(self, params: float, loss: float) -> float:
         """D at which a model of `params` reaches `loss`."""
         floor = self.surface.loss(params, math.inf)
-        self._refuse_below(loss, floor, f"what {params:.4g} params reach with endless data")
+        self._refuse_below(loss, floor, f"the loss of {params:.4g} params with endless data")
         return float((self.surface.B / (loss - floor)) ** (1 / self.surface.beta))
 
     def params_for(self, tokens: float, loss: float) -> float:
         """N at which a model trained on `tokens` reaches `loss`."""
         floor = self.surface.loss(math.inf, tokens)
-        self._refuse_below(loss, floor, f"what {tokens:.4g} tokens give a model of any size")
+        self._refuse_below(loss, floor, f"the loss of a model of any size on {tokens:.4g} tokens")
         return float((self.surface.A / (loss - floor)) ** (1 / self.surface.alpha))
 
     def params_within(self, tokens: float, flops: float) -> float:
@@ -127,10 +127,10 @@ class LossLaw:
 
 
 def loss_law_of(fit: Fit) -> LossLaw:
-    """The law behind a fit of L(N, D).
+    """Return the law of a fit of L(N, D).
 
     Raises:
-        FitError: the method gives a frontier only, and no loss away from it.
+        FitError: the method has a frontier only, and no loss outside it.
     """
     # The richer form has a gamma besides, and is another law.
     if not set(NAMES) <= set(fit.parameters) or "gamma" in fit.parameters:
@@ -143,7 +143,7 @@ def loss_law_of(fit: Fit) -> LossLaw:
 
 
 def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:
-    """Put a question to a fit, and to its draws for the intervals.
+    """Return the answer of a fit; its draws give the intervals.
 
     A draw that cannot answer (a loss below its own E, say) counts as no answer; where a tenth of
     them cannot, there is no interval.
@@ -175,8 +175,8 @@ def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:
 def _of_one_run(interval: Interval, answer: Answer, fit: Fit) -> Interval:
     """The interval of a law's loss, widened to hold the loss of one run.
 
-    The draws know how well the law is determined. A run also lies off the law by as much as the
-    fitted runs do (their 95 % quantile), and beyond the data by what the back-test missed.
+    The draws show the uncertainty of the law. A run also deviates from the law by as much as the
+    fitted runs do (their 95 % quantile), and beyond the data by the error of the back-test.
     """
     off = sorted(abs(r) for r in fit.residuals)
     if not off or answer.loss <= 0 or interval[0] <= 0:
@@ -193,7 +193,7 @@ def _of_one_run(interval: Interval, answer: Answer, fit: Fit) -> Interval:
 
 
 def anchored(law: LossLaw, optimum: Optimum) -> LossLaw:
-    """The law moved so that its optimum at a budget is this one, for losses near it.
+    """Return the law shifted so that its optimum at a budget is `optimum`.
 
     Params scale by s and tokens by 1/s, which keeps the compute; the loss scales as a whole.
     """
@@ -214,7 +214,7 @@ def anchored(law: LossLaw, optimum: Optimum) -> LossLaw:
 
 
 def loss_law_draws(fit: Fit) -> list[LossLaw]:
-    """At most 200 of a fit's draws, evenly spaced, each as a law to be asked."""
+    """Return at most 200 of a fit's draws, evenly spaced, each as a law."""
     count = loss_law_of(fit).flops_per_token
     stride = max(1, len(fit.draws) // _MAX_DRAWS)
     chosen = [draw for draw in fit.draws[::stride] if set(NAMES) <= set(draw)]
@@ -222,9 +222,9 @@ def loss_law_draws(fit: Fit) -> list[LossLaw]:
 
 
 def waste_of(law: LossLaw, params: float, tokens: float) -> float:
-    """The share of the compute that an allocation wastes: 1 - C'/C, where C' would do optimally.
+    """Return the share of compute that an allocation wastes: 1 - C'/C.
 
-    Deadweight: C' is the least compute that reaches the allocation's own loss.
+    C' is the least compute that reaches the loss of the allocation.
     """
     flops = law.flops_per_token(params) * tokens
     return max(0.0, 1 - law.compute_for(law.surface.loss(params, tokens)) / flops)
@@ -349,7 +349,7 @@ def percentiles(values: Sequence[float]) -> Interval:
 
 
 def _bisect(f: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising f crosses 0 in [low, high]; the nearer end where it does not."""
+    """Return the zero of a rising f in [low, high], or the nearer end if there is none."""
     for _ in range(100):
         middle = (low + high) / 2
         if f(middle) < 0:

@@ -43,7 +43,7 @@ def own_budgets(observations: Sequence[Observation]) -> list[float]:
 def asked_budgets(
     rows: Iterable[float], targets: Collection[float], observations: Sequence[Observation]
 ) -> tuple[float, ...]:
-    """Those of a table's budgets that are targets, and not budgets of the runs themselves."""
+    """Return the budgets of a table that are targets, not budgets of the runs."""
     own = {o.budget_flops for o in observations if o.budget_flops is not None}
     return tuple(row for row in rows if _is_among(row, targets) and not _is_among(row, own))
 

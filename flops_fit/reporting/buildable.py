@@ -109,7 +109,7 @@ class Setting:
         return found
 
     def notes(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What must stand below a table with times in it."""
+        """Return the notes below a table of times."""
         if not any(row.get("wall_seconds") is not None for row in rows):
             return []
         text = f"time, cost: of one training at the rate of this sweep's trials ({self.devices})"

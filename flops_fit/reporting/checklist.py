@@ -25,7 +25,7 @@ from flops_fit.reporting.verdict import ROUNDING, extrapolation_decades, headlin
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One rule and how this study stands to it.
+    """One rule, and whether this study keeps it.
 
     Attributes:
         rule: what is asked.
@@ -96,7 +96,7 @@ def checklist_table(checks: Sequence[Check]) -> Table:
 
 
 def of_training(record: Record) -> Iterator[Check]:
-    """How every trial was trained."""
+    """Return the checks of the training recipe."""
     recipe = record.manifest.training
     simulated = record.ledger.is_simulated
     ended = record.ledger.finished.values()
@@ -134,7 +134,7 @@ def of_training(record: Record) -> Iterator[Check]:
 
 
 def _of_evaluation(record: Record) -> Iterator[Check]:
-    """What evaluation took, and whether it was exact; nothing of losses drawn from a law."""
+    """Return the checks of evaluation; none if the losses are simulated."""
     ended = list(record.ledger.finished.values())
     timed = [
         (each.evaluation_seconds, each.wall_seconds)
@@ -167,7 +167,7 @@ def _of_evaluation(record: Record) -> Iterator[Check]:
 
 
 def _of_spending(record: Record, targets: Sequence[float]) -> Iterator[Check]:
-    """What was spent, on which data, and what is left for a reader to repeat."""
+    """Return the checks of cost, data and reproducibility."""
     trials = record.plan.trials
     miss = max(abs(trial.flops / trial.budget_flops - 1) for trial in trials)
     yield Check(
@@ -230,7 +230,7 @@ def _of_design(observations: Sequence[Observation]) -> Iterator[Check]:
 
 
 def _of_targets(observations: Sequence[Observation], targets: Sequence[float]) -> Iterator[Check]:
-    """How far predictions reach."""
+    """Return the check of the distance of predictions from the data."""
     if targets:
         largest = max(o.flops for o in observations)
         factor = 10 ** max(extrapolation_decades(target, largest) for target in targets)

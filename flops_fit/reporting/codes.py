@@ -19,8 +19,8 @@ _COST = {
 
 FAILURES = {
     "constant_loss": "All runs have the same loss, so no law can be fitted. Check the loss column.",
-    "different_flops": "Two results count FLOPs by different conventions, so their budgets do not "
-    "mean the same. Give both tables FLOPs of one convention, or leave out the column in both.",
+    "different_flops": "One result has counted FLOPs and the other has 6 N D, so their compute "
+    "cannot be compared. Read both as 6 N D: `--columns flops=none`.",
     "different_units": "Two results measure data or loss in different units. Compare results whose "
     "losses mean the same.",
     "irreducible_loss": "The irreducible loss that was to be held is not below every loss. Give a "
@@ -66,28 +66,6 @@ NOTES = {
 }
 """What a reader should know of a result."""
 
-TABLES = {
-    "best_of_tuned": "Several rows of one size and one number of tokens differ in a tuned column, "
-    "such as the learning rate. The best of each is used.",
-    "budgets_ignored": "The budget column does not agree with the FLOPs of its rows, so rows are "
-    "grouped by their own FLOPs.",
-    "cells_unknown": "Cells of an optional column hold no number. They count as not known, and "
-    "their rows are kept.",
-    "decimal_commas": "A comma stands before the decimals in this table.",
-    "duplicates_merged": "Rows that are equal in every column are counted once.",
-    "flops_filled": "Some rows have no FLOPs. All rows are then counted by one convention.",
-    "group_read": "Only the rows of one group are read, as `--group` asks.",
-    "groups_pooled": "Rows differ in a text column, such as the data set, and one law is fitted to "
-    "all of them. `--group COLUMN` fits one law to each.",
-    "loss_chosen": "The table has several loss columns, and one was chosen. `--loss-column` names "
-    "another.",
-    "loss_converted": "Losses were converted to nats.",
-    "rows_far_off": "The losses of some rows lie far from the law of the other rows. Check them.",
-    "sheet_read": "The file has several sheets, and the first was read.",
-    "table_read": "How the table was read: its columns, units, and rows used and left out.",
-}
-"""How a table was read."""
-
 PLANNING = {
     "batch_norm": "A layer's statistics depend on the batch, so losses depend on the batch size.",
     "data_seen_again": "Some trials see data again, up to 4 epochs; that costs little.",
@@ -124,6 +102,29 @@ PLANNING = {
 }
 """What a plan, an estimate or a check warns of."""
 
+TABLES = {
+    "best_of_tuned": "Runs that differ in tuned settings alone were reduced to the best of each "
+    "group. The others are listed by `--table excluded`.",
+    "budgets_ignored": "The column of budgets disagrees with the FLOPs, so it is not used. Correct "
+    "its unit with `--scale`.",
+    "cells_unknown": "Some cells of an optional column have no usable number.",
+    "decimal_commas": "Commas in numbers were read as decimal points.",
+    "duplicates_merged": "Some rows repeat another row exactly; each is counted once.",
+    "flops_filled": "Some rows lack FLOPs or tokens. They were computed from the FLOPs per token "
+    "of runs of similar size.",
+    "group_read": "Only the rows of one group were read, as `--group` asked.",
+    "groups_pooled": "The rows form groups, and one law was fitted to all of them. `--group` "
+    "separates them.",
+    "loss_chosen": "Several columns may be the loss, and one was chosen. Name the right one with "
+    "`--loss-column`.",
+    "loss_converted": "Losses in bits or perplexities were converted to nats.",
+    "rows_far_off": "The loss of some rows is far from the law of the other rows. Check these "
+    "cells.",
+    "sheet_read": "The Excel file has several sheets, and one was read.",
+    "table_read": "The note states the columns, units and rows that were read from the table.",
+}
+"""What was noticed while a table was read."""
+
 RATES = {
     "noise_assumed": "Too few learning rates show the noise of the losses, so the usual noise is "
     "assumed.",
@@ -141,7 +142,7 @@ RATES = {
 _GROUPS = (
     ("Why there is no fit or no answer", FAILURES),
     ("What to know of a result", NOTES),
-    ("How a table was read", TABLES),
+    ("What was noticed while a table was read", TABLES),
     ("What a plan, an estimate or a check warns of", PLANNING),
     ("What a study of learning rates found", RATES),
 )
@@ -154,7 +155,7 @@ def known_codes() -> list[str]:
 
 
 def explain_code(code: str) -> str | None:
-    """What a code means, at length; None where there is no such code."""
+    """Return the entry of a code in full; None if the code is not known."""
     parts = [_explained(rule) for rule in RULES if rule.code == code]
     parts += [group[code] for _, group in _GROUPS if code in group]
     return "\n\n".join(parts) if parts else None

@@ -2,7 +2,7 @@
 
 The multiplier at a budget C is C' / C: C' is what the second needs to reach the loss that the first
 reaches with C, both allocated optimally. Below 1 the second is the better one. Losses must be in
-one unit and measured on one held-out set; the unit is checked, the set is the reader's to know.
+one unit and measured on one held-out set. The unit is checked; the reader must check the set.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Draw = TypeVar("_Draw")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its name, its surface, its trials."""
+    """One side of a comparison: its name, its fit and its trials."""
 
     name: str
     fit: Fit
@@ -43,7 +43,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two fits of the same kind, and what lies between them.
+    """Two fits of the same kind, and their differences.
 
     Attributes:
         first, second: the two sides.

@@ -56,7 +56,7 @@ _CAPTIONS = {
     "gains": (
         "What each level of compute bought",
         "The answer at the largest target from the runs up to each level of compute; bars and "
-        "shade: 95 % intervals of the runs' scatter.",
+        "shade: 95 % intervals from the noise of the runs.",
     ),
     "costs": (
         "Expected and real time",
@@ -148,7 +148,7 @@ class Contents:
 
     @cached_property
     def trial_costs(self) -> list[TrialCost]:
-        """What each trial was expected to take, and took; none without a run directory."""
+        """Return the expected and the real time of each trial; empty without a run directory."""
         return [] if self.result.record is None else trial_costs(self.result.record)
 
     @cached_property
@@ -158,17 +158,17 @@ class Contents:
 
     @cached_property
     def speeds(self) -> list[dict[str, Any]]:
-        """How fast each size trained; none without a run directory."""
+        """Return the training speed of each size; empty without a run directory."""
         return [] if self.result.record is None else speed_rows(self.result.record)
 
     @property
     def _basis(self) -> str:
-        """Where the expected times come from."""
+        """Return the source of the expected times."""
         record = self.result.record
         return "" if record is None else str(record.estimate.get("basis", ""))
 
     def extras(self) -> dict[str, Any]:
-        """What the JSON holds besides fits, predictions and checks."""
+        """Return the parts of the JSON other than fits, predictions and checks."""
         return {
             "buildable": self.buildable,
             "conventions": self.conventions,

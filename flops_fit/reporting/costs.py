@@ -17,7 +17,7 @@ _KILOWATT_HOUR = 3.6e6  # joules
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What one trial was expected to take, and took.
+    """Expected and real cost of one trial.
 
     Attributes:
         budget_flops: of its curve.
@@ -116,7 +116,7 @@ def cost_rows(
 
 
 def _unended(costs: Sequence[TrialCost]) -> dict[str, Any]:
-    """What was spent on trials that failed, were stopped or still train."""
+    """Return the cost of trials that failed, were stopped or still train."""
     seconds, flops = (
         math.fsum(getattr(cost, name) for cost in costs) if costs else None
         for name in ("real_seconds", "real_flops")

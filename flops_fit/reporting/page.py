@@ -40,7 +40,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the page, with a table, a figure or plain text."""
+    """A section of the page: a heading with a table, a figure or plain text."""
 
     title: str
     table: Table | None = None

@@ -177,7 +177,7 @@ def _said(drift: LadderCheck | None) -> tuple[Note, ...]:
 
 
 def _unmet(state: LedgerState) -> tuple[Note, ...]:
-    """That an adaptive sweep ended without its goal, where one did."""
+    """Return a note if an adaptive sweep ended before it reached its goal."""
     from flops_fit.sweep.rounds import unmet_goal
 
     note = unmet_goal(state)

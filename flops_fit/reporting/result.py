@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a sweep, or a table of finished runs, has to say.
+    """The fits, predictions and verdict of a sweep or of a table of finished runs.
 
     Attributes:
         fits: the laws, by method.
@@ -198,7 +198,7 @@ class Result:
         loss: float | str | None = None,
         method: str = "surface",
     ) -> Answer:
-        """What a model of fixed size gives: trained on `tokens`, for a budget, or up to a loss.
+        """Return the allocation of a model of fixed size: for `tokens`, a budget, or a loss.
 
         Figures: `loss_limit`, the loss with endless data; `waste`, the share of the compute that a
         model of the optimal size would save.
@@ -232,7 +232,7 @@ class Result:
         loss: float | str | None = None,
         method: str = "surface",
     ) -> Answer:
-        """What a fixed amount of fresh data gives: with `params`, for a budget, or up to a loss.
+        """Return the allocation of a fixed amount of fresh data: for `params`, a budget, or a loss.
 
         Figures: `loss_limit`, the loss of an endlessly large model; `waste`, as in `with_params`.
 
@@ -267,7 +267,7 @@ class Result:
 
         The worth of repeats is that of language models (Muennighoff et al. 2023,
         arXiv:2305.16264); it is not fitted to these trials. Figures: `epochs`, and
-        `loss_with_fresh_data`, what the budget would give without repeats.
+        `loss_with_fresh_data`, the loss of the budget without repeats.
         """
         unique, budget = parse_number(unique_tokens), parse_number(compute_budget)
         return ask_law(self.fit(method), lambda law: data_constrained(law, budget, unique))
@@ -399,7 +399,7 @@ class Result:
         return ["answer", *(["reasons"] if self.reasons else []), *shown, "observations"]
 
     def table(self, name: str) -> Table:
-        """One table of the report: `answer`, `reasons`, or one of `tables`.
+        """Return one table of the report: `answer`, `reasons`, or one of `tables`.
 
         Raises:
             ManifestError: there is no such table in this report.
@@ -477,7 +477,7 @@ class Result:
 
     @property
     def size_param(self) -> str:
-        """What sets the size of the model, as the manifest calls it; `size` for a table."""
+        """The manifest's name for the size of the model; `size` for a table."""
         return "size" if self.record is None else self.record.manifest.model.size_param
 
     @cached_property
@@ -494,7 +494,7 @@ class Result:
 
     @cached_property
     def record(self) -> Record | None:
-        """How the trials were planned and trained; None for a table."""
+        """The record of planning and training; None for a table."""
         from flops_fit.reporting.record import Record
 
         return Record.read(self.run_dir)

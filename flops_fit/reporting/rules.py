@@ -22,10 +22,10 @@ from flops_fit.planning.plan import MANY_EPOCHS, MIN_BUDGETS, MIN_DECADES
 
 
 class Severity(StrEnum):
-    """What a broken rule costs."""
+    """Cost of a broken rule."""
 
     REFUSED = "refused"
-    """There is nothing to believe."""
+    """The result is refused."""
     WARNED = "warned"
     """The result is at most provisional."""
     DEFAULT = "default"
@@ -36,7 +36,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of a credible study.
+    """A rule of a credible study.
 
     Attributes:
         code: stable name, as in the JSON of `report`.
@@ -91,7 +91,7 @@ LAW_HIDDEN_BY_SCATTER = Rule(
     "Look at the runs furthest from the law, then repeat or remove them.",
     "flops-fit report {source} --table observations",
     "flops-fit report {source} --table observations",
-    meaning="The noise is larger than the effect, so no size can be told from another.",
+    meaning="The noise is larger than the effect, so the sizes cannot be distinguished.",
 )
 OPTIMUM_UNKNOWN = Rule(
     "optimum_unknown",
@@ -357,7 +357,7 @@ TOO_FEW_SIZES = Rule(
     "flops-fit report {source} --table minima",
     least=5,
     unit="sizes",
-    meaning="A parabola through fewer points has no residual that tells how certain it is.",
+    meaning="A parabola through fewer points has no residual, so its uncertainty is not known.",
 )
 TAPERED_SIZES = Rule(
     "tapered_sizes",

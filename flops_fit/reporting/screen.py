@@ -40,12 +40,12 @@ _FIXED = "\u00a0"  # a blank at which no line is broken
 
 @dataclass(frozen=True)
 class Screen:
-    """What the screen needs besides the result.
+    """Settings of the screen.
 
     Attributes:
         source: the run directory or table, as the user wrote it.
         width: columns of the terminal.
-        page: where the page lies, or will lie; None if none is written.
+        page: path of the page; None if no page is written.
         is_unicode: whether the terminal shows more than ASCII.
     """
 
@@ -58,11 +58,11 @@ class Screen:
 def render_screen(
     result: Reported, screen: Screen, buildable: Sequence[Mapping[str, Any]] = ()
 ) -> list[str]:
-    """The lines of the default report; the first one ends with the verdict.
+    """Return the lines of the default report; the first line ends with the verdict.
 
     Args:
-        result: what is reported.
-        screen: where, and how wide.
+        result: the result to print.
+        screen: source, width and page.
         buildable: sizes around the optimum, rows of the table of that name.
     """
     width = min(screen.width, 120)
@@ -89,7 +89,7 @@ def _title(result: Reported, width: int) -> str:
 
 
 def _progress(result: Reported) -> list[str]:
-    """How far a sweep is that has not ended."""
+    """Return the progress of a sweep that has not ended."""
     record = result.record
     if record is None:
         return []
@@ -107,7 +107,7 @@ def _progress(result: Reported) -> list[str]:
 
 
 def _answer(result: Reported, width: int, buildable: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The answer at the largest budget that is asked for, with what belongs to it."""
+    """Return the answer at the largest requested budget, with its intervals and sizes."""
     row = headline_row(result)
     if result.verdict == "refuse" or row is None:
         why = result.reasons[0].message if result.reasons else "there is no law"
@@ -131,14 +131,14 @@ def _answer(result: Reported, width: int, buildable: Sequence[Mapping[str, Any]]
 
 
 def headline_row(result: Reported) -> Mapping[str, Any] | None:
-    """The headline's prediction at the largest budget asked for, else of the runs."""
+    """Return the headline's prediction at the largest requested budget, else of the runs."""
     rows = [row for row in result.rows if row["method"] == result.headline]
     asked = [row for row in rows if row["budget_flops"] in result.asked]
     return max(asked or rows, key=lambda row: float(row["budget_flops"]), default=None)
 
 
 def _interval_words(row: Mapping[str, Any], result: Reported, sizes: Sequence[float]) -> str:
-    """`params 95.3k-232k   bytes 6.54M-15.2M   loss 1.274-1.458`, those that are believed."""
+    """Return `params 95.3k-232k   bytes 6.54M-15.2M   loss 1.274-1.458`, without wide intervals."""
     parts = []
     if known_params(row, sizes):
         for name, key in (("params", "params"), (plural(result.unit), "tokens")):
@@ -152,7 +152,7 @@ def _interval_words(row: Mapping[str, Any], result: Reported, sizes: Sequence[fl
 
 
 def _reasons(result: Reported, screen: Screen, width: int) -> list[str]:
-    """The gravest reasons, each with what to do about it, and how many more there are."""
+    """Return the gravest reasons, each with its next step, and the number of the others."""
     told = gravest(result.reasons)
     if not told:
         return []
@@ -210,7 +210,7 @@ def gravest(reasons: Sequence[Note]) -> list[Note]:
 
 
 def next_step(code: str, result: Reported, source: str) -> tuple[str, str]:
-    """What to do about a reason, and the command for it; both may be empty."""
+    """Return the next step for a reason and its command; both may be empty."""
     rule = rules.rule_of(code)
     if rule is None:
         return "", ""
@@ -303,7 +303,7 @@ def _laid_out(
 
 
 def _cell(row: Mapping[str, Any], key: str, with_intervals: Sequence[str]) -> str:
-    """A value, and its interval if it is wanted and believed."""
+    """Return a value, and its interval if it is requested and narrow enough."""
     value = row.get(key)
     if value is None:
         return "-"
@@ -320,7 +320,7 @@ def _loss(value: float) -> str:
 
 
 def _facts(result: Reported, width: int) -> list[str]:
-    """The law, the other methods' answers, and what the runs cost."""
+    """Return the law, the answers of all methods, and the cost of the runs."""
     facts = [("Law", _law(result)), ("Methods", _methods(result)), ("Runs", _runs(result))]
     return [
         line.replace(_FIXED, " ")
@@ -392,7 +392,7 @@ def _weights(result: Reported, budget: float) -> str:
 
 
 def _runs(result: Reported) -> str:
-    """How many runs were fitted and left out, and what they cost."""
+    """Return the number of runs that were fitted and left out, and their cost."""
     text = f"{len(result.used)} fitted"
     if result.excluded:
         text += f", {len(result.excluded)} left out"
@@ -403,7 +403,7 @@ def _runs(result: Reported) -> str:
 
 
 def _where(result: Reported, screen: Screen, width: int) -> list[str]:
-    """Where the page lies, what else can be shown, and the next command."""
+    """Return the path of the page, the names of the tables, and the next command."""
     lines = []
     if screen.page is not None:
         lines.append(f"Page     {printable(screen.page)}")

@@ -67,7 +67,7 @@ class Seal:
         return seal
 
     def score(self, loss: float) -> dict[str, Any]:
-        """How well the prediction did.
+        """Error of a sealed prediction.
 
         Args:
             loss: the real held-out loss of the big run, in the unit of the prediction.

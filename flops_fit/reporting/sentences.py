@@ -11,13 +11,13 @@ from flops_fit.units import format_count, format_duration, format_flops, plural
 
 
 def believable(interval: Sequence[float]) -> bool:
-    """Whether an interval of positive numbers says something: its ends are finite and not far."""
+    """Return whether an interval of positive numbers is finite and narrow enough to print."""
     low, high = interval
     return 0 < low <= high < math.inf and high <= WIDEST * low
 
 
 def known_params(row: Mapping[str, Any], sizes: Sequence[float]) -> bool:
-    """Whether a prediction's N is known better than the range of sizes that were trained."""
+    """Return whether the interval of N is narrower than the range of trained sizes."""
     pair = row.get("params_interval")
     if pair is None:
         return True
@@ -27,7 +27,7 @@ def known_params(row: Mapping[str, Any], sizes: Sequence[float]) -> bool:
 
 
 def joined(interval: Sequence[float], write: Callable[[float], str]) -> str:
-    """`95.3k-232k`."""
+    """Return an interval as `95.3k-232k`."""
     return "-".join(map(write, interval))
 
 
@@ -39,12 +39,12 @@ def answer_sentence(
     sizes: Sequence[float] = (),
     has_intervals: bool = True,
 ) -> str:
-    """What to train with a budget, or that this is not known, why, and which run would help.
+    """Return the best model for a budget, or why it is not known and which run would help.
 
     Args:
         row: a prediction, as in the table of methods.
-        unit: what one unit of data is called.
-        loss_unit: what the loss is measured in.
+        unit: name of one unit of data.
+        loss_unit: unit of the loss.
         sizes: params of the runs.
         has_intervals: whether each number is followed by its 95 % interval.
     """
@@ -81,7 +81,7 @@ def answer_sentence(
 def nearest_words(
     row: Mapping[str, Any], size_param: str, buildable: Sequence[Mapping[str, Any]]
 ) -> str:
-    """`d_model = 72 (143k params, wastes 0.07 % of compute); about 8 min here`; may be empty."""
+    """Return `d_model = 72 (143k params, wastes 0.07 % of compute); about 8 min here`, or ""."""
     value = row.get("nearest_size")
     if value is None:
         return ""

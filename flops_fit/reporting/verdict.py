@@ -43,7 +43,7 @@ HEADLINE = ("combination", "surface", "isoflop", "extrapolation", "envelope", "g
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far to believe a result.
+    """Verdict on a result, with its reasons.
 
     Attributes:
         judgement: `trust`, `provisional` or `refuse`.
@@ -113,7 +113,7 @@ def judge(
 def _of_combination(
     combination: Fit, isoflop: Fit | None, observations: Sequence[Observation]
 ) -> Iterator[Note]:
-    """What speaks against the combination; doubts about one member are in its intervals already."""
+    """Return doubts about the combination; its intervals cover doubts about one member."""
     minima = _minima(isoflop)
     enough = [m for m in minima if rules.TOO_FEW_SIZES.holds(m.num_sizes)]
     bad = [m for m in enough if m.status is not MinimumStatus.OK]
@@ -138,7 +138,7 @@ def _of_single_methods(
     notes: Sequence[Note],
     predictions: Sequence[Optimum],
 ) -> Iterator[Note]:
-    """What speaks against each method that answers, where there is no combination."""
+    """Return doubts about each method, if there is no combination."""
     rivals = {method: fit for method, fit in usable.items() if method in RIVALS}
     for name, error in failures.items():
         if name in ESSENTIAL:
@@ -206,7 +206,7 @@ def headline_method(fits: Mapping[str, Fit]) -> str | None:
 
 
 def extrapolation_decades(budget_flops: float, largest_flops: float) -> float:
-    """How many powers of ten `budget_flops` lies beyond the largest observed compute; 0 inside."""
+    """Return the decades from the largest observed compute to `budget_flops`; 0 inside."""
     # A trial's FLOPs may differ from its budget by the rounding to whole steps: 2 % is no step out.
     if largest_flops <= 0 or budget_flops <= largest_flops * 1.02:
         return 0.0
@@ -214,7 +214,7 @@ def extrapolation_decades(budget_flops: float, largest_flops: float) -> float:
 
 
 def _of_status(method: str, fit: Fit, *, known: set[str]) -> Iterator[Note]:
-    """What the fit itself said of its end, and which of its notes speak against the law.
+    """Return the notes of a fit that raise doubts about its law.
 
     `known`: messages that stand among the reasons anyway.
     """
@@ -237,7 +237,7 @@ def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
 
 
 def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
-    """One reason for each budget without a minimum; one for all where a kind has many."""
+    """Return a reason for each budget without a minimum, or one for many of the same kind."""
     by_status: dict[MinimumStatus, list[Minimum]] = {}
     for minimum in _minima(isoflop):
         if minimum.status is not MinimumStatus.OK:
@@ -346,7 +346,7 @@ def _of_agreement(
 
 
 def _of_targets(observations: Sequence[Observation], targets: Sequence[float]) -> Iterator[Note]:
-    """Which targets lie too far beyond the data."""
+    """Return a reason if targets lie too far beyond the data."""
     largest = max((o.flops for o in observations), default=0.0)
     for target in targets:
         factor = 10.0 ** extrapolation_decades(target, largest)
@@ -376,23 +376,23 @@ def misfit(fits: Mapping[str, Fit]) -> float:
 
 
 def hidden_law(surface: Fit, observations: Sequence[Observation], *, factor: float) -> Note | None:
-    """That the runs scatter by more than the law lets the loss fall over the last compute.
+    """Return a reason if the noise of the runs exceeds the fall of the loss with compute.
 
     Args:
         surface: the fit.
-        observations: that it rests on.
-        factor: how many times less compute to compare the largest budget with.
+        observations: the runs of the fit.
+        factor: ratio of the largest budget to the smaller one that it is compared with.
     """
     top = max(o.budget_flops or o.flops for o in observations)
     here, below = surface.predict(top).loss, surface.predict(top / factor).loss
     if here is None or below is None:
         return None
-    scatter, fall = misfit({"surface": surface}), math.log(below / here)
-    if scatter <= fall:
+    noise, fall = misfit({"surface": surface}), math.log(below / here)
+    if noise <= fall:
         return None
     return rules.LAW_HIDDEN_BY_SCATTER.reason(
-        f"the runs scatter about the surface by {scatter:.1%} (median deviation), more than the "
-        f"{fall:.1%} by which it lets the loss fall over the last {factor:.0f}-fold of compute"
+        f"the runs lie {noise:.1%} off the surface (median), more than the {fall:.1%} by which the "
+        f"loss falls over the last {factor:.0f}-fold of compute"
     )
 
 

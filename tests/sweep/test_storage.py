@@ -65,7 +65,7 @@ def test_help_whose_reader_leaves_is_no_error(table):
 def test_a_place_that_takes_no_files_is_refused_before_the_fit(table, option, path):
     ended = report(table, option, path, capture_output=True)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"error: `{option}`: nothing can be written into `/proc`")
+    assert ended.stderr.startswith(f"error: `{option}`: the folder `/proc` is not writable")
     assert ended.stdout == ""
 
 
@@ -84,7 +84,10 @@ def test_a_report_that_its_run_directory_does_not_take_is_printed(write_stated, 
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert "For 3e12 FLOPs: train 152k params" in ended.stdout
-    assert "warning: not written: `runs/planted/report/result.json` cannot be" in ended.stderr
+    assert (
+        "warning: the report was not written: `runs/planted/report/result.json` cannot be"
+        in ended.stderr
+    )
     assert "--output" in ended.stderr
 
 

@@ -124,7 +124,7 @@ def gains_figure(
 
 
 def _width(low: float, high: float) -> str:
-    """How wide an interval is: its upper end over its lower one, in two digits."""
+    """Return the width of an interval in two digits: its upper end over its lower end."""
     ratio = high / low
     if ratio < 1.2:
         return f"{100 * (ratio - 1):.2g} %"

@@ -103,7 +103,7 @@ def residuals_figure(
     excluded: Sequence[Excluded] = (),
     columns: Columns = None,
 ) -> Figure:
-    """How far each trial lies from the fitted surface, in percent, by N and by D."""
+    """Draw the residuals of the trials from the fitted surface, in percent, by N and by D."""
     law = Surface(*(fit.parameters[name] for name in ("E", "A", "B", "alpha", "beta")))
     out = {e.name for e in (*excluded, *fit.excluded)}
     percent = [100 * (o.loss / law.loss(o.params, o.tokens) - 1) for o in observations]

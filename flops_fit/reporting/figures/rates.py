@@ -171,7 +171,7 @@ def _finish_optima(axes: Axes, transfer: Transfer, size_param: str) -> None:
 
 
 def _say_what_is_missing(axes: Axes, transfer: Transfer, size_param: str) -> None:
-    """Where no size has an optimum, say so in the empty panel, and of each size what is wrong."""
+    """Explain in the empty panel why no size has an optimum, one line for each size."""
     if any(bracket.rate is not None for bracket in transfer.brackets):
         return
     reasons: dict[str, list[str]] = {}

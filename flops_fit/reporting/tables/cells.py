@@ -25,7 +25,7 @@ POSITIVE = frozenset({"count", "flops", "loss", "duration", "bytes", "money"})
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table.
+    """A column of a table.
 
     Attributes:
         key: where rows keep the value, and its name in CSV and JSON.
@@ -50,11 +50,11 @@ class Column:
 
 
 class Shown(Protocol):
-    """What a renderer writes: a `Table`, known by its shape."""
+    """Protocol of a table that a renderer writes."""
 
     @property
     def title(self) -> str:
-        """What the table shows."""
+        """Title of the table."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -90,7 +90,7 @@ def csv_cell(value: object) -> object:
 
 
 def format_value(value: object, kind: Kind) -> str:
-    """One value for people; `-` where there is none."""
+    """Return one value for people; `-` if there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return MISSING
     if kind == "range" and isinstance(value, tuple | list):
@@ -124,7 +124,7 @@ def format_value(value: object, kind: Kind) -> str:
 
 
 def significant(value: float, digits: int) -> str:
-    """`digits` significant digits; powers of ten outside 1e-3 to 1e6."""
+    """Return a number with `digits` significant digits; powers of ten outside 1e-3 to 1e6."""
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return format_flops(value, digits) if value > 0 else f"-{format_flops(-value, digits)}"
     if value == 0:
@@ -135,7 +135,7 @@ def significant(value: float, digits: int) -> str:
 
 
 def cell(row: Mapping[str, Any], column: Column) -> str:
-    """What people read in one cell: the value, and behind it the interval in brackets."""
+    """Return the text of one cell: the value, then the interval in brackets."""
     text = format_value(row.get(column.key), column.kind)
     interval = row.get(f"{column.key}_interval") if column.has_interval else None
     if interval is None or text == MISSING:

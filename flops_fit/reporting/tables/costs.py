@@ -55,7 +55,7 @@ def gains_table(gains: Sequence[Gain], loss_unit: str = "nats") -> Table:
         Column("loss", f"loss ({loss_unit})", "loss", has_interval=True),
     )
     notes = (
-        "intervals here are of the runs' scatter alone: they leave out that the law may be wrong",
+        "intervals hold the noise of the runs alone, not the error of a wrong law",
         "FLOPs of the runs that are fitted, each as if trained alone: not those of failed ones",
     )
     rows = tuple(asdict(gain) for gain in gains)

@@ -111,7 +111,7 @@ def _paragraphs(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _extra_lines(row: Mapping[str, Any], widths: Mapping[str, float]) -> int:
-    """How many lines more than one the paragraphs of a row take."""
+    """Return the number of lines beyond the first that the paragraphs of a row take."""
     return max(
         (
             math.ceil(len(format_value(row.get(key), "text")) / (share * _CHARACTERS)) - 1

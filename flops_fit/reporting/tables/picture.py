@@ -19,7 +19,7 @@ _LABEL = 9  # characters for the budgets at the right
 
 @dataclass(frozen=True)
 class PictureCurve:
-    """One isoFLOP curve.
+    """An isoFLOP curve.
 
     Attributes:
         budget_flops: its compute.
@@ -78,7 +78,7 @@ def isoflop_picture(
 
 @dataclass(frozen=True)
 class _Area:
-    """Where values lie on the canvas: x is ln params, y is loss."""
+    """Positions of values on the canvas: x is ln params, y is loss."""
 
     left: float
     right: float

@@ -11,7 +11,7 @@ from flops_fit.units import plural
 
 
 def power_table(power: Mapping[str, Any]) -> Table:
-    """How well a plan would tell the exponent, and N at the target: `power` of `plan --json`."""
+    """Return the expected uncertainty of the exponent and of N: `power` of `plan --json`."""
     columns = (
         Column("quantity", "quantity"),
         Column("expected", "by the prior law"),
@@ -49,7 +49,7 @@ def power_table(power: Mapping[str, Any]) -> Table:
 
 
 def weaknesses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What is weak in a sweep: `budget_flops`, `kind`, `message`."""
+    """Return the weaknesses of a sweep: `budget_flops`, `kind`, `message`."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops"),
         Column("kind", "weakness"),

@@ -40,7 +40,7 @@ def optima_table(transfer: Transfer, size_param: str, unit: str, loss_unit: str)
 
 
 def rule_costs_table(transfer: Transfer, size_param: str) -> Table:
-    """What each rule would cost the largest size, if its rate were tuned at the smallest."""
+    """Return the cost of each rule at the largest size, with the rate tuned at the smallest."""
     columns = (
         Column("rule", "rule"),
         Column("rate", "rate there", "number"),

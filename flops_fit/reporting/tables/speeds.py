@@ -45,7 +45,7 @@ def speed_rows(record: Record) -> list[dict[str, Any]]:
 
 
 def speeds_table(rows: Sequence[Mapping[str, Any]], unit: str = "token") -> Table:
-    """How fast each size trained, and how much of its device it used.
+    """Return the training speed of each size and its use of the device.
 
     Args:
         rows: of `speed_rows`.

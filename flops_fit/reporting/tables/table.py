@@ -148,7 +148,7 @@ def estimate_table(
     totals: Mapping[str, Any] | None = None,
     warnings: Sequence[Note] = (),
 ) -> Table:
-    """What a plan will cost, trial by trial, and in all.
+    """Return the expected cost of a plan, for each trial and in total.
 
     Args:
         rows: per trial `trial_id`, `size_value`, `tokens`, `flops`, `wall_seconds`,
@@ -253,7 +253,7 @@ def chinchilla_table(
 
 
 def excluded_table(excluded: Sequence[Excluded]) -> Table:
-    """What was left out of the fits, and why."""
+    """Return the runs that were left out of the fits, with reasons."""
     columns = (Column("name", "trial or row"), Column("reason", "reason"))
     rows = tuple({"name": out.name, "reason": out.reason} for out in excluded)
     return Table("Left out", columns, rows)

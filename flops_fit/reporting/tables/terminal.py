@@ -80,7 +80,7 @@ class ForTerminal:
 
 @dataclass(frozen=True)
 class _Needs:
-    """How wide a column has to be.
+    """Width that a column needs.
 
     Attributes:
         least: numbers, intervals and words stay whole.
