@@ -103,8 +103,8 @@ PLANNING = {
 """What a plan, an estimate or a check warns of."""
 
 TABLES = {
-    "best_of_tuned": "Runs that differ in tuned settings alone were reduced to the best of each "
-    "group. The others are listed by `--table excluded`.",
+    "best_of_tuned": "Some pairs of params and tokens were trained with several settings, such as "
+    "learning rates. Only the best run of each pair is used.",
     "budgets_ignored": "The column of budgets disagrees with the FLOPs, so it is not used. Correct "
     "its unit with `--scale`.",
     "cells_unknown": "Some cells of an optional column have no usable number.",

@@ -391,8 +391,8 @@ def hidden_law(surface: Fit, observations: Sequence[Observation], *, factor: flo
     if noise <= fall:
         return None
     return rules.LAW_HIDDEN_BY_SCATTER.reason(
-        f"the runs lie {noise:.1%} off the surface (median), more than the {fall:.1%} by which the "
-        f"loss falls over the last {factor:.0f}-fold of compute"
+        f"the runs differ from the surface by {noise:.1%} (median deviation), more than the "
+        f"{fall:.1%} by which the loss falls over the last {factor:.0f}-fold of compute"
     )
 
 
