@@ -458,7 +458,7 @@ def test_a_question_is_answered_in_a_sentence_above_its_numbers(
     rehearsed, question, opening, numbers
 ):
     asked = ["report", "runs/planted", "--question", question]
-    said, table = flops_fit(*asked, cwd=rehearsed.parent).stdout.split("Answers")
+    said, table = flops_fit(*asked, cwd=rehearsed.parent).stdout.split("Answers", 1)
     sentence = " ".join(said.split("\n\n")[-2].split())
     assert sentence.startswith(opening)
     assert all(number in sentence for number in numbers)
