@@ -361,7 +361,7 @@ def _table_options(
     loss_column: str | None,
     loss_unit: str | None,
 ) -> TableOptions:
-    """How a table is read, from a call's arguments."""
+    """Return the table options that a call's arguments state."""
     from flops_fit.fitting.tables.table import TableOptions
 
     return TableOptions(

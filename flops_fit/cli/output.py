@@ -34,12 +34,12 @@ def set_loudness(*, quiet: bool, verbose: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only results and errors are printed."""
+    """Return whether only results and errors are printed."""
     return _loudness["quiet"]
 
 
 def is_verbose() -> bool:
-    """Whether more progress, and tracebacks of errors, are printed."""
+    """Return whether more progress, and tracebacks of errors, are printed."""
     return _loudness["verbose"]
 
 

@@ -94,7 +94,7 @@ def ask_timings(
 
 
 def _usual(measured: Sequence[Timing], devices_per_trial: int) -> Timing:
-    """One size's timing from those of every process of the trials side by side."""
+    """Merge the timings of one size that the processes of concurrent trials measured."""
     trials = [
         max(measured[at : at + devices_per_trial], key=lambda timing: timing.seconds_per_token)
         for at in range(0, len(measured), devices_per_trial)
@@ -110,7 +110,7 @@ def _usual(measured: Sequence[Timing], devices_per_trial: int) -> Timing:
 
 
 def ask_findings(manifest: Path, *, search_path: Sequence[Path]) -> list[Finding]:
-    """What an examination of a manifest's plugins finds.
+    """Examine a manifest's plugins in a child process and return the findings.
 
     Raises:
         ManifestError: the manifest breaks a rule.
@@ -189,7 +189,7 @@ def _read(text: str | None, code: int) -> dict[str, Any]:
 
 
 def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """What the child says."""
+    """Return the child's answer to a question."""
     began = time.monotonic()
     try:
         manifest = read_manifest(Path(question["manifest"]))

@@ -1,4 +1,4 @@
-"""What a plugin offers: Model, Data, Loss, Executor (Protocols; no torch at run time).
+"""Protocols of the plugins: Model, Data, Loss and Executor; torch is not imported.
 
 The protocols are structural: a plugin keeps them by shape and never needs to import this package.
 A batch is what the user's DataLoader gives: a mapping with `inputs` and `targets`, a pair
@@ -30,5 +30,5 @@ class Model(Protocol):
         ...
 
     def num_params(self) -> int:
-        """How many trainable parameters the model has."""
+        """Return the number of trainable parameters."""
         ...

@@ -20,7 +20,7 @@ SizeValue = int | float
 
 @dataclass(frozen=True)
 class Description:
-    """What planning needs to know of an experiment; JSON-ready.
+    """The facts of an experiment that planning needs, as plain data.
 
     Attributes:
         sizes: every size that may be planned, with its counts.

@@ -1,4 +1,4 @@
-"""What an experiment is made of: source files, versions and data, as digests that can be compared.
+"""Digests of an experiment's source files, versions and data, for comparison.
 
 Trials form one law only if each was trained by the same code on the same data. The source files are
 the modules that the plugins loaded from the folders where plugins are looked for; versions are
@@ -26,7 +26,7 @@ _MOST_LINES = 6  # of a changed file that are quoted
 
 @dataclass(frozen=True)
 class Identity:
-    """What one process trains with.
+    """The code, versions and data that one process trains with.
 
     Attributes:
         files: SHA-256 of each source file by its path.

@@ -27,7 +27,7 @@ LIVE = "live:"  # begins the plugin's name in the manifest of an experiment made
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every trial is made from.
+    """The objects that every trial is made from.
 
     Attributes:
         manifest: the experiment as written.
@@ -81,7 +81,7 @@ def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
 
 
 def load_count(manifest: Manifest, factory: Any, *, search_path: Sequence[Path]) -> Any:
-    """How FLOPs are found: the manifest's word, or a plugin's `count_flops(model, batch)`.
+    """Return how FLOPs are counted: by the manifest, or by a plugin's `count_flops(model, batch)`.
 
     Raises:
         PluginError: the function is not there.

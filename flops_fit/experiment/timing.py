@@ -12,7 +12,7 @@ from flops_fit.manifest.trials import Trial
 
 @dataclass(frozen=True)
 class Timing:
-    """What one size was measured at on the device at hand.
+    """The measured speed and memory of one size on this device.
 
     Attributes:
         flops_per_token: of the size that was timed.
@@ -42,7 +42,7 @@ class Timing:
 
     @property
     def flops_per_second(self) -> float:
-        """What the size achieved in training."""
+        """Measured training FLOPs per second."""
         return self.flops_per_token / self.seconds_per_token
 
     @property
@@ -58,7 +58,7 @@ class Timing:
         return None if peak is None else self.flops_per_second / peak
 
     def to_dict(self) -> dict[str, Any]:
-        """What was measured, and the shares, as plain data."""
+        """Return the measurements and the shares of the peak as plain data."""
         rates = {key: getattr(self, key) for key in ("flops_per_second", "utilisation", "mfu")}
         return {**asdict(self), **rates}
 

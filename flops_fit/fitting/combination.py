@@ -82,7 +82,7 @@ _MIN_SIZES = 5
 
 
 def _few(levels: int) -> float:
-    """How much larger errors are expected from few levels of compute."""
+    """Return the factor by which few levels of compute increase the expected errors."""
     return max(1.0, _ENOUGH_LEVELS / max(levels, 1))
 
 
@@ -129,7 +129,7 @@ OWN_PARAMS_PRIOR = Growth(0.06, 0.15)
 
 @dataclass(frozen=True)
 class Miss:
-    """One fold held against one larger budget.
+    """The errors of one fold at one larger budget.
 
     Attributes:
         cut: how many levels of compute were fitted.
@@ -152,7 +152,7 @@ class Miss:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the errors of the folds compare with a prior.
+    """The ratio of the folds' errors to a prior.
 
     Attributes:
         ratio: variance of the errors over the prior's, shrunk to 1.
@@ -237,12 +237,12 @@ class Combination:
 
     @cached_property
     def loss_scales(self) -> dict[str, Scale]:
-        """How each method's errors of ln loss compare with its prior."""
+        """Each method's errors of ln loss relative to its prior."""
         return {m: self._loss_scale(m, self.misses, self._last_cut) for m in self.frontiers}
 
     @cached_property
     def params_scales(self) -> dict[str, Scale]:
-        """How each method's errors of ln N compare with its prior."""
+        """Each method's errors of ln N relative to its prior."""
         return {m: self._params_scale(m, self.misses, self._last_cut) for m in self.frontiers}
 
     @property
@@ -294,7 +294,7 @@ class Combination:
         )
 
     def decades(self, flops: float) -> float:
-        """How many powers of ten a budget lies beyond the largest run; negative within."""
+        """Return the decades from the largest run's FLOPs to a budget; negative within the data."""
         return math.log10(flops / self.top_flops)
 
     def optima(self, flops: float) -> dict[str, Optimum]:
@@ -359,7 +359,7 @@ class Combination:
         return {method: weight / total for method, weight in raw.items()}
 
     def _reaches_best_loss(self, method: str) -> bool:
-        """Whether a member's optimum at the largest budget is as good as the best run was."""
+        """Return whether a member's optimum at the largest budget is no worse than the best run."""
         optimum = self.optima(self.top_flops).get(method)
         if self.best_loss is None or optimum is None or optimum.loss is None:
             return True
@@ -614,7 +614,7 @@ def _against(
 
 
 def _is_sound(fit: Fit) -> bool:
-    """Whether both exponents are finite and N grows with compute, no faster than compute."""
+    """Return whether both exponents are finite and N grows with compute, no faster than compute."""
     a, b = fit.exponents.get("params"), fit.exponents.get("tokens")
     return a is not None and b is not None and 0 < a < 1 and math.isfinite(b)
 

@@ -122,7 +122,7 @@ def lower_hull(x: Array, y: Array) -> list[int]:
 
 
 def _turns_right(x: Array, y: Array, i: int, j: int, k: int) -> bool:
-    """Whether the middle point j lies on or above the line from i to k."""
+    """Return whether the middle point j lies on or above the line from i to k."""
     return bool((x[j] - x[i]) * (y[k] - y[i]) - (y[j] - y[i]) * (x[k] - x[i]) <= 0)
 
 

@@ -25,7 +25,7 @@ Status = Literal["interior", "edge", "flat", "too_few"]
 
 @dataclass(frozen=True)
 class RatePoint:
-    """One trial of a learning-rate study.
+    """A trial of a learning-rate study.
 
     Attributes:
         size_value, params, tokens: size of the model and of its training data.

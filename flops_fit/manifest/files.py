@@ -1,4 +1,4 @@
-"""One door for every file of a run: bounded reading, typed reading, and atomic writing.
+"""Reads and writes every file of a run: bounded, typed reading and atomic writing.
 
 Reading. A file is opened without waiting and must be a regular file of a bounded size, so a FIFO, a
 device or a sparse file of many gigabytes is refused at once. Its content is validated against a

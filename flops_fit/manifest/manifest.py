@@ -133,7 +133,7 @@ class ModelSection(_Section):
         return {**numbers, "size": value, self.size_param: value}
 
     def arguments(self, value: Number) -> dict[str, Any]:
-        """What follows from a size: the size parameter itself, and the derived arguments.
+        """Return a size's arguments: the size parameter and the derived ones.
 
         Raises:
             ValueError: a formula has no value at this size.
@@ -279,7 +279,7 @@ class Manifest(_Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a trial's numbers depend on: all but what stands below.
+        """The values that a trial's numbers depend on.
 
         Name, execution, report, transfer, goal and trackers may change on the way. Keys without a
         value are left out, so that a sweep goes on under a version that knows more.
@@ -336,7 +336,7 @@ def manifest_from(data: Mapping[str, Any], *, where: str) -> Manifest:
 
 
 def _read_size(value: object) -> object:
-    """One entry of `sizes`."""
+    """Read one entry of `sizes`."""
     if isinstance(value, Mapping):
         if "size_value" not in value and "params" not in value:
             return dict(value)

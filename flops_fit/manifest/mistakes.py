@@ -65,7 +65,7 @@ def _others(first: Any, found: Sequence[Any]) -> str:
 
 
 def _hint_for(place: str, *, is_list: bool = False) -> str | None:
-    """How a value of this kind is written."""
+    """Return an example of a value of this kind."""
     if is_list and "budgets" in place:
         return "write a list, as `budgets = [1e16, 3e16, 1e17, 3e17, 1e18]`"
     if "budgets" in place or place.endswith("_flops") or place == "sweep.goal.at":

@@ -63,7 +63,7 @@ _COUNTS = ("batch_tokens", "batch_min_examples", "micro_batch_examples", "heldou
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every trial is trained; which values a rule gave is recorded with each trial.
+    """The recipe of every trial; each trial records which of its values a rule gave.
 
     Attributes:
         optimizer: `adamw`, or `sgd` with `momentum`. A model's own `configure_optimizers` wins.

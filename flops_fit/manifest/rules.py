@@ -66,7 +66,7 @@ _TIMESCALE, _TIMESCALE_POWER = 1.084, -0.527
 
 @dataclass(frozen=True)
 class Settings:
-    """What the rules give to one trial.
+    """The values that the rules give to one trial.
 
     Attributes:
         matrix_rate: peak learning rate of weight matrices (at the reference's fan-in, under `mup`).

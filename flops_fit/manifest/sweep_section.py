@@ -63,7 +63,7 @@ _SIZED_BY: dict[Design, str] = {
 
 
 class Goal(BaseModel):
-    """What an adaptive sweep works for: `{ at = 1e21, params_within = 0.2 }`.
+    """The goal of an adaptive sweep: `{ at = 1e21, params_within = 0.2 }`.
 
     Attributes:
         at: FLOPs of the budget whose optimum is wanted.
@@ -128,7 +128,7 @@ class SweepSection(BaseModel):
 
     @property
     def measure(self) -> list[float] | float | None:
-        """What says how large the sweep is; None: as large as the sizes listed in [model]."""
+        """The key that sets the size of the sweep; None: the sizes listed in [model] set it."""
         own: list[float] | float | None = getattr(self, _SIZED_BY[self.design])
         return own if self.total_flops is None else self.total_flops
 

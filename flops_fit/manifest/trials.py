@@ -36,7 +36,7 @@ from flops_fit.manifest.files import (
 
 
 class Status(StrEnum):
-    """How a trial ended.
+    """The status with which a trial ended.
 
     `finished`: with a loss to be fitted. `diverged`: it was trained, but its loss says nothing of
     the law. `failed`: an error; the trial is tried again on resume.
@@ -59,7 +59,7 @@ five horizons, each twice the one before, lay at most 0.9 % apart
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One model size: what the constructor was asked for, and the counts of what it built.
+    """A model size: the constructor's argument, and the counts of the model that it built.
 
     Attributes:
         size_value: the value of the model's size parameter (`d_model = 64`, say).
@@ -102,7 +102,7 @@ class Trunk:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One planned training result: a size, how much data it sees, and a seed.
+    """A planned trial: a size, an amount of data and a seed.
 
     Attributes:
         trial_id: 12 hexadecimal digits of a hash of the content below, never a position.
@@ -255,7 +255,7 @@ def _digest(content: Any) -> str:
 
 @dataclass(frozen=True)
 class SharedTrunk:
-    """What a trial took from its trunk, and what it left for others.
+    """The part of a trial's training that came from its trunk, and the part it left for others.
 
     Attributes:
         trunk_id: the trunk.
@@ -306,7 +306,7 @@ class Discarded:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What an outcome says beside its loss; None: not measured, or does not apply.
+    """The measurements of an outcome beside its loss; None: not measured, or does not apply.
 
     Attributes:
         recipe: the recipe that trained, as written in the manifest with its defaults.
@@ -377,7 +377,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a trial left behind: its status, and the numbers or the error.
+    """The result of a trial: its status, and its numbers or its error.
 
     Attributes:
         trial_id: of the trial.

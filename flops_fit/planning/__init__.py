@@ -1,1 +1,1 @@
-"""Which trials to run, and what they will cost."""
+"""Plans: the trials to run and their cost."""

@@ -45,7 +45,7 @@ _ROUNDS = 40
 
 @dataclass(frozen=True)
 class Ground:
-    """What every design is laid out on.
+    """The sizes, units and limits that every design uses.
 
     Attributes:
         sizes: what the model can be built at.

@@ -22,7 +22,7 @@ MOST_EVALUATION = 0.03
 
 @dataclass(frozen=True)
 class TrialEstimate:
-    """What one trial will cost; `memory_bytes` and `cost` None where not known.
+    """The forecast cost of one trial; `memory_bytes` and `cost` are None if not known.
 
     Of the `wall_seconds`, `evaluation_seconds` go to held-out losses.
     """
@@ -50,7 +50,7 @@ class TrialEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will cost.
+    """The forecast cost of a sweep.
 
     Attributes:
         trials: one by one.
@@ -214,7 +214,7 @@ def _seconds(
 
 
 def _sharing(processes: int, num_devices: int | None) -> int:
-    """How many processes have one memory among them."""
+    """Return the number of processes that share one memory."""
     if num_devices is None:
         return 1
     return math.ceil(processes / num_devices) if num_devices else processes
@@ -246,7 +246,7 @@ def _interpolate(known: Sequence[tuple[float, float]], at: float) -> float:
 
 
 def _makespan(seconds: Sequence[float], workers: int, *, startup: float) -> float:
-    """When the last of these ends, started in this order as workers fall free."""
+    """Return when the last task ends, if each starts in this order as soon as a worker is free."""
     ends = [startup] * workers
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)

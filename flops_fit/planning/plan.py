@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def separate_flops(self) -> float:
-        """What the same trials would cost if they shared nothing."""
+        """FLOPs of the same trials without shared trunks."""
         return math.fsum(trial.flops for trial in self.trials)
 
     @property
@@ -90,7 +90,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Level:
-    """One isoFLOP curve as it is wanted.
+    """The plan of one isoFLOP curve.
 
     Attributes:
         budget_flops: the compute of each of its trials.
@@ -180,7 +180,7 @@ def num_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> int:
 def lay_trials(
     size: Size, budget: float, batch_tokens: BatchTokens, seeds: Sequence[int]
 ) -> list[Trial]:
-    """One trial a seed, its tokens rounded to whole steps."""
+    """Return one trial for each seed, its tokens rounded to whole steps."""
     batch = batch_tokens(size, budget / size.flops_per_token)
     tokens = num_steps(size, budget, batch_tokens) * batch
     return [
@@ -256,7 +256,7 @@ def _refuse_out_of_reach(
 
 
 def _too_few_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> str:
-    """Why not even the smallest size can be trained at the largest budget."""
+    """Return why even the smallest size cannot be trained at the largest budget."""
     steps = num_steps(size, budget, batch_tokens)
     return (
         f"{budget:g} FLOPs buy the smallest, "

@@ -1,4 +1,4 @@
-"""What a plan buys: how well its runs would tell the exponent, and N at the target.
+"""Forecasts how precisely a plan's runs will determine the exponent, and N at the target.
 
 Losses of the plan's trials are drawn from a prior law with noise, some hundred times, and the
 surface is fitted to each draw, all as one batched problem that starts at the truth. Trials that
@@ -39,7 +39,7 @@ _LEVEL = 95.0
 
 @dataclass(frozen=True)
 class Power:
-    """What a plan is expected to tell.
+    """The expected precision of a plan.
 
     Attributes:
         exponent: of N_opt in C, by the prior law.
@@ -66,7 +66,7 @@ class Power:
     failures: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data: `power` of `plan --power --json`."""
+        """Return the values as plain data: `power` of `plan --power --json`."""
         return {
             name: getattr(self, name) for name in self.__dataclass_fields__ if name != "law"
         } | {"law": {name: getattr(self.law, name) for name in ("E", "A", "B", "alpha", "beta")}}

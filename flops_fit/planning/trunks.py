@@ -70,7 +70,7 @@ def _spans(group: Sequence[Trial]) -> list[list[Trial]]:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What the trials of a span have in common."""
+    """The batch and warm-up that the trials of a span share."""
 
     batch_tokens: int
     reference_tokens: int
@@ -78,7 +78,7 @@ class _Shape:
 
 
 def _shape(span: Sequence[Trial], recipe: Recipe, units: int, multiple: int) -> _Shape:
-    """One batch and warm-up for all trials of a span."""
+    """Return one batch and warm-up for all trials of a span."""
     horizons = sorted({trial.tokens for trial in span})
     size, shortest = span[0].size, horizons[0]
     middle = round(math.exp(math.fsum(map(math.log, horizons)) / len(horizons)))
@@ -136,7 +136,7 @@ class TrunkStates:
         return (trial.tokens - self.shared_tokens(trial)) * trial.size.flops_per_token
 
     def after(self, trial: Trial) -> TrunkStates:
-        """What is there once one more trial has ended."""
+        """Return the states after one more trial has ended."""
         if trial.trunk is None or trial.trunk_id is None:
             return self
         there = self._kept.get(trial.trunk_id, set())
@@ -162,7 +162,7 @@ class TrunkStates:
         return math.fsum(trial.cost_flops for trial in self.settled(trials))
 
     def affordable(self, trials: Sequence[Trial], left_flops: float) -> list[Trial]:
-        """As many of the trials, from the first on, as the FLOPs that are left pay for."""
+        """Return the first trials that the remaining FLOPs pay for."""
         found: list[Trial] = []
         for trial in trials:
             if self.total_flops([*found, trial]) > left_flops:

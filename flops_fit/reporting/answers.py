@@ -1,4 +1,4 @@
-"""What a fitted law answers beyond its table: the inverse, fixed N or D, repeats, serving, waste.
+"""Answers questions from a fitted law: required compute, fixed N or D, repeats, serving, waste.
 
 Every answer is an allocation: params, tokens, the FLOPs of training on them, and the loss that the
 law predicts, each with a 95 % interval where the fit has draws of its parameters (percentiles of

@@ -1,4 +1,4 @@
-"""Which budgets a report answers for: each once, as a person would write it.
+"""Selects the budgets of a report: each once, in rounded form.
 
 FLOPs counted as 6 N D come to 9.99999999999944e19 where 1e20 is meant, so budgets that differ by
 less than a millionth are one, and it goes by the round number if there is one.

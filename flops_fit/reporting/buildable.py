@@ -1,4 +1,4 @@
-"""What a run directory knows besides losses: sizes that can be built, and what compute costs here.
+"""Reads the sizes that can be built, and the cost of compute, from a run directory.
 
 From it an optimum gets what a reader needs to act on it: the nearest sizes of their own model, the
 time that training would take at the rate of the sweep's trials, and its price.
@@ -95,7 +95,7 @@ class Setting:
         return seconds / 3600 * self.devices_per_trial * self.price_per_hour
 
     def is_beyond(self, flops_per_token: float) -> bool:
-        """Whether no trial of such a size was timed: its rate is extrapolated."""
+        """Return whether no trial of such a size was timed: its rate is extrapolated."""
         known = [timing.flops_per_token for timing in self.timings]
         return not known or not min(known) / _SAME <= flops_per_token <= max(known) * _SAME
 

@@ -25,7 +25,7 @@ from flops_fit.reporting.verdict import ROUNDING, extrapolation_decades, headlin
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One rule, and whether this study keeps it.
+    """A rule, and whether this study keeps it.
 
     Attributes:
         rule: what is asked.

@@ -34,7 +34,7 @@ _Draw = TypeVar("_Draw")
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its name, its fit and its trials."""
+    """A side of a comparison: its name, fit and trials."""
 
     name: str
     fit: Fit
@@ -207,7 +207,7 @@ def _refuse_conventions(first: Side, second: Side) -> None:
 
 
 def _is_6nd(observations: Sequence[Observation]) -> bool:
-    """Whether all FLOPs are 6 N D."""
+    """Return whether all FLOPs are 6 N D."""
     return all(
         abs(seen.flops / (6 * seen.params * seen.tokens) - 1) < _SAME for seen in observations
     )
@@ -231,7 +231,7 @@ def _refuse_bits(first: Side, second: Side, laws: tuple[LossLaw, LossLaw]) -> No
 
 
 def _covers(side: Side, seen: Observation) -> bool:
-    """Whether a run lies in the range of sizes and of data that a side has."""
+    """Return whether a run lies in the range of sizes and of data that a side has."""
     params = [each.params for each in side.observations]
     tokens = [each.tokens for each in side.observations]
     return min(params) <= seen.params <= max(params) and min(tokens) <= seen.tokens <= max(tokens)

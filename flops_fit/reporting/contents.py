@@ -1,4 +1,4 @@
-"""What stands in a report, and in which order: its tables and the sections of its page."""
+"""The contents of a report, in order: its tables and the sections of its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs themselves show for or against an answer; each finding is a broken rule.
+"""Evidence for or against an answer in the runs themselves; each finding is a broken rule.
 
 - No signal: the loss does not fall with compute, or by less than its noise.
 - Collinear design: tokens per param is almost constant, so alpha and beta cannot be told apart.
@@ -46,7 +46,7 @@ def against(
 
 
 def signal(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether the best loss falls with compute, by more than the noise of single runs."""
+    """Check whether the best loss falls with compute by more than the noise of single runs."""
     runs = sorted(observations, key=lambda o: o.flops)
     bins = min(_BINS, len(runs) // _PER_BIN)
     if bins < 2 or runs[-1].flops < 1.5 * runs[0].flops:
@@ -90,7 +90,7 @@ def _noise_of(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> f
 
 
 def collinear(observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether tokens per param vary enough to tell the exponents apart."""
+    """Check whether tokens per param vary enough to determine both exponents."""
     ratios = [math.log(o.tokens / o.params) for o in observations]
     spread = pstdev(ratios) if len(ratios) > 1 else 0.0
     if not rules.COLLINEAR_DESIGN.holds(spread):
@@ -102,7 +102,7 @@ def collinear(observations: Sequence[Observation]) -> Iterator[Note]:
 
 
 def unmatched_budgets(surface: Fit | None) -> Iterator[Note]:
-    """Whether the runs of a budget lie off the surface together."""
+    """Check whether the runs of a budget are off the surface as a group."""
     if surface is None or len(surface.residuals) != len(surface.used):
         return
     groups: list[tuple[float, list[float]]] = []
@@ -137,7 +137,7 @@ def unmatched_budgets(surface: Fit | None) -> Iterator[Note]:
 
 
 def outside_sizes(combination: Fit | None, observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether the best size at the largest budget lies outside the sizes trained there."""
+    """Check whether the best size at the largest budget is outside the sizes trained there."""
     if combination is None:
         return
     runs = sorted(observations, key=lambda o: o.flops, reverse=True)
@@ -155,7 +155,7 @@ def outside_sizes(combination: Fit | None, observations: Sequence[Observation]) 
 
 
 def missed_budgets(combination: Fit | None) -> Iterator[Note]:
-    """Whether the combination missed one of the table's own largest budgets."""
+    """Check whether the combination missed one of the table's own largest budgets."""
     details = None if combination is None else combination.details
     if not isinstance(details, CombinationDetails):
         return
@@ -176,7 +176,7 @@ def missed_budgets(combination: Fit | None) -> Iterator[Note]:
 
 
 def uncertain(predictions: Sequence[Optimum]) -> Iterator[Note]:
-    """Whether the headline's intervals at the largest target are too wide to build on."""
+    """Check whether the headline's intervals at the largest target are too wide."""
     ours = [o for o in predictions if o.method == "combination"]
     if not ours:
         return

@@ -1,4 +1,4 @@
-"""One self-contained HTML report: no script, no network, every text escaped.
+"""A self-contained HTML report: no script, no network, every text escaped.
 
 Figures stand in the file as SVG images; the page's own policy forbids it to load anything. Text
 from a manifest or a plugin goes through jinja2's autoescape, like every other text.

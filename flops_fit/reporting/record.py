@@ -1,4 +1,4 @@
-"""What a run directory says of how its trials were trained; reading it runs no code.
+"""Reads how the trials of a run directory were trained; reading runs no code.
 
 The manifest, the provenance, the plan and the ledger are plain data: no plugin is imported and
 nothing is unpickled. A directory that lacks one of them has no record.
@@ -26,7 +26,7 @@ from flops_fit.sweep.rundir import RunDir
 
 @dataclass(frozen=True)
 class Record:
-    """How a sweep was planned and what became of it.
+    """The plan of a sweep and the state of its trials.
 
     Attributes:
         directory: where it was read.
@@ -65,13 +65,13 @@ class Record:
 
     @property
     def unique_units(self) -> int | None:
-        """How many different units the training set holds; None if endless or not known."""
+        """The number of different units in the training set; None if endless or not known."""
         facts = (self.provenance.get("description") or {}).get("facts") or {}
         return self.manifest.data.unique_units or facts.get("unique_units")
 
     @cached_property
     def transfer(self) -> Mapping[str, Any] | None:
-        """What a study of this experiment's learning rates said; None where there is none.
+        """The result of a study of this experiment's learning rates; None if there is none.
 
         It is looked for where `flops-fit transfer` puts it, beside the sweep's run directory.
         """
@@ -119,7 +119,7 @@ class Record:
 
 
 def _point(line: str, trial: Trial) -> Observation | None:
-    """One line of a training curve."""
+    """Read one line of a training curve."""
     try:
         point = json.loads(line)
         tokens, flops, loss = (float(point[key]) for key in ("tokens", "flops", "loss"))

@@ -1,4 +1,4 @@
-"""What tables, figures and page read of a result: `Result`, known by its shape.
+"""The part of a `Result` that tables, figures and the page read, as a Protocol.
 
 The files that show a result stand below the one that holds it, so they cannot import it.
 """

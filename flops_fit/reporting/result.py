@@ -119,7 +119,7 @@ class Result:
 
     @property
     def reasons(self) -> list[Note]:
-        """Why the verdict is not `trust`, each with a code."""
+        """The reasons why the verdict is not `trust`, each with a code."""
         return list(self._judged.reasons)
 
     def predict(self, compute_budget: float | str, *, method: str | None = None) -> Optimum:

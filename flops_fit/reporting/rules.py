@@ -64,7 +64,7 @@ class Rule:
     meaning: str = ""
 
     def holds(self, value: float) -> bool:
-        """Whether a measured value lies inside the threshold."""
+        """Return whether a measured value lies inside the threshold."""
         return self.least <= value <= self.most
 
     def reason(self, message: str) -> Note:

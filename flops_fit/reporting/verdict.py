@@ -155,7 +155,7 @@ def _of_single_methods(
 
 
 def _is_inside(optimum: Optimum, observations: Sequence[Observation]) -> bool:
-    """Whether a prediction is for no more compute than was observed."""
+    """Return whether a prediction is for no more compute than was observed."""
     largest = max(o.budget_flops or o.flops for o in observations)
     return extrapolation_decades(optimum.flops, largest) == 0
 
@@ -176,7 +176,7 @@ def _shortened(reasons: Sequence[Note]) -> tuple[Note, ...]:
 
 
 def is_usable(fit: Fit) -> bool:
-    """Whether a law came out that can be asked: finite, with exponents that grow with compute."""
+    """Return whether a law can answer: it is finite, and its exponents grow with compute."""
     exponents = fit.exponents.get("params"), fit.exponents.get("tokens")
     return all(value is not None and math.isfinite(value) for value in exponents)
 
@@ -227,7 +227,7 @@ def _of_status(method: str, fit: Fit, *, known: set[str]) -> Iterator[Note]:
 
 
 def _of_excluded(excluded: Sequence[Excluded], num_used: int) -> Iterator[Note]:
-    """Whether trials diverged, and whether more were left out than a few."""
+    """Check whether trials diverged, and whether many were left out."""
     seen = num_used + len(excluded)
     diverged = sum(out.reason.startswith("diverged") for out in excluded)
     if not rules.DIVERGED_TRIALS.holds(diverged):
@@ -254,7 +254,7 @@ def _of_minima(isoflop: Fit | None) -> Iterator[Note]:
 
 
 def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether budgets and sizes are enough to speak of a power law."""
+    """Check whether budgets and sizes are enough to determine a power law."""
     minima = [m for m in _minima(fits.get("isoflop")) if m.status is MinimumStatus.OK]
     least_budgets = rules.TOO_FEW_BUDGETS.least
     if minima and len(minima) < least_budgets:
@@ -273,7 +273,7 @@ def _of_coverage(fits: Mapping[str, Fit], observations: Sequence[Observation]) -
 
 
 def _of_range(observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether the budgets span enough compute."""
+    """Check whether the budgets span enough compute."""
     spent = [o.budget_flops or o.flops for o in observations]
     decades = math.log10(max(spent) / min(spent)) if spent else 0.0
     if not rules.NARROW_BUDGETS.holds(decades + ROUNDING):
@@ -284,7 +284,7 @@ def _of_range(observations: Sequence[Observation]) -> Iterator[Note]:
 
 
 def _of_laws(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iterator[Note]:
-    """Whether the laws' parameters are ones that nature has been seen to give."""
+    """Check whether the laws' parameters are in the published range."""
     for method, fit in fits.items():
         a = fit.exponents["params"]
         rule = rules.IMPLAUSIBLE_EXPONENT
@@ -306,7 +306,7 @@ def _of_laws(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> It
 def _of_irreducible_loss(
     method: str, fit: Fit, observations: Sequence[Observation]
 ) -> Iterator[Note]:
-    """Whether E is a number that the data determine: above 0, below every loss."""
+    """Check whether the data determine E: above 0, below every loss."""
     floor = fit.parameters.get("E")
     least = min((o.loss for o in observations), default=None)
     if floor is None or least is None:
@@ -324,7 +324,7 @@ def _of_irreducible_loss(
 def _of_agreement(
     fits: Mapping[str, Fit], observations: Sequence[Observation], targets: Sequence[float]
 ) -> Iterator[Note]:
-    """Whether methods name the same N where it matters: at the targets, else at the top budget."""
+    """Check whether methods agree on N at the targets, or else at the top budget."""
     sound = {method: fit for method, fit in fits.items() if fit.status == "ok"}
     top = max((o.budget_flops or o.flops for o in observations), default=None)
     budgets = list(targets) or ([] if top is None else [top])
@@ -363,7 +363,7 @@ def _minima(isoflop: Fit | None) -> Sequence[Minimum]:
 
 
 def _meet(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
-    """Whether both intervals are known and share a point."""
+    """Return whether both intervals are known and share a point."""
     return one is not None and other is not None and one[0] <= other[1] and other[0] <= one[1]
 
 

@@ -23,7 +23,7 @@ from flops_fit.sweep.ledger import Ledger
 
 @dataclass(frozen=True)
 class Caps:
-    """What a sweep may spend in all, earlier sessions included; None: no cap.
+    """The most that a sweep may spend, earlier sessions included; None: no cap.
 
     Attributes:
         flops: of all trials, failed and diverged ones too.
@@ -54,7 +54,7 @@ class Caps:
     def reached(
         self, *, flops: float, device_seconds: float, waiting: Sequence[Trial]
     ) -> CapReached | None:
-        """What a sweep comes to with the next trial, if that is more than a cap allows.
+        """Return the cap that the next trial would exceed, if there is one.
 
         Args:
             flops: spent, with the next trial.
@@ -70,7 +70,7 @@ class Caps:
         return None
 
     def out_of_time(self, device_seconds: float, waiting: Sequence[Trial]) -> CapReached:
-        """That the cap on device time is reached, with the trials that will not be finished."""
+        """Return the reached cap on device time and the trials that will not be finished."""
         assert self.device_seconds is not None
         missing = tuple(trial.trial_id for trial in waiting)
         return CapReached(
@@ -80,7 +80,7 @@ class Caps:
 
 @dataclass(frozen=True)
 class CapReached:
-    """Why a sweep stopped before its end.
+    """The reason why a sweep stopped before its end.
 
     Attributes:
         cap: as the user stated it.
@@ -163,7 +163,7 @@ class Allowance:
         )
 
     def seconds_left(self) -> float | None:
-        """How long until the running trials must be asked to stop, to end in time; None: no cap."""
+        """Return the seconds until running trials must be stopped to end in time; None: no cap."""
         left = self._caps.seconds_left(self._spent_seconds() * self._caps.devices_per_trial)
         if left is None:
             return None
@@ -180,7 +180,7 @@ class Allowance:
         return min(_STOP_SECONDS, _STOP_SHARE * cap / self._caps.devices_per_trial)
 
     def out_of_time(self, open_trials: Sequence[Trial]) -> CapReached:
-        """That the running trials, first among these, cannot end within the cap on time."""
+        """Return the reached cap on device time and the trials that will not be finished."""
         running = [trial for trial in open_trials if trial.trial_id in self.began]
         seconds = self._spent_seconds() + math.fsum(map(self._seconds_to_go, running))
         return self._caps.out_of_time(seconds * self._caps.devices_per_trial, open_trials)
@@ -200,25 +200,25 @@ class Allowance:
         return self._ledger.state.spent_seconds + running
 
     def _seconds_to_stop(self, trial_id: str) -> float:
-        """How long a running trial may take to end its step and save a checkpoint."""
+        """Return the seconds that a running trial needs to end its step and save a checkpoint."""
         steps = self._steps_of(self._by_id[trial_id])
         so_far = time.monotonic() - self.began[trial_id]
         return max(self._reserve, _STOP_STEPS * so_far / steps if steps else 0.0)
 
     def _ends_within(self, trial_id: str, seconds: float) -> bool:
-        """Whether a running trial is forecast to end within so many seconds, with some to spare."""
+        """Return whether a running trial is forecast to end well within so many seconds."""
         so_far = time.monotonic() - self.began[trial_id]
         whole = self._seconds_in_all(self._by_id[trial_id])
         return so_far < _SLACK * whole <= so_far + seconds
 
     def _seconds_to_go(self, trial: Trial) -> float:
-        """How long a trial will still run by forecast."""
+        """Return the forecast remaining seconds of a trial."""
         began = self.began.get(trial.trial_id)
         so_far = 0.0 if began is None else time.monotonic() - began
         return max(0.0, self._seconds_in_all(trial) - so_far)
 
     def _seconds_in_all(self, trial: Trial) -> float:
-        """How long a trial takes at the pace of the finished one nearest in size; 0: not known."""
+        """Return a trial's seconds at the speed of the nearest finished size; 0: not known."""
         state = self._ledger.state
         known = [t for t in self._plan.trials if t.trial_id in state.finished]
         if not known:
@@ -234,7 +234,7 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a user allows a sweep to spend in all; None: no limit.
+    """The limits that a user sets on a sweep's spending; None: no limit.
 
     Attributes:
         max_flops: FLOPs of all trials.

@@ -58,7 +58,7 @@ class Leases:
         return True
 
     def holds(self, trial_id: str) -> bool:
-        """Whether this process holds the lease of a trial."""
+        """Return whether this process holds the lease of a trial."""
         lease = self._known.get(trial_id)
         return lease is not None and lease.is_locked and lease.compromise is None
 

@@ -38,7 +38,7 @@ _MAX_DEATHS = 3  # workers that died in a row; after that their trials are not t
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one running trial is, by the last report of its worker."""
+    """The progress of a running trial, by the last report of its worker."""
 
     trial: Trial
     step: int
@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """How a sweep ended: its trials by state, and why it stopped.
+    """The end of a sweep: its trials by state, and why it stopped.
 
     Attributes:
         finished, diverged, failed, pending: trials in each state.
@@ -137,7 +137,7 @@ def conduct(
 
 
 class _Sweep:
-    """One session that carries out a plan."""
+    """A session that carries out a plan."""
 
     def __init__(
         self, plan: Plan, run: RunDir, ledger: Ledger, watcher: Watcher, caps: Caps
@@ -272,7 +272,7 @@ class _Sweep:
         self.append(_ended(trial, outcome, flops=flops, attempt_seconds=seconds), trial)
 
     def _progress(self, trial: Trial) -> Progress:
-        """How far a running trial has come, as its worker last said."""
+        """Return a running trial's progress, as its worker last reported it."""
         said = read_progress(self.run, trial.trial_id)
         return Progress(trial, 0, None) if said is None else Progress(trial, said.step, said.loss)
 

@@ -1,4 +1,4 @@
-"""Whether trials are still trained by the code and on the data that the sweep began with.
+"""Checks that trials still use the code and data that the sweep began with.
 
 `made_of.json` in the run directory holds a list of records. The first process that trains writes
 the first one, and keeps a copy of the plugins' source files under `source/`. Every later process,

@@ -1,4 +1,4 @@
-"""What one line of the ledger says: a dataclass for each event.
+"""The entries of the ledger: a dataclass for each event.
 
 A line is one JSON object with `event`, `at` (UTC, ISO 8601), for a trial `trial_id`, and the fields
 of the event's class below. Fields without a value are left out. Unknown fields are ignored.
@@ -29,7 +29,7 @@ from flops_fit.planning.adaptive.terms import Decision
 
 
 class Event(StrEnum):
-    """What happened."""
+    """The kind of an entry."""
 
     SWEEP_STARTED = "sweep_started"
     SWEEP_RESUMED = "sweep_resumed"
@@ -52,7 +52,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the ledger; `at` is set when the entry is appended."""
+    """A line of the ledger; `at` is set when the entry is appended."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
     event: ClassVar[Event]
@@ -165,7 +165,7 @@ class TrialFailed(TrialEnded):
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionMade(Decision, Entry):
-    """What an adaptive sweep runs next, and why."""
+    """The next runs of an adaptive sweep, and the reason."""
 
     event: ClassVar[Event] = Event.DECISION_MADE
 

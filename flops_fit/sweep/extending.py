@@ -35,7 +35,7 @@ _BUDGETS = re.compile(r"^(\s*budgets\s*=\s*)\[[^\]]*\]", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Extension:
-    """How a sweep changes.
+    """The changes that a new plan makes to a sweep.
 
     Attributes:
         plan: the new plan, with the ended trials that it does not ask for.
@@ -50,7 +50,7 @@ class Extension:
     no_longer_asked: tuple[Trial, ...]
 
     def note(self, run: RunDir) -> Note:
-        """What changes, in a sentence or two."""
+        """Return a note on what changes."""
         flops = sum(trial.cost_flops for trial in self.new)
         said = f"the sweep changes: {len(self.kept)} trials are kept, {len(self.new)} are new"
         said += f" ({format_flops(flops)} FLOPs)" if self.new else ""
@@ -67,7 +67,7 @@ class Extension:
 
 
 def is_extension(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two identities of a manifest differ only in which trials they ask for."""
+    """Return whether two identities of a manifest differ only in which trials they ask for."""
     return _without_trials(was) == _without_trials(now)
 
 

@@ -37,6 +37,6 @@ def interrupting() -> Iterator[None]:
 
 
 def killed_by(number: int) -> str:
-    """What ended a process, where a signal did."""
+    """Return the name of the signal that ended a process."""
     name = signal.Signals(number).name
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -187,7 +187,7 @@ class LedgerState:
         self.wall_seconds[trial_id] = max(before + attempt, seconds)
 
     def is_pending(self, trial: Trial) -> bool:
-        """Whether the trial has still to be trained (a failed one has)."""
+        """Return whether the trial has still to be trained (a failed one has)."""
         closed = (self.finished, self.diverged, self.dropped)
         return not any(trial.trial_id in each for each in closed)
 
@@ -349,7 +349,7 @@ def _chained(after: str, own: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One whole line of the file.
+    """A whole line of the file.
 
     Attributes:
         number: counted from 1.
@@ -445,7 +445,7 @@ def _entry_of(path: Path, text: bytes, number: int) -> Entry:
 
 @dataclass(frozen=True)
 class _Head:
-    """What every line has: it says which class reads the rest."""
+    """The fields that every line has; they decide which class reads the rest."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
 

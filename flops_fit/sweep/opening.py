@@ -352,11 +352,11 @@ def _text_of(source: Path | Prepared) -> str:
 
 
 def _default_place(source: Path | Prepared, name: str) -> Path:
-    """Where a sweep lies if nobody says."""
+    """Return a sweep's default directory."""
     path = source.path if isinstance(source, Prepared) else source
     return Path("runs") / name if path is None else default_run_dir(path, name)
 
 
 def default_directory(manifest: Manifest) -> Path:
-    """Where a library call keeps its sweep: `runs/NAME-FINGERPRINT`."""
+    """Return the default directory of a library call: `runs/NAME-FINGERPRINT`."""
     return Path("runs") / f"{manifest.name}-{fingerprint(manifest)}"

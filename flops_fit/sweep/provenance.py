@@ -1,4 +1,4 @@
-"""What a run directory was started from: `provenance.json`, read, written and compared.
+"""Reads, writes and compares `provenance.json`: the origin of a run directory.
 
 It holds the experiment's fingerprint, its data, what the plugins said, and the versions behind the
 numbers. Nothing is trained under a directory that holds another experiment.
@@ -29,7 +29,7 @@ from flops_fit.sweep.rundir import RunDir
 def provenance_of(
     prepared: Prepared, plan: Plan, *, study: Study, simulated: bool, is_adaptive: bool
 ) -> dict[str, Any]:
-    """What a run rests on: the experiment, its data and the versions behind its numbers."""
+    """Return a run's origin: the experiment, its data and the versions behind its numbers."""
     facts = prepared.description.facts
     return {
         "fingerprint": fingerprint(prepared.manifest),
@@ -131,7 +131,7 @@ def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study
 
 
 def study_of(run: RunDir) -> Study:
-    """What the trials of a run directory are for.
+    """Return the kind of study that a run directory holds.
 
     Raises:
         RunDirError: it is not a run directory.
@@ -145,7 +145,7 @@ def study_of(run: RunDir) -> Study:
 
 
 def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
-    """What a run directory was started from, without loading a plugin.
+    """Return the experiment that a run directory was started from, without loading a plugin.
 
     Raises:
         RunDirError: it is no run directory, holds another kind of study, or cannot be read.

@@ -1,4 +1,4 @@
-"""One trial in several processes on one machine: start them, stop them, say the root cause once.
+"""Runs one trial in several processes of one machine, and reports a failure's root cause once.
 
 The processes are ranks of one `python -m torch.distributed.run --standalone`, which picks a free
 port and ends the others when one dies. Each rank runs `flops_fit worker RUN_DIR TRIAL_ID` and finds

@@ -14,7 +14,7 @@ from flops_fit.sweep.rundir import RunDir
 
 @dataclass(frozen=True)
 class Repair:
-    """What a damaged ledger holds.
+    """The contents of a damaged ledger.
 
     Attributes:
         kept: the entries that are whole, in their order.

@@ -223,7 +223,7 @@ def extended(plan: Plan, decision: Decision) -> Plan:
 
 
 def _has_ended(trial: Trial, state: LedgerState) -> bool:
-    """Whether a trial is over for now: trained, whatever came of it, or dropped."""
+    """Return whether a trial is over for now: trained, whatever came of it, or dropped."""
     states = (state.finished, state.diverged, state.failed, state.dropped)
     return any(trial.trial_id in ended for ended in states)
 

@@ -54,7 +54,7 @@ class RunDir:
 
     @property
     def provenance(self) -> Path:
-        """What the experiment was made of."""
+        """The file that records what the experiment was made of."""
         return self.path / "provenance.json"
 
     @property
@@ -64,7 +64,7 @@ class RunDir:
 
     @property
     def estimate(self) -> Path:
-        """What the sweep was expected to cost before it began."""
+        """The file with the forecast cost of the sweep."""
         return self.path / "estimate.json"
 
     @property
@@ -87,7 +87,7 @@ class RunDir:
         return self.path / "trials" / trial_id
 
     def trunk(self, trunk_id: str) -> Path:
-        """Where the trials that share a trunk leave it for one another."""
+        """The folder in which trials share a trunk."""
         return self.path / "trunks" / trunk_id
 
     def drop_trunks(self) -> None:
@@ -95,24 +95,24 @@ class RunDir:
         shutil.rmtree(self.path / "trunks", ignore_errors=True)
 
     def outcome(self, trial_id: str) -> Path:
-        """What one trial left."""
+        """The file with a trial's outcome."""
         return self.trial(trial_id) / "outcome.json"
 
     def log(self, trial_id: str) -> Path:
-        """What one trial printed."""
+        """The file with a trial's printed output."""
         return self.trial(trial_id) / "log.txt"
 
     def progress(self, trial_id: str) -> Path:
-        """How far one running trial has come."""
+        """The file with a running trial's progress."""
         return self.trial(trial_id) / "progress.json"
 
     def is_of_start(self, name: str) -> bool:
-        """Whether a file of this name may be left of a start that was stopped half-way."""
+        """Return whether a file of this name may be left of a start that was stopped half-way."""
         early = {self.provenance.name, self.plan.name, "lock"}
         return name in early or name.startswith(".tmp-")
 
     def is_run(self) -> bool:
-        """Whether a sweep was ever started here."""
+        """Return whether a sweep was ever started here."""
         return self.manifest.is_file() and self.plan.is_file()
 
     @contextmanager
@@ -199,7 +199,7 @@ def read_outcome(run: RunDir, trial: Trial) -> Outcome | None:
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far one running trial has come: steps done, of how many, and the last training loss."""
+    """The progress of a running trial: steps done, steps in all, and the last training loss."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
 
@@ -224,7 +224,7 @@ def _read_outcome(path: Path) -> Outcome:
 
 
 def _mismatch(outcome: Outcome, trial: Trial) -> str | None:
-    """What an outcome says that cannot be the trial's; None: nothing."""
+    """Return which value of an outcome contradicts its trial; None if none does."""
     if outcome.trial_id != trial.trial_id:
         return f"`trial_id` is {outcome.trial_id}, expected {trial.trial_id}"
     if outcome.status is not Status.FINISHED:

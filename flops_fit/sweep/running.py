@@ -40,7 +40,7 @@ _WORTH_TIMING = (1e12, 30_000)  # FLOPs and steps of a sweep: minutes on one cor
 
 @dataclass(frozen=True)
 class Execution:
-    """How a sweep is carried out this time.
+    """The options of one execution of a sweep.
 
     Attributes:
         workers: trials side by side; as many as fit if None.

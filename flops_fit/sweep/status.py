@@ -37,7 +37,7 @@ _FRESH_SECONDS = 60.0  # a lease and a progress file that are younger belong to 
 
 
 class SweepPhase(StrEnum):
-    """Where a sweep is."""
+    """The phase of a sweep."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -90,7 +90,7 @@ class EndedTrial:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is.
+    """The state of a sweep and its trials.
 
     Attributes:
         name: of the manifest.
@@ -210,7 +210,7 @@ def find_trials(run: RunDir, asked: Sequence[str]) -> list[Trial]:
 
 
 def _named(trial: Trial) -> dict[str, Any]:
-    """What names a trial."""
+    """Return the fields that identify a trial."""
     return {
         "trial_id": trial.trial_id,
         "size_value": trial.size.size_value,
@@ -220,7 +220,7 @@ def _named(trial: Trial) -> dict[str, Any]:
 
 
 def _began(entries: Sequence[Entry]) -> dict[str, float]:
-    """When each trial that has not ended was last started: by id, seconds of Unix time."""
+    """Return when each unfinished trial last started: Unix time in seconds, by id."""
     began: dict[str, float] = {}
     for entry in entries:
         match entry:
@@ -268,7 +268,7 @@ def _steps_before(trial: Trial, step: int) -> int:
 
 
 def _is_leased(run: RunDir, trial: Trial, reported_at: float | None, now: float) -> bool:
-    """Whether a worker of a pool trains the trial now."""
+    """Return whether a worker of a pool trains the trial now."""
     lease = run.trial(trial.trial_id) / "claim.lock"
     if reported_at is None or not lease.exists() or run.outcome(trial.trial_id).exists():
         return False

@@ -54,7 +54,7 @@ _STOP_SECONDS = 60.0  # without a conductor, to end the step at work and keep a 
 
 
 class Bench:
-    """Where one process trains its trials: the experiment is loaded once, with the first."""
+    """Trains the trials of one process; the experiment is loaded once, with the first trial."""
 
     def __init__(self, run: RunDir, experiment: Experiment | None = None) -> None:
         """Take the run directory, and the experiment where it is made of live objects."""
@@ -133,7 +133,7 @@ class Bench:
                 self.leases.release(trial_id)
 
     def _should_stop(self, trial: Trial) -> bool:
-        """Whether to stop before the next step; asking is a sign of life.
+        """Return whether to stop before the next step; asking is a sign of life.
 
         Raises:
             LeaseLostError: another process has taken the trial over.
@@ -360,7 +360,7 @@ def end_process() -> None:
 
 
 def _own_bench(run: RunDir) -> Bench:
-    """Where this process trains trials; it ends itself if one of them stalls."""
+    """Return this process's bench; the process ends itself if a trial stalls."""
     bench = Bench(run)
     bench.stalls = StallWatch(60 * bench.stall_minutes)
     return bench

@@ -24,7 +24,7 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 
 def is_models_own(loss: object) -> bool:
-    """Whether the loss is the one that the model computes itself."""
+    """Return whether the loss is the one that the model computes itself."""
     return bool(getattr(loss, "is_models_own", False))
 
 

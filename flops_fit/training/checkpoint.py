@@ -97,7 +97,7 @@ def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = 
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a byte of a checkpoint is not what was written; `torch.load` looks at no sums."""
+    """Return whether a checkpoint's bytes changed; `torch.load` checks no checksums."""
     with zipfile.ZipFile(path) as file:
         # Entries are stored as they are; other ways or lengths are damage to the list of them.
         if any(

@@ -1,4 +1,4 @@
-"""When a trial's loss says nothing of the law: not finite, a spike that stays, nothing learned.
+"""Detects diverged trials: a loss that is not finite, a lasting spike, or nothing learned.
 
 AdamW at a rate several times too high seldom gives a NaN, only a loss that is quietly too high;
 those are for the fit's residuals to find. What is found here is what no fit should ever see.
@@ -106,7 +106,7 @@ class Watch:
 
     @property
     def _patience(self) -> float:
-        """How many steps a spike may last."""
+        """The number of steps that a spike may last."""
         return max(_SPIKE_STEPS, _SPIKE_SHARE * self.steps)
 
     def _stays_above(self, ceiling: float, known: float, end: int) -> str | None:
@@ -143,7 +143,7 @@ class Watch:
 
 
 def judge_start(untrained_loss: float) -> str | None:
-    """Why a trial is not even begun, or None."""
+    """Return why a trial is not started, or None."""
     if math.isfinite(untrained_loss):
         return None
     return f"the untrained model's held-out loss is {untrained_loss}"

@@ -143,7 +143,7 @@ class Training:
         self.meter.start(tokens=self.tokens)
 
     def take_step(self) -> None:
-        """One optimiser step on the next full batch."""
+        """Take one optimiser step on the next full batch."""
         batch = self.meter.waiting_for(self.stream.take, self.examples, part=self.part)
         factor = learning_rate_factor(
             self.step,
@@ -195,11 +195,11 @@ class Training:
 
     @property
     def at_window_end(self) -> bool:
-        """Whether the losses are looked at now."""
+        """Return whether a window of steps ends now."""
         return self.step % self.window == 0 or self.step == self.trial.steps
 
     def agree(self, wish: bool) -> bool:
-        """Whether any process wishes so."""
+        """Return whether any process asks for it."""
         if self.session.world == 1:
             return wish
         flag = torch.tensor([float(wish)], device=self.session.device)
@@ -261,7 +261,7 @@ class Training:
         return judge_end(losses, whole, weights)
 
     def _trunk_state(self) -> dict[str, Any] | None:
-        """What an earlier branch of the same trunk left, less what it measured; None without."""
+        """Return the state that an earlier branch of the trunk left, without measurements."""
         if self.trunk is None or self.branch is None:
             return None
         state = load_common(self.trunk, session=self.session, most_steps=self.branch)
@@ -371,7 +371,7 @@ def _finite(loss: float | None) -> float | None:
 
 
 def trunk_details(trial: Trial, *, tokens: int, began: int, kept: Iterable[int]) -> dict[str, Any]:
-    """What a trial's outcome says of its trunk; nothing of a trial by itself.
+    """Return what a trial's outcome records of its trunk; nothing for a separate trial.
 
     Args:
         trial: the trial.

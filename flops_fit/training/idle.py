@@ -1,4 +1,4 @@
-"""Whether each parameter of a model gets a gradient in every step, proved before training.
+"""Proves before training that each parameter of a model gets a gradient in every step.
 
 Processes that share a trial wait for the gradient of every parameter, unless they look each step
 for those that get none, which costs up to half a millisecond a step. They need not where a pass on
@@ -25,7 +25,7 @@ _EXAMPLES = 2  # batch norm wants more than one
 def may_be_idle(
     build: Build, value: Any, data: LoadedData, loss: Callable[[Any, Any], torch.Tensor]
 ) -> bool:
-    """Whether some parameter may get no gradient in some step, as far as can be told.
+    """Return whether some parameter may get no gradient in some step, as far as can be told.
 
     Args:
         build: makes the model of a size value on torch's current default device.

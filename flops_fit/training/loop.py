@@ -1,4 +1,4 @@
-"""One trial -> Outcome, on one or many devices.
+"""Trains one trial on one or several devices and returns its outcome.
 
 The device is waited for only once in a window of steps (a 200th of the trial), where the losses of
 the window are looked at, and where a checkpoint may be saved. Several processes (of torchrun
@@ -101,7 +101,7 @@ def train(
 
 
 def _share(trial: Trial, units_per_example: int, processes: int) -> int:
-    """How many examples of each step one process passes through the model."""
+    """Return the number of examples of each step that one process passes through the model."""
     examples = trial.batch_tokens // units_per_example
     if examples % processes:
         raise ManifestError(
@@ -223,7 +223,7 @@ def _run(
 
 
 class _Asks:
-    """When processes ask one another whether to stop: one that is alone, before every step.
+    """Decides when processes agree on whether to stop; a single process checks before every step.
 
     Several must agree, and to ask holds up the device; so they ask about once in two seconds, or in
     a window, at steps that all of them know, as all heard the same answers.
@@ -235,7 +235,7 @@ class _Asks:
         self._asked = time.monotonic()
 
     def are_due(self) -> bool:
-        """Whether to ask before the next step."""
+        """Return whether to ask before the next step."""
         training = self._training
         if training.session.world == 1:
             return True
@@ -250,7 +250,7 @@ class _Asks:
 
 
 def _so_far(training: Training) -> dict[str, float]:
-    """What trackers are told at the end of a window of steps."""
+    """Return the numbers that trackers receive at the end of a window of steps."""
     return {
         "training_loss": training.window_loss,
         "learning_rate": float(training.optimizer.param_groups[0]["lr"]),

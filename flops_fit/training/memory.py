@@ -1,4 +1,4 @@
-"""What to do where a batch does not fit the device's memory: pass it in smaller parts.
+"""Passes a batch that does not fit the device's memory in smaller parts.
 
 The optimizer sees the same batch; only its gradient is accumulated over more passes, so a loss
 changes by rounding alone. Each attempt starts with the device's memory to itself: what an earlier
@@ -32,7 +32,7 @@ def remember(model: nn.Module) -> None:
 def with_smaller_passes(
     attempt: Callable[[Recipe], Made], recipe: Recipe, *, examples: int, session: Session
 ) -> tuple[Made, Recipe]:
-    """What an attempt gives, and the recipe that it was made with.
+    """Return the result of an attempt, and the recipe that it was made with.
 
     Where memory runs out it is made again with half the examples in a pass.
 

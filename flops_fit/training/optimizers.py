@@ -124,14 +124,14 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def _is_no_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a bare one, and a table or a vector whatever its dimensions."""
+    """Return whether a parameter is a bare one, and a table or a vector whatever its dimensions."""
     if name.startswith("weight"):
         return False
     return bool(_TABLE.search(name)) or sum(length > 1 for length in parameter.shape) < 2
 
 
 def _fan_in_ratios(model: nn.Module, reference: nn.Module) -> dict[nn.Parameter, float]:
-    """How many times each matrix's fan-in is that of the same matrix of the reference model.
+    """Return the ratio of each matrix's fan-in to that of the reference model's same matrix.
 
     The fan-in is the product of all dimensions but the first, as torch's layers hold weights. The
     same matrix is the one of the same name, or, where the reference has fewer blocks, of the same
@@ -161,7 +161,7 @@ def _without_weights(build: Callable[[Any], nn.Module], value: Any) -> nn.Module
 def _own_optimizer(
     model: nn.Module, *, recipe: Recipe, given: Settings, factor: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """What the model's `configure_optimizers` returns, called with what it asks for by name."""
+    """Call the model's `configure_optimizers` with the arguments that it names."""
     rate = given.matrix_rate * factor
     offered = {
         "learning_rate": rate,

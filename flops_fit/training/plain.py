@@ -92,7 +92,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """What `to_plain` was given."""
+    """Return the value that `to_plain` was given."""
     if type(value) is dict and len(value) == 1:
         for tag in (_ARRAY, _NUMBER):
             if tag in value:

@@ -1,4 +1,4 @@
-"""Where a trial runs: device, precision, threads, seeds, and the processes that share batches."""
+"""The place of a trial: device, precision, threads, seeds, and the processes that share batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flops_fit.manifest.recipe import Recipe
 
 @dataclass(frozen=True)
 class Session:
-    """One trial's device and precision.
+    """The device and precision of one trial.
 
     Attributes:
         accelerator: Accelerate's view of the processes and their device.
@@ -42,7 +42,7 @@ class Session:
 
     @property
     def world(self) -> int:
-        """How many processes share each batch."""
+        """The number of processes that share each batch."""
         return int(self.accelerator.num_processes)
 
     def gather(self, number: int) -> list[int]:
@@ -53,7 +53,7 @@ class Session:
         return [int(each) for each in self.accelerator.gather(mine).tolist()]
 
     def look_for_idle(self, wish: bool) -> None:
-        """Whether processes look each step for parameters without a gradient, if one wishes so.
+        """Look for parameters without a gradient in each step, if any process asks for it.
 
         Else each would wait for ever for what another does not send. Holds for the next model.
         """
@@ -92,7 +92,7 @@ def open_session(recipe: Recipe, *, device: str | None, threads: int) -> Session
 
 
 def said_by_first(say: Callable[[], str | None], *, device: str) -> str | None:
-    """What the first process says; every process must ask, and only the first is asked.
+    """Return the answer of the first process to all; every process must call this.
 
     Args:
         say: its answer.

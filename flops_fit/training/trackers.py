@@ -32,7 +32,7 @@ _LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a tracker.
+    """A run of a tracker.
 
     Attributes:
         run_id: unique in the sweep: the trial's id.
@@ -163,14 +163,14 @@ def _undisturbed() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Arguments:
-    """What a tracker of Accelerate's is made with."""
+    """The arguments of a tracker of Accelerate."""
 
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _simple(place: Mapping[str, Any]) -> dict[str, Any]:
-    """What every tracker takes: numbers, text and truths; lists as text, nothing for None."""
+    """Return values that every tracker takes: numbers, text, booleans; lists as text, no None."""
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in place.items()
@@ -235,7 +235,7 @@ def _mlflow(made: Trackers, folder: Path, run: Run) -> _Arguments:
 
 
 def _local_store(folder: Path) -> str:
-    """Where MLflow keeps runs without a server: a database, or files where it can read none."""
+    """Return MLflow's store without a server: a database, or files if it cannot read one."""
     if find_spec("sqlalchemy") is not None and find_spec("alembic") is not None:
         return f"sqlite:///{folder / 'mlflow.db'}"
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -1,4 +1,4 @@
-"""What the parts of a batch weigh, so that their mean losses add up to that of the whole.
+"""Weights of the parts of a batch, so that their mean losses add up to that of the whole.
 
 A part weighs as much as it has examples. Where a loss is a mean over fewer units than there are
 (cross-entropy with ignored targets, say), that is wrong; such a loss says by `count(targets)` how
@@ -42,12 +42,12 @@ SUM_MEND = (
 
 
 def is_sum(whole: float, parts: float, *, num_parts: int = PARTS) -> bool:
-    """Whether a batch's loss is the sum of its equal parts' losses, whose mean is `parts`."""
+    """Return whether a batch's loss is the sum of its equal parts' losses; `parts`: their mean."""
     return parts != 0 and abs(whole / parts / num_parts - 1) < _SUM_TOLERANCE
 
 
 def units_of(loss: Any, targets: Any) -> Weight | None:
-    """How many units the loss of these targets is the mean of; None where the loss does not say.
+    """Return the number of units that the loss is a mean over; None if the loss does not state it.
 
     A tensor on a device other than the CPU stays there: nothing waits for it.
 
@@ -71,7 +71,7 @@ def units_of(loss: Any, targets: Any) -> Weight | None:
 
 
 def _units_of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: torch.Tensor) -> Weight:
-    """What torch's own losses divide by: the targets that are not ignored, by class weight."""
+    """Return the divisor of torch's losses: the targets that are not ignored, by class weight."""
     kept = targets != loss.ignore_index
     if loss.weight is not None:
         kept = kept * loss.weight.to(targets.device)[targets.clamp(min=0)]
@@ -82,7 +82,7 @@ def _units_of_classes(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: torch.Ten
 def part_weights(
     loss: Any, batch: Batch, bounds: Sequence[tuple[int, int]], *, session: Session
 ) -> list[Weight]:
-    """What to multiply the mean loss of each part by.
+    """Return the factor of each part's mean loss.
 
     Summed over the parts, and averaged over the processes, they give the mean of the full batch.
 
@@ -119,7 +119,7 @@ def weighed(value: torch.Tensor, weight: Weight) -> torch.Tensor:
 
 
 def batch_weight(loss: Any, batch: Batch) -> float:
-    """What a whole batch weighs in a mean over batches: its units, or else its examples."""
+    """Return a batch's weight in a mean over batches: its units, or else its examples."""
     units = units_of(loss, targets_of(batch, loss))
     return float(count_examples(batch) if units is None else units)
 
@@ -156,7 +156,7 @@ def mean_of(losses: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def differ(whole: float, parts: float, *, is_exact: bool = True) -> bool:
-    """Whether a batch's loss is another than the mean of its parts', beyond rounding.
+    """Return whether a batch's loss differs from the mean of its parts' by more than rounding.
 
     `is_exact`: float32 is computed as such.
     """

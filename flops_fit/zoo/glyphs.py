@@ -102,7 +102,7 @@ class Glyphs(Dataset[dict[str, torch.Tensor]]):
         return {"inputs": (image - _MEAN) / _DEVIATION, "targets": which_class}
 
     def _affine(self, drawn: torch.Tensor) -> torch.Tensor:
-        """Where each image looks into its drawing: float32, shape (batch, 2, 3).
+        """Return the affine map from each image into its drawing: float32, shape (batch, 2, 3).
 
         Args:
             drawn: float32, shape (batch, 5), from -1 to 1: turn, shear, scale, shifts.

@@ -187,7 +187,7 @@ def rotary_angles(context: int, head_size: int) -> torch.Tensor:
 
 
 def rotary_turns(angles: torch.Tensor) -> torch.Tensor:
-    """What `rotate` multiplies by.
+    """Return the factors of `rotate`.
 
     One complex product is the cheapest form on a CPU in eager mode; elsewhere cosines and sines
     are fused.

@@ -22,7 +22,7 @@ _READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "c
 
 
 def load_split(name: str, split: str, path: str | Path | None = None) -> datasets.Dataset:
-    """One split of a data set, from the hub (or its cache), or from a local copy.
+    """Load one split of a data set from the hub (or its cache), or from a local copy.
 
     Args:
         name: of the data set on the hub.

@@ -1,4 +1,4 @@
-"""Whether an output sees its own target, found by what changes when inputs or targets change.
+"""Tests whether an output depends on its own target, by changing inputs and targets.
 
 Nothing is assumed of what the numbers mean. Sequences are tensors with examples in the first and
 positions in the second dimension; another example's values from some position on are always
@@ -47,7 +47,7 @@ SHIFT_MEND = (
 
 @dataclass(frozen=True)
 class _Case:
-    """One model on one batch of sequences."""
+    """A model and a batch of sequences to test it on."""
 
     model: nn.Module
     inputs: Any
@@ -100,7 +100,7 @@ def check_causal(
 
 
 def unshifted(model: nn.Module, batch: Batch, loss: Callable[[Any, Any], torch.Tensor]) -> bool:
-    """Whether each output is scored on the input at its own position: targets without a shift.
+    """Return whether the targets are not shifted: each output is scored on its own input.
 
     Only for whole numbers in sequences, which a model with an output for each position can copy.
     """
@@ -157,7 +157,7 @@ def _with_noise(model: nn.Module) -> nn.Module:
 
 
 def _length(targets: Any) -> int | None:
-    """How many positions the targets have."""
+    """Return the number of positions of the targets."""
     for tensor in tensors_in(targets):
         if tensor.ndim >= 2 and tensor.shape[1] > 1:
             return int(tensor.shape[1])

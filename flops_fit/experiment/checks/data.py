@@ -1,4 +1,4 @@
-"""Whether data keeps its word: it goes on as long as it says, and holds out what it holds out."""
+"""Tests of a data set: its length is as stated, and the held-out examples are not trained on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ALL_READ = 65_536  # a map-style set up to this size is compared whole, a large
 
 
 def describe_batch(data: LoadedData, *, needs_targets: bool = True) -> str:
-    """What a batch of each set holds; both sets give the same kind.
+    """Describe a batch of each set; both sets must give the same kind.
 
     `needs_targets`: whether a batch must have targets; the model's own loss may do without.
 
@@ -229,7 +229,7 @@ def _check_indices(dataset: Any) -> str:
 
 
 def _said_length(source: Any) -> int | None:
-    """How many examples an iterable set or loader says it holds."""
+    """Return the number of examples that an iterable set or loader states."""
     try:
         length = len(source)
     except (TypeError, NotImplementedError):

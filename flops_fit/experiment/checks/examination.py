@@ -62,7 +62,7 @@ def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]
 
 
 class _Subject:
-    """What is examined: the plugins as far as they are loaded, and a proof for each claim."""
+    """The plugins under examination, as far as they could be loaded, with a test for each claim."""
 
     factory: Any
     data: Any
@@ -170,7 +170,7 @@ class _Subject:
         return build_on(self.build, self.smallest, "cpu")
 
     def pass_backward(self) -> str:
-        """One loss and its gradient."""
+        """Compute one loss and its gradient."""
         from flops_fit.experiment.checks.model import check_step
 
         return check_step(self.fresh(), self.batch, self.bound_loss, recipe=self.manifest.training)
@@ -209,7 +209,7 @@ class _Subject:
         )  # fmt: skip
 
     def _likely_trial(self) -> Trial:
-        """What a sweep would train the smallest size on, where it expects that to be optimal.
+        """Return the trial of the smallest size at the budget for which it should be optimal.
 
         The rules of [training] go by its tokens, its batch and its FLOPs.
         """
@@ -289,7 +289,7 @@ class _Subject:
 
 
 def _place(thing: Any) -> str:
-    """Where a plugin's object comes from: `my_module.MyGPT`."""
+    """Return the module and name of a plugin's object: `my_module.MyGPT`."""
     kind = "class" if isinstance(thing, type) else "callable"
     name = getattr(thing, "__qualname__", type(thing).__qualname__)
     return f"{kind} {getattr(thing, '__module__', '?')}.{name}"

@@ -35,7 +35,7 @@ class Finding:
 
 
 class DoubtfulError(FlopsFitError):
-    """What a check found is odd, but may be meant."""
+    """A check found something odd that may be intended."""
 
 
 class InapplicableError(FlopsFitError):

@@ -1,4 +1,4 @@
-"""Whether a model and a loss keep their contract: built, counted, run, and seen to learn."""
+"""Tests whether a model and a loss keep their contract: it builds, counts, runs and trains them."""
 
 from __future__ import annotations
 
@@ -368,6 +368,6 @@ def _light(build: Build, value: SizeValue) -> nn.Module:
 
 
 def _three_ways(has: Params) -> str:
-    """What else is counted of the largest size."""
+    """Return which other counts exist for the largest size."""
     active = "" if has.active is None else f", {format_count(has.active)} active"
     return f" (of which {format_count(has.non_embedding)} outside embeddings{active})"

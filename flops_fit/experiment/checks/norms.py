@@ -22,7 +22,7 @@ def batch_norm_notes(
     device: str,
     devices_per_trial: int,
 ) -> tuple[Note, ...]:
-    """What a reader must know where the model normalises over the batch and the batch is split.
+    """Warn if the model normalises over the batch and the batch is split.
 
     Args:
         build: makes the model of a size value.

@@ -1,4 +1,4 @@
-"""Which of a table's columns holds what.
+"""Finds which column of a table holds which quantity.
 
 A column is taken by the name that the caller gives, else by our own name, else guessed from a name
 that can mean nothing else: `D` is a guess for tokens and `d` is not. Every guess is said. Held-out
@@ -71,7 +71,7 @@ _NOT_A_LOSS = re.compile(r"acc|accuracy|time|runtime|second|per_second|step|size
 
 @dataclass(frozen=True)
 class Choice:
-    """Which columns are read.
+    """The columns that are read, by quantity.
 
     Attributes:
         columns: ours to the table's.

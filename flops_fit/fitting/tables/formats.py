@@ -46,7 +46,7 @@ _SHEET_ERRORS = (
 
 @dataclass
 class Cells:
-    """What a table holds, before anything is read as a number.
+    """The raw cells of a table, before numbers are parsed.
 
     Attributes:
         where: how to name the table in messages.
@@ -179,7 +179,7 @@ def _from_csv(where: str, text: str) -> Cells:
 
 
 def _find_header(text: str) -> tuple[int, int, str]:
-    """Where the header starts, the lines before it, and the delimiter."""
+    """Find the header: its position, the number of lines before it, and the delimiter."""
     start, skipped, stated = 0, 0, ""
     while start < len(text):
         end = text.find("\n", start)
@@ -196,7 +196,7 @@ def _find_header(text: str) -> tuple[int, int, str]:
 
 
 def _cells_of(line: str, delimiter: str) -> int:
-    """How many cells a line has with this delimiter."""
+    """Return the number of cells of a line with this delimiter."""
     try:
         return len(next(csv.reader([line], delimiter=delimiter)))
     except (csv.Error, StopIteration):
@@ -290,7 +290,7 @@ def _from_json(where: str, text: str) -> Cells:
 
 
 def _is_object(line: str) -> bool:
-    """Whether a line is a JSON object."""
+    """Return whether a line is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

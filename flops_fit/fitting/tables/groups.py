@@ -41,7 +41,7 @@ _NO_GROUP = "(blank)"
 
 @dataclass(frozen=True)
 class Difference:
-    """How rows differ by a column.
+    """The difference in loss between the groups of a column.
 
     Attributes:
         column: the table's name.
@@ -71,7 +71,7 @@ def labels_of(cells: Sequence[Any]) -> list[str]:
 
 
 def is_category(cells: Sequence[Any]) -> bool:
-    """Whether a column holds text with two to fifty values, several rows each."""
+    """Return whether a column holds text with two to fifty values, several rows each."""
     values: set[str] = set()
     for cell in cells:
         if not is_blank(cell):
@@ -88,7 +88,7 @@ def is_category(cells: Sequence[Any]) -> bool:
 def differences(
     observations: Sequence[Observation], columns: Mapping[str, Sequence[str]]
 ) -> list[Difference]:
-    """How the runs differ by each column of groups, the clearest first.
+    """Test how the runs differ by each column of groups; the clearest difference comes first.
 
     A column whose groups have one size each names the sizes (`gpt-31M`), and is no population.
 
@@ -113,7 +113,7 @@ def differences(
 
 
 def _names_sizes(observations: Sequence[Observation], labels: Sequence[str]) -> bool:
-    """Whether most groups have one model size each."""
+    """Return whether most groups have one model size each."""
     sizes: dict[str, set[float]] = {}
     for seen, label in zip(observations, labels, strict=True):
         sizes.setdefault(label, set()).add(seen.params)

@@ -50,7 +50,7 @@ class Numbers:
 
 
 def is_blank(cell: Any) -> bool:
-    """Whether a cell holds nothing, or a word for nothing."""
+    """Return whether a cell holds nothing, or a word for nothing."""
     if cell is None:
         return True
     if isinstance(cell, str):
@@ -144,7 +144,7 @@ def _factor(words: str) -> float | None:
 
 
 def find_decimal_commas(columns: Iterable[Sequence[Any]], *, delimiter: str, where: str) -> bool:
-    """Whether commas in the numbers of a table stand before the decimals.
+    """Return whether commas in the numbers of a table stand before the decimals.
 
     Raises:
         ObservationsError: the columns contradict each other.

@@ -40,7 +40,7 @@ class Kept:
 
 
 def is_tuned(name: str) -> bool:
-    """Whether a column holds a setting that is tuned: a learning rate, a batch, a weight decay."""
+    """Return whether a column holds a tuned setting: a learning rate, a batch, a weight decay."""
     return _TUNED.fullmatch(normalise(name)) is not None
 
 
@@ -75,7 +75,7 @@ def best_of_tuned(
     labels: Sequence[Hashable],
     names: Sequence[str],
 ) -> Kept:
-    """Of the rows with one (N, D) that differ in a tuned setting, those with the best setting.
+    """Keep the best setting of rows with equal (N, D) that differ in a tuned setting.
 
     The best has the lowest mean loss over its seeds.
 

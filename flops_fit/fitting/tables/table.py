@@ -70,7 +70,7 @@ _SCALE_WORDS = {
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is to be read.
+    """The options for reading a table.
 
     Attributes:
         columns: our name to the table's; `none` for a column that is not to be read.
@@ -96,7 +96,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Table:
-    """What a table held.
+    """The observations of a table, with notes and the rows that were left out.
 
     Attributes:
         observations: the usable rows, in the table's order; losses in nats.
@@ -116,11 +116,11 @@ class Table:
 
     @property
     def summary(self) -> str:
-        """What was read, in one line."""
+        """Columns, units and rows that were read, in one line."""
         return self.notes[0].message
 
     def explain(self) -> list[dict[str, Any]]:
-        """How each row was read: `row`, `used`, its numbers, and why it is not used."""
+        """Return for each row: `row`, `used`, its numbers, and why it is not used."""
         rows: list[dict[str, Any]] = [
             {
                 "row": place,
@@ -171,14 +171,14 @@ def _loss_columns(source: Any) -> list[str]:
 
 
 def has_groups(options: TableOptions) -> bool:
-    """Whether a table is to be read group by group: a column is named, and no value of it."""
+    """Return whether a table is read group by group: a column is named, and no value of it."""
     return options.group not in (None, NONE) and "=" not in (options.group or "")
 
 
 def split(
     source: Any, options: TableOptions, *, losses: Sequence[str] = ()
 ) -> dict[str, TableOptions]:
-    """How to read each group of a table, or each of several losses.
+    """Return the options to read each group of a table, or each of several losses.
 
     Args:
         source: as for `read_table`.
@@ -199,7 +199,7 @@ def split(
 
 
 class _Reader:
-    """One table on its way to observations."""
+    """Reads one table into observations."""
 
     def __init__(self, cells: Cells, options: TableOptions) -> None:
         """Choose the columns."""
@@ -287,7 +287,7 @@ class _Reader:
         self.factor = number
 
     def _row(self, place: int) -> str:
-        """What a row is called."""
+        """Return the name of a row in messages."""
         return f"row {self.cells.places[place]}"
 
     def _numbers(self) -> dict[str, Array]:
@@ -449,11 +449,11 @@ class _Reader:
     # Rows that belong together.
 
     def _may_be_curve(self) -> bool:
-        """Whether the table has both columns that a training curve takes."""
+        """Return whether the table has both columns that a training curve takes."""
         return "step" in self.columns and "run" in self.columns
 
     def _is_curve(self, numbers: Mapping[str, Array]) -> bool:
-        """Whether rows are points of training curves; else `step` and `run` are left aside."""
+        """Return whether rows are points of training curves; else `step` and `run` are ignored."""
         is_asked = "step" in self.options.columns and self.options.columns["step"] != NONE
         is_curve = self._may_be_curve() and (is_asked or self._has_rising_steps(numbers["step"]))
         if not is_curve:
@@ -462,7 +462,7 @@ class _Reader:
         return is_curve
 
     def _has_rising_steps(self, steps: Array) -> bool:
-        """Whether one run has many rows with rising steps."""
+        """Return whether one run has many rows with rising steps."""
         runs: dict[str, list[float]] = {}
         for place, run in enumerate(self.cells.columns[self.columns["run"]]):
             if place not in self.bad and not is_blank(run) and math.isfinite(steps[place]):
@@ -565,7 +565,7 @@ class _Reader:
         return [kept[k] for k in best.places], [*merged.left, *best.left]
 
     def _is_free_tuned(self, name: str) -> bool:
-        """Whether a column holds a tuned setting, and nothing that is read."""
+        """Return whether a column holds a tuned setting, and nothing that is read."""
         return name not in self.columns.values() and repeats.is_tuned(name)
 
     def _other_columns(self) -> list[str]:
@@ -574,7 +574,7 @@ class _Reader:
         return [n for n in self.cells.columns if n not in taken and self._tells_apart(n)]
 
     def _tells_apart(self, name: str) -> bool:
-        """Whether a column that is not read can tell two runs apart: a category or a setting."""
+        """Return whether an unread column can tell two runs apart: a category or a setting."""
         return repeats.is_tuned(name) or name in self._categories()
 
     def _categories(self) -> list[str]:
@@ -675,7 +675,7 @@ class _Reader:
             )
 
     def _summary(self, unit: str, used: int, left: int, aside: int) -> str:
-        """What was read, in one line: columns, units, rows."""
+        """Return one line with the columns, units and rows that were read."""
         parts = []
         for ours in (*COUNTS, "tokens_per_param", "flops_per_token", "step", "run"):
             if ours in self.columns:
@@ -691,7 +691,7 @@ class _Reader:
 
 
 def _holds(column: Sequence[Any]) -> bool:
-    """Whether a column holds anything at all."""
+    """Return whether a column holds anything at all."""
     return any(not is_blank(cell) for cell in column)
 
 

@@ -18,12 +18,12 @@ _PAGE = 1000
 
 
 def is_project(source: str) -> bool:
-    """Whether a source names a tracker's project rather than a file."""
+    """Return whether a source names a tracker's project rather than a file."""
     return source.startswith(("wandb:", "mlflow:"))
 
 
 def read_project(source: str) -> list[dict[str, Any]]:
-    """One row for each run of a tracker's project.
+    """Read a tracker's project: one row for each run.
 
     Raises:
         ObservationsError: the client is not installed, or the project cannot be read.
@@ -101,7 +101,7 @@ def _mlflow_runs(experiment: str) -> Iterator[dict[str, Any]]:
 
 
 def _missing(package: str) -> ObservationsError:
-    """That a tracker's client is not installed."""
+    """Return the error for a tracker's client that is not installed."""
     return ObservationsError(
         f"the package `{package}` is not installed",
         hint=f"pip install {package}, or export the runs as CSV",

@@ -54,11 +54,11 @@ class Answer:
     noise_half_width: float
 
     def has_reached(self, goal: float) -> bool:
-        """Whether the 90 % interval is as narrow as the goal."""
+        """Return whether the 90 % interval is as narrow as the goal."""
         return self.half_width <= goal
 
     def is_limited_by_law(self, goal: float) -> bool:
-        """Whether further runs of this kind are of no use: what is left is the law's own error."""
+        """Return whether further runs cannot help, because the error of the law itself remains."""
         return not self.has_reached(goal) and self.noise_half_width <= ENOUGH * goal
 
 

@@ -1,4 +1,4 @@
-"""What finished runs say of the law so far: its most likely parameters and their covariance.
+"""The law that the finished runs imply: its most likely parameters and their covariance.
 
 The surface L(N, D) = E + A/N^alpha + B/D^beta in logs, x and y measured from the guessed optimum of
 the top budget, and beside it a slow drift that stands for what the surface misses:

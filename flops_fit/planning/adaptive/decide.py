@@ -82,7 +82,7 @@ def decide(terms: Terms, history: History) -> Decision:
 
 
 def _after_pilot(terms: Terms, history: History) -> Decision:
-    """What follows once the lowest two levels are centred."""
+    """Decide the next runs once the lowest two levels are centred."""
     runs = history.counting
     if len(runs) < _LEAST_RUNS:
         left = max(0.0, terms.total_flops - history.spent_flops)
@@ -162,7 +162,7 @@ def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> 
 
 
 def _is_climbed(terms: Terms, history: History, level: int) -> bool:
-    """Whether as many sizes as show a minimum were run at a level."""
+    """Return whether as many sizes as show a minimum were run at a level."""
     tried = {r.trial.size for r in history.runs if terms.level_of(r.trial) == level}
     return len(tried) >= len(CLIMBING)
 
@@ -274,7 +274,7 @@ def _mending(
 
 
 def _worth_of(pick: Pick) -> str:
-    """Why a run was chosen."""
+    """Return the reason for which a run was chosen."""
     return (
         f"takes the standard error at the target from {pick.error_before:.3f} to "
         f"{pick.error_after:.3f}, drift included"
@@ -290,7 +290,7 @@ def _gain(picks: Sequence[Pick]) -> dict[str, float]:
 
 
 def _why_none(there: Sequence[Trial], states: TrunkStates, left_flops: float, sigma: float) -> str:
-    """Why no run was chosen among those that there are."""
+    """Return the reason for which no candidate was chosen."""
     if not there:
         return (
             "no run is left to choose among: every size near the optimum was run twice at each "

@@ -1,4 +1,4 @@
-"""Whether the cheapest runs tell the same law as the others: the ladder check.
+"""The ladder check: tests whether the cheapest runs follow the same law as the others.
 
 At small scale a run can differ in kind: embeddings are most of its parameters, warm-up most of its
 steps. Such runs bend the law where it is longest extrapolated from, while every residual stays
@@ -26,7 +26,7 @@ _BENT = 0.05  # log loss per square decade
 
 @dataclass(frozen=True)
 class LadderCheck:
-    """How far the lowest levels move the answer.
+    """The shift of the answer that the lowest levels cause.
 
     Attributes:
         budget_flops: of the lowest level.
@@ -54,7 +54,7 @@ class LadderCheck:
 
     @property
     def reason(self) -> str:
-        """What a failed check means, in a sentence."""
+        """The meaning of a failed check, in a sentence."""
         lowest = "lowest level" if self.num_dropped == 1 else "two lowest levels"
         return (
             f"small-scale drift: the runs at {format_flops(self.budget_flops)} FLOPs tell another "

@@ -1,4 +1,4 @@
-"""What is weak in the runs so far, and the run that mends each weakness."""
+"""Weaknesses of the runs so far, and the run that fixes each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Weakness:
     remedy: Trial | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the values as plain data."""
         return {
             "kind": self.kind,
             "budget_flops": self.budget_flops,
@@ -57,7 +57,7 @@ class Weakness:
 def weaknesses(
     terms: Terms, history: History, belief: Belief, levels: Sequence[int]
 ) -> list[Weakness]:
-    """What is weak at these levels, the surest remedies first.
+    """Return the weaknesses at these levels, the most certain first.
 
     Whether a level's own parabola is flat is asked only of runs that were planned as isoFLOP curves
     (given ones that lie at the levels); an adaptive sweep's levels may be thin where the law needs
@@ -106,7 +106,7 @@ def outvoted(terms: Terms, history: History, belief: Belief) -> tuple[tuple[str,
 def _residuals(
     runs: Sequence[Run], belief: Belief
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which runs lie far above the law, and all log residuals."""
+    """Return a mask of runs far above the law, and all log residuals."""
     n = np.log([run.trial.size.params for run in runs])
     d = np.log([run.trial.tokens for run in runs])
     residuals = np.log([run.observation.loss for run in runs]) - belief.log_loss(n, d)

@@ -69,7 +69,7 @@ def _ended(terms: Terms, runs: Sequence[Run]) -> list[Run]:
 
 
 def _not_run(terms: Terms, history: History) -> list[float]:
-    """Of the pilot's first sizes those that were not run."""
+    """Return those of the pilot's first sizes that were not run."""
     sizes, budget = terms.trainable(terms.lowest), terms.budgets[terms.lowest]
     return [
         params

@@ -26,7 +26,7 @@ Action = Literal["pilot", "centre", "climb", "batch", "top", "drop_level", "leav
 
 @dataclass(frozen=True)
 class Terms:
-    """What an adaptive sweep works under.
+    """The settings and limits of an adaptive sweep.
 
     Attributes:
         sizes: what the model can be built at, by rising params.
@@ -67,7 +67,7 @@ class Terms:
         return away.index(min(away))
 
     def at_level(self, trial: Trial) -> bool:
-        """Whether a trial spends just what its level does; those of a grid need not."""
+        """Return whether a trial spends just what its level does; those of a grid need not."""
         return trial.budget_flops == self.budgets[self.level_of(trial)]
 
     def trainable(self, level: int) -> list[Size]:
@@ -75,7 +75,7 @@ class Terms:
         return [size for size in self.sizes if self._trains(size, level)]
 
     def _trains(self, size: Size, level: int) -> bool:
-        """Whether a level's budget trains a size for enough steps."""
+        """Return whether a level's budget trains a size for enough steps."""
         return num_steps(size, self.budgets[level], self.batch_tokens) >= MIN_STEPS
 
     def trial(self, size: Size, level: int, *, repeat: int = 0) -> Trial:
@@ -118,7 +118,7 @@ class Terms:
         )
 
     def _repeat(self, history: History, size: Size, budget_flops: float) -> int:
-        """How far the first seed that a cell has not had lies beyond the sweep's own."""
+        """Return the offset from the sweep's seed to the first seed that a cell has not used."""
         seeds = history.seeds(size, budget_flops)
         return next(k for k in range(len(seeds) + 1) if self.seed + k not in seeds)
 
@@ -178,7 +178,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to run next, and why.
+    """The runs to make next, and the reason.
 
     Attributes:
         number: counted from 0.
@@ -203,7 +203,7 @@ class Decision:
     left_out_because: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the ledger's entry `decision_made` holds it."""
+        """Return the fields of the ledger's entry `decision_made`."""
         return {
             "number": self.number,
             "action": self.action,
@@ -232,7 +232,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class History:
-    """What has happened so far.
+    """The trials and decisions so far.
 
     Attributes:
         runs: every trial that has ended, in the order of the decisions, the given ones first.
@@ -249,7 +249,7 @@ class History:
 
     @property
     def trunk_states(self) -> TrunkStates:
-        """What trunks have left for further runs to go on from.
+        """The checkpoints that trunks left for further runs.
 
         A trunk is removed once each state that was planned to be kept was gone on from, and no run
         of it failed.
@@ -291,11 +291,11 @@ class History:
         return [r for r in self.runs if r.loss is not None and r.trial.trial_id not in gone]
 
     def done(self, action: Action) -> int:
-        """How many decisions of a kind there were."""
+        """Return the number of decisions of a kind."""
         return sum(decision.action == action for decision in self.decisions)
 
     def times(self, size: Size, budget_flops: float) -> int:
-        """How often a cell was run."""
+        """Return the number of runs of a cell."""
         return len(self.seeds(size, budget_flops))
 
     def seeds(self, size: Size, budget_flops: float) -> list[int]:

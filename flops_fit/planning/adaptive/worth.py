@@ -1,4 +1,4 @@
-"""Which runs narrow the target most per FLOP.
+"""Ranks runs by how much they narrow the target per FLOP.
 
 The worth of a run x is what it takes off the variance of ln N_opt at the target, over its cost to
 the power 0.4. For a run by itself that is
@@ -63,7 +63,7 @@ def flops_per_token_of(sizes: Sequence[Size]) -> FlopsPerToken:
 
 
 def belief_of(terms: Terms, runs: Sequence[Run], *, drift: float) -> Belief:
-    """What the runs say, centred at the guessed optimum of the top budget."""
+    """Return the belief from the runs, centred at the guessed optimum of the top budget."""
     return believe(
         [run.observation for run in runs],
         top_flops=terms.top_flops,

@@ -1,4 +1,4 @@
-"""Which figures a report has, and how each is drawn."""
+"""The figures of a report, and the function that draws each."""
 
 from __future__ import annotations
 
@@ -88,6 +88,6 @@ def draw(
 
 
 def _can_be_drawn(gain: Gain) -> bool:
-    """Whether both intervals are known and narrow enough not to flatten all others."""
+    """Return whether both intervals are known and narrow enough not to flatten all others."""
     intervals = gain.params_interval, gain.loss_interval
     return all(pair is not None and pair[1] < pair[0] * _WIDEST for pair in intervals)

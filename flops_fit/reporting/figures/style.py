@@ -1,4 +1,4 @@
-"""How figures look: sizes for papers, colours, markers, and ticks that read.
+"""The style of figures: sizes for papers, colours, markers and readable ticks.
 
 Colours run from dark to light (viridis without its palest end), so a figure printed in grey keeps
 the order of the budgets; markers tell curves apart where colour cannot.
@@ -210,7 +210,7 @@ class ApartLocator(FixedLocator):
         return self._values[:1]
 
     def _stand_apart(self, values: Sequence[float]) -> bool:
-        """Whether each label is clear of the next."""
+        """Return whether each label is clear of the next."""
         axis: Any = self.axis
         axes = axis.axes
         is_x = axis is axes.xaxis

@@ -94,7 +94,7 @@ class _Area:
         return round(across * (2 * self.columns - 1)), round(down * (4 * self.rows - 1))
 
     def holds(self, params: float, loss: float) -> bool:
-        """Whether a point lies inside."""
+        """Return whether a point lies inside."""
         return self.left <= math.log(params) <= self.right and self.low <= loss <= self.high
 
 

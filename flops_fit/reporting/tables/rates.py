@@ -113,7 +113,7 @@ def transfer_from(data: Mapping[str, Any]) -> Transfer:
 
 
 def bracketing(data: Mapping[str, Any] | None) -> tuple[bool | None, str]:
-    """Whether the learning rate was bracketed at two sizes or more and carries, and the figure."""
+    """Return whether the learning rate was bracketed at two sizes and transfers, with figures."""
     if data is None:
         return None, "no bracketing recorded (`flops-fit transfer` does it)"
     inside = sum(size["status"] == "interior" for size in data["sizes"])

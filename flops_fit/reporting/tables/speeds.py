@@ -1,4 +1,4 @@
-"""How fast each size trained, and how much of its device it used: what the ledger measured."""
+"""The measured speed of each size, and its share of the device's peak, from the ledger."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task asks of an executor."""
+    """The resources that a task needs from an executor."""
 
     num_devices: int = 1
     wall_seconds: float | None = None

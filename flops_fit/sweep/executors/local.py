@@ -91,7 +91,7 @@ class LocalExecutor:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _are_gone(self, deadline: float) -> bool:
-        """Whether every worker has ended by then (monotonic seconds)."""
+        """Return whether every worker has ended by then (monotonic seconds)."""
         return all([slot.is_gone(deadline) for slot in self._slots])
 
     def _carry(self, task: tuple[str, ...]) -> None:
@@ -153,7 +153,7 @@ class _Slot:
             self.child.terminate()
 
     def is_gone(self, deadline: float) -> bool:
-        """Whether the worker has ended by then (monotonic seconds)."""
+        """Return whether the worker has ended by then (monotonic seconds)."""
         if self.child is None:
             return True
         try:
@@ -191,7 +191,7 @@ def _answer_of(child: subprocess.Popen[str]) -> str:
 
 
 def _death_of(child: subprocess.Popen[str]) -> str:
-    """How a worker ended, in a sentence."""
+    """Return a sentence on how a worker ended."""
     try:
         code = child.wait(_DEATH_SECONDS)
     except subprocess.TimeoutExpired:

@@ -44,7 +44,7 @@ _ATTEMPTS: tuple[Attempt, ...] = (("meta", None), ("meta", torch.bfloat16), ("cp
 
 @dataclass(frozen=True)
 class Counted:
-    """What one example costs.
+    """The FLOPs and parameters of one example.
 
     Attributes:
         tally: of the forward pass and the loss.
@@ -95,7 +95,7 @@ def _count_on(
     device: str, dtype: torch.dtype | None, build: Build, value: Any, example: Batch,
     loss: Loss | None,
 ) -> Counted:  # fmt: skip
-    """One attempt."""
+    """Count on one device in one dtype."""
     model = build_on(build, value, device)
     example = copy.deepcopy(example) if device == "cpu" else _on_meta(example)
     if dtype is not None:
@@ -116,7 +116,7 @@ def _count_on(
 
 
 def own_flops(count: Callable[[Any, Any], Any], build: Build, value: Any, example: Batch) -> float:
-    """What a plugin's `count_flops(model, batch)` says of one example, forward and backward.
+    """Return a plugin's `count_flops(model, batch)` for one example, forward and backward.
 
     The model and the batch are on the meta device or, where the function fails there, on the CPU.
 

@@ -1,4 +1,4 @@
-"""What the FLOP count of the sizes leaves out, as notes: which modules, and how large it can be."""
+"""Notes on operations that the FLOP count leaves out: the modules, and an upper bound."""
 
 from __future__ import annotations
 

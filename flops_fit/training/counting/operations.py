@@ -1,4 +1,4 @@
-"""What torch's operations cost: formulas that its own counter lacks, and the ones that cost little.
+"""FLOP formulas that torch's counter lacks, and the operations that cost little.
 
 `torch.utils.flop_counter` knows matrix products, convolutions and fused attention. `FORMULAS` adds
 the other products, counted as two FLOPs for each multiply-add. `LITTLE` names the operations whose
@@ -147,7 +147,7 @@ LITTLE = frozenset(_LITTLE.split())
 
 
 def costs_little(func: Any) -> bool:
-    """Whether an operation's work is no more than a few FLOPs for each number in or out."""
+    """Return whether an operation's work is no more than a few FLOPs for each number in or out."""
     if func.is_view or torch.Tag.pointwise in func.tags:
         return True
     space, _, name = func._schema.name.partition("::")

@@ -1,4 +1,4 @@
-"""How many parameters a model has: all, those outside embedding tables, those active for a token.
+"""Counts a model's parameters: all, those outside embedding tables, and those active for a token.
 
 Which of them is called N moves the exponents of a law, so each is kept. A model counts its own
 parameters (`num_params`); `counted` adds that method to what any factory builds.
@@ -136,7 +136,7 @@ def _whole(model: Any, own: Any, asked: dict[str, bool]) -> int:
 
 
 def is_lazy(parameter: Any) -> bool:
-    """Whether a parameter has no shape yet."""
+    """Return whether a parameter has no shape yet."""
     from torch.nn.parameter import is_lazy as has_no_shape
 
     return bool(has_no_shape(parameter))
@@ -189,7 +189,7 @@ def _routed(model: Any) -> int:
 
 
 def _routed_share(model: Any) -> float | None:
-    """Which share of the routed experts one token visits, as a `transformers` configuration says.
+    """Return the share of routed experts that a token visits, by a `transformers` configuration.
 
     The names are those of Mixtral, Qwen and OLMoE, and DeepSeek.
     """

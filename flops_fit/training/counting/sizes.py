@@ -85,7 +85,7 @@ def _build_light(build: Build, value: int | float) -> nn.Module:
 
 
 def _own_flops(model: nn.Module, units_per_example: int) -> float:
-    """What the model says of its FLOPs per unit of data.
+    """Return the FLOPs per unit of data that the model states.
 
     A method that needs an argument is given how many units an example holds: a context's length.
     """

@@ -46,7 +46,7 @@ class Unknown:
 
 @dataclass
 class Tally:
-    """What one pass came to.
+    """The FLOPs and operations of one pass.
 
     Attributes:
         products: forward FLOPs of matrix products, convolutions and attention.
@@ -89,7 +89,7 @@ class Counting:
         self._watch.__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def tally(self) -> Tally:
-        """What the pass came to."""
+        """Return the totals of the pass."""
         counted = self._counter.get_flop_counts().get("Global", {})
         transforms = sum(flops for packet, flops in counted.items() if packet in FOURIER)
         products = sum(counted.values()) - transforms

@@ -1,4 +1,4 @@
-"""What a data plugin returned -> a training set, a fixed held-out set, and the facts of both."""
+"""Turns a data plugin's result into a training set, a fixed held-out set, and the facts of both."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def _hint_for(made: Sequence[Any]) -> str:
 
 
 def _is_source(candidate: object) -> bool:
-    """Whether a thing can give examples (a tensor or a number is no data set here)."""
+    """Return whether a thing can give examples (a tensor or a number is no data set here)."""
     if isinstance(candidate, torch.Tensor | str | bytes | int | float):
         return False
     return hasattr(candidate, "__iter__") or hasattr(candidate, "__getitem__")
@@ -269,7 +269,7 @@ def _read_facts(
 
 
 def _has_tokens(train: Any) -> bool:
-    """Whether a set is a table of `datasets` with a column of token numbers."""
+    """Return whether a set is a table of `datasets` with a column of token numbers."""
     dataset = getattr(train, "dataset", train)
     return "input_ids" in (getattr(dataset, "column_names", None) or ())
 
@@ -292,7 +292,7 @@ def _token_facts(train: Any) -> dict[str, Any]:
 
 
 def example_count(source: Any) -> int | None:
-    """How many examples a set holds; None where it does not say."""
+    """Return the number of examples in a set; None if it does not state one."""
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     if is_iterable_only(dataset):
         return None

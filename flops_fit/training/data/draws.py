@@ -1,4 +1,4 @@
-"""What a data set draws at random, kept apart from what the model draws.
+"""Keeps the random numbers of a data set apart from those of the model.
 
 Data sets draw from the generators of the whole process: an order by `torch.randperm`, noise by
 `random` or numpy. So does the model, by dropout, on each process of a trial differently. Here a
@@ -20,7 +20,7 @@ _NUMPY: Any = np.random  # its stubs leave out the functions that swap generator
 
 
 class Draws:
-    """Where one data set left the generators of Python, numpy and torch's CPU.
+    """The states in which a data set left the generators of Python, numpy and torch's CPU.
 
     Copying the state of Python's or numpy's would take longer than many a batch. So numpy's
     generator is swapped as a whole, and Python's is seeded by a number drawn from it before.
@@ -48,7 +48,7 @@ class Draws:
             _NUMPY.set_bit_generator(models[2])
 
     def state(self) -> dict[str, Any]:
-        """Where the data set left the generators, as tensors and plain data."""
+        """Return the states of the generators, as tensors and plain data."""
         numpy = self._numpy.state["state"]
         return {
             "torch": self._torch,

@@ -1,4 +1,4 @@
-"""What a data plugin states about its data."""
+"""The facts that a data plugin states about its data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a data plugin says of its data, as attributes of what it returns.
+    """The facts that a data plugin states as attributes of its result.
 
     Attributes:
         unit: what one unit of data is called: `token`, `image`, ...

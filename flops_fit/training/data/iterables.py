@@ -91,7 +91,7 @@ class IterableStream:
         return opened
 
     def draws_seed(self) -> int:
-        """What all that is drawn in this epoch follows from, on every process of a trial."""
+        """The seed of all random numbers of this epoch, on every process of a trial."""
         return derive_seed(self.seed, "epoch", self._epoch, "draws")
 
     def _set_epoch(self) -> None:
@@ -102,7 +102,7 @@ class IterableStream:
                 break
 
     def _read(self) -> Iterator[Batch]:
-        """One epoch of a source that is no DataLoader, in batches of any size."""
+        """Read one epoch of a source that is no DataLoader, in batches of any size."""
         return (collate_rows([example]) for example in self.source)
 
     @property
@@ -110,7 +110,7 @@ class IterableStream:
         return hasattr(self.source, "state_dict") and hasattr(self.source, "load_state_dict")
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands, with the source's own word for it where it has one."""
+        """Return the stream's position, with the source's own state if it has one."""
         state: dict[str, Any] = {"drawn": self.drawn, "count": self._count, "epoch": self._epoch}
         if self._has_state:
             state["source"] = self.source.state_dict()

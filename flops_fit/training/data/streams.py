@@ -77,7 +77,7 @@ def first_tensor(batch: Batch) -> torch.Tensor:
 
 
 def count_examples(batch: Batch) -> int:
-    """How many examples a batch holds."""
+    """Return the number of examples in a batch."""
     return int(first_tensor(batch).shape[0])
 
 
@@ -183,7 +183,7 @@ def fetcher(dataset: Any, collate: Collate = collate_rows) -> Callable[[torch.Te
 
 
 def is_in_memory(dataset: Any) -> bool:
-    """Whether examples lie in memory, so that fetching them costs nothing."""
+    """Return whether examples lie in memory, so that fetching them costs nothing."""
     if isinstance(dataset, Subset):
         return is_in_memory(dataset.dataset)
     return isinstance(dataset, TensorDataset) or hasattr(dataset, "num_bytes")
@@ -250,7 +250,7 @@ class MapStream:
         return self.fetch(self.indices(count)[part])
 
     def state(self) -> dict[str, Any]:
-        """Where the stream stands."""
+        """Return the stream's position."""
         return {"drawn": self.drawn}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -275,7 +275,7 @@ def on_device(dataset: Any, device: torch.device) -> Any:
 
 
 def is_plain_loader(loader: DataLoader[Any]) -> bool:
-    """Whether a loader does nothing but batch and shuffle a map-style set, each example once."""
+    """Return whether a loader only batches and shuffles a map-style set, each example once."""
     sampler = loader.sampler
     if loader.batch_size is None or is_iterable_only(loader.dataset):
         return False
@@ -286,7 +286,7 @@ def is_plain_loader(loader: DataLoader[Any]) -> bool:
 
 
 def is_iterable_only(dataset: Any) -> bool:
-    """Whether a set can only be read from its beginning."""
+    """Return whether a set can only be read from its beginning."""
     if isinstance(dataset, IterableDataset):
         return True
     return not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))

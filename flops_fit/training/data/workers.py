@@ -77,7 +77,7 @@ class FetchedAhead(MapStream):
         self._batches: Iterator[Batch] | None = None
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
-        """As `MapStream.take`; every call of a trial asks for the same count and part."""
+        """Return examples like `MapStream.take`; all calls of a trial ask for the same part."""
         if self._batches is None:
             ahead = MapStream(**self._made)
             ahead.drawn = self.drawn
@@ -99,7 +99,7 @@ class FetchedAhead(MapStream):
 
 
 def _keys(ahead: MapStream, count: int, part: slice) -> Iterator[tuple[int, torch.Tensor]]:
-    """What the workers are asked for, without end: the seed and the examples of each batch."""
+    """Yield the seed and the examples of each batch, without end."""
     while True:
         seed = derive_seed(ahead.seed, "batch", ahead.drawn) % 2**63
         yield seed, ahead.indices(count)[part]
@@ -122,7 +122,7 @@ class ReadAhead(IterableStream):
 
 
 def _seed_worker(seed: int, worker: int) -> None:
-    """What the set draws in its process is what it would draw in the trial's own."""
+    """Seed a worker so that the set draws the same numbers as in the trial's own process."""
     seed_draws(seed)
 
 

@@ -56,7 +56,7 @@ class EnergyMeter:
 
     @property
     def source(self) -> str | None:
-        """Who counts: `NVML`, `RAPL`, or None."""
+        """The source of the measurement: `NVML`, `RAPL`, or None."""
         return None if self._counter is None else self._counter.source
 
     def poll(self) -> None:
@@ -80,7 +80,7 @@ class EnergyMeter:
 
 
 def open_energy_meter(device: torch.device) -> EnergyMeter:
-    """What counts the energy of a device, from now on; of a CPU that of all its packages."""
+    """Return a meter of a device's energy from now on; for a CPU, of all its packages."""
     try:
         if device.type == "cuda":
             return EnergyMeter(BoardCounter.open(device))

@@ -1,4 +1,4 @@
-"""What a trial measures of itself while it runs: rates, waits, memory, energy, versions."""
+"""Measures a running trial: rates, waits, memory, energy and versions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Meter:
             self._evaluating += time.monotonic() - began
 
     def waiting_for(self, take: Callable[P, Taken], *args: P.args, **kwargs: P.kwargs) -> Taken:
-        """What `take` gives; the step's time until then is a wait for its examples."""
+        """Return the result of `take`, and count the time as waiting for examples."""
         self._energy.poll()
         began = time.perf_counter()
         batch = take(*args, **kwargs)
@@ -81,7 +81,7 @@ class Meter:
 
     @property
     def joules(self) -> float | None:
-        """What this process took of its device's energy; None where that is not known."""
+        """The energy that this process used on its device, in joules; None if not known."""
         now, earlier = self._energy.joules(), self._earlier_joules
         return None if now is None or earlier is None else earlier + now
 
@@ -147,7 +147,7 @@ class Meter:
         return {"nominal_flops_per_second": peak, **share}
 
     def _energy_of_all(self) -> dict[str, Any]:
-        """What all processes of the trial took, and who counted; nothing where one does not know.
+        """Return the energy of all processes and its source; nothing if one does not know it.
 
         Every process must ask, since they add it up together.
         """
@@ -240,7 +240,7 @@ def total_memory(device: torch.device) -> int | None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called: `cpu (x86_64)`, `NVIDIA H100 80GB HBM3`, ..."""
+    """Return the device's name: `cpu (x86_64)`, `NVIDIA H100 80GB HBM3`, ..."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()})"

@@ -34,7 +34,7 @@ Build = Callable[[Any], nn.Module]
 
 @dataclass(frozen=True)
 class StepTiming:
-    """How fast one size trains on the device at hand.
+    """The training speed of one size on this device.
 
     Attributes:
         seconds_per_step: median wall time of an optimiser step.
