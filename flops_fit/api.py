@@ -146,7 +146,7 @@ def _sweep(
     watcher: Watcher | None,
     is_adaptive: bool,
 ) -> Result:
-    """Plan, train and fit; a sweep that did not come to its end is an error that says why."""
+    """Plan, train and fit; raise an error with the reason if the sweep did not end."""
     from flops_fit.manifest.manifest import read_manifest
     from flops_fit.reporting.reading import read_run, write_report
     from flops_fit.sweep.caps import make_caps
@@ -385,7 +385,7 @@ def _source(
     compute_budgets: Sequence[float | str] | None,
     options: Options,
 ) -> Path | Prepared:
-    """A manifest's path, or live objects, prepared.
+    """Return the prepared experiment of a manifest's path or of live objects.
 
     Raises:
         TypeError: an unknown option, a missing argument, or arguments beside a manifest.

@@ -16,23 +16,23 @@ _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class FlopsFitError(Exception):
-    """The root of the errors that a user can mend."""
+    """Base class of the errors that a user can fix."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep the message and the hint apart, so that each door shows them in its own way."""
+        """Keep message and hint apart, so that each interface can show them in its own way."""
         super().__init__(message)
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
-        """Message, then hint: what a library user sees in a traceback."""
+        """Return the message, then the hint, as a traceback shows them."""
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
 
 
 class ManifestError(FlopsFitError):
-    """The manifest, or a command-line argument, is not usable."""
+    """The manifest or a command-line argument is not usable."""
 
     exit_code = 2
 
@@ -60,13 +60,13 @@ class LedgerError(RunDirError):
 
 
 class StorageError(FlopsFitError):
-    """The disk, or what the output goes to, does not take or give what it should."""
+    """The disk, or the receiver of the output, cannot be read or written."""
 
     exit_code = 4
 
     @classmethod
     def of(cls, error: OSError) -> StorageError | None:
-        """The system's error as one for the user; None where it is about no file and no disk."""
+        """Return the system's error as one for the user; None if it concerns no file or disk."""
         is_of_disk = error.errno in (*_FULL, *_CLOSED, errno.EIO)
         if error.errno is None or (error.filename is None and not is_of_disk):
             return None
@@ -90,7 +90,7 @@ class TrialsFailedError(FlopsFitError):
 
 
 class CapReachedError(FlopsFitError):
-    """The sweep stopped before the trial that would have passed a cap."""
+    """The sweep stopped before a trial that would have exceeded a cap."""
 
     exit_code = 7
 
@@ -105,7 +105,7 @@ class FitError(FlopsFitError):
     exit_code = 6
 
     def __init__(self, message: str, *, code: str, hint: str | None = None) -> None:
-        """Keep the code beside message and hint."""
+        """Keep the code with the message and the hint."""
         super().__init__(message, hint=hint)
         self.code = code
 
@@ -124,5 +124,5 @@ class Note:
     message: str
 
     def to_dict(self) -> dict[str, str]:
-        """The note as plain data."""
+        """Return the note as plain data."""
         return {"code": self.code, "message": self.message}

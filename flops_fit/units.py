@@ -33,7 +33,7 @@ _FLOPS = re.compile(
 
 
 def parse_number(value: object) -> float:
-    """The positive finite number that a user wrote as `1e18`, `"1e18"` or `18`.
+    """Return the positive finite number that a user wrote as `1e18`, `"1e18"` or `18`.
 
     Raises:
         ValueError: the value is not a number, or is not positive and finite.
@@ -90,7 +90,7 @@ def format_flops(value: float, digits: int = 3) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in its two largest units: `4 h 10 min`, `3 min 5 s`, `0.8 s`."""
+    """Return a duration in its two largest units: `4 h 10 min`, `3 min 5 s`, `0.8 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -120,7 +120,7 @@ def _significant(value: float, digits: int) -> str:
 
 
 def plural(unit: str) -> str:
-    """The plural of a unit's name: `token` -> `tokens`, `patch` -> `patches`."""
+    """Return the plural of a unit's name: `token` -> `tokens`, `patch` -> `patches`."""
     if unit.endswith("s"):
         return unit
     return f"{unit}es" if unit.endswith(("ch", "sh", "x", "z")) else f"{unit}s"

@@ -22,7 +22,7 @@ def check(
     as_json: JsonOption = False,
     layout: FormatOption = "terminal",
 ) -> None:
-    """Test a manifest's plugins against their contract; trains a few steps, writes nothing."""
+    """Test a manifest's plugins against their contract: train a few steps, write nothing."""
     from flops_fit.experiment.child import ask_findings
 
     found = ask_findings(manifest, search_path=(manifest.resolve().parent, Path.cwd()))

@@ -47,7 +47,7 @@ def estimate(
 
 
 def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:
-    """The estimate with its totals."""
+    """Return the estimate with its totals."""
     from flops_fit.errors import Note
     from flops_fit.planning.notes import estimate_notes, share_note, speed_notes
     from flops_fit.reporting.tables.table import estimate_table

@@ -41,7 +41,7 @@ def init(
 
 
 def template(total_flops: float | None = None) -> str:
-    """The commented manifest, with sizes and target that fit a total in FLOPs."""
+    """Return the commented manifest, with sizes and target that fit a total in FLOPs."""
     from importlib.resources import files
 
     text = files("flops_fit.cli").joinpath("template.toml").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def template(total_flops: float | None = None) -> str:
 
 
 def _sizes_for(total_flops: float) -> tuple[int, int, int]:
-    """Smallest and largest width of the template's model for a total, and their common multiple."""
+    """Return the template's smallest and largest width for a total, and their common multiple."""
     top = total_flops * _TOP_SHARE
     low = top / _SPACING ** (_LEVELS - 1)
     optimum = [math.sqrt(budget / 6 / _TOKENS_PER_PARAM) for budget in (low, top)]
@@ -81,7 +81,7 @@ def _sizes_for(total_flops: float) -> tuple[int, int, int]:
 
 
 def _width(params: float) -> float:
-    """The width at which the template's GPT has so many params: 12 x layers x width^2."""
+    """Return the width at which the template's GPT has this many params: 12 x layers x width^2."""
     width = 4.0
     while 12 * max(2, width // 64) * width**2 + 256 * width < params:
         width *= 1.02

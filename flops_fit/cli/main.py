@@ -58,7 +58,7 @@ class _Commands(TyperGroup):
 
 
 def _globals_first(args: list[str]) -> list[str]:
-    """The arguments with `--quiet` and `--verbose` before the command, wherever they stood."""
+    """Return the arguments with `--quiet` and `--verbose` moved before the command."""
     end = args.index("--") if "--" in args else len(args)
     found = [_GLOBAL[each] for each in args[:end] if each in _GLOBAL]
     return [*found, *(each for each in args[:end] if each not in _GLOBAL), *args[end:]]
@@ -66,7 +66,7 @@ def _globals_first(args: list[str]) -> list[str]:
 
 @contextmanager
 def _own_end_of_pipes() -> Iterator[None]:
-    """Leave at a broken pipe before typer or rich do, with the exit code that shells expect."""
+    """Exit at a broken pipe before typer or rich do, with the exit code that shells expect."""
     try:
         yield
     except (BrokenPipeError, SystemExit) as error:
@@ -205,7 +205,7 @@ def _leave(error: FlopsFitError) -> None:
 
 
 def _usage_error(error: Any) -> ManifestError:
-    """A mistake in the arguments as one of our errors; its hint names the help to read."""
+    """Return a mistake in the arguments as a `ManifestError`; its hint names the help to read."""
     context = error.ctx
     message = error.format_message().strip().rstrip(".")
     message = message[:1].lower() + message[1:]

@@ -29,7 +29,7 @@ _loudness = {"quiet": False, "verbose": False}
 
 
 def set_loudness(*, quiet: bool, verbose: bool) -> None:
-    """Keep what `--quiet` and `--verbose` ask for."""
+    """Store the options `--quiet` and `--verbose`."""
     _loudness.update(quiet=quiet, verbose=verbose)
 
 
@@ -44,7 +44,7 @@ def is_verbose() -> bool:
 
 
 def examples(*commands: str) -> str:
-    """The last lines of a command's help: commands to copy."""
+    """Return the last lines of a command's help: commands to copy."""
     return "\n\n".join(["Examples:", *(f"  {command}" for command in commands)])
 
 
@@ -78,12 +78,12 @@ def print_error(error: FlopsFitError) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Data for a program."""
+    """Print data for a program as JSON."""
     typer.echo(json.dumps(data, indent=1, allow_nan=False))
 
 
 def print_tables(tables: Sequence[Table], layout: Format) -> None:
-    """Tables for a person, in the asked form."""
+    """Print tables for a person, in the requested form."""
     if layout == "terminal":
         from rich.console import Console
 
@@ -99,12 +99,12 @@ def print_tables(tables: Sequence[Table], layout: Format) -> None:
 
 
 def terminal_width(elsewhere: int) -> int:
-    """Columns of the terminal, or what COLUMNS says; `elsewhere` where there is neither."""
+    """Return the terminal's columns, or COLUMNS; `elsewhere` if there is neither."""
     return shutil.get_terminal_size((elsewhere, 40)).columns
 
 
 def print_verdict(result: Result, layout: Format, *, with_answers: bool = False) -> None:
-    """The verdict, the answers if wanted, and the reasons; comments where a table is LaTeX.
+    """Print the verdict, the answers if requested, and the reasons; as comments in LaTeX.
 
     Each answer is a sentence, as on the page. A CSV holds a table alone, so there the same lines
     go to standard error.
@@ -126,7 +126,7 @@ def print_verdict(result: Result, layout: Format, *, with_answers: bool = False)
 
 
 def number_of(text: str | None, option: str) -> float | None:
-    """A positive number given to an option; None where it was not given."""
+    """Return the positive number of an option; None if it was not given."""
     if text is None:
         return None
     try:
@@ -136,7 +136,7 @@ def number_of(text: str | None, option: str) -> float | None:
 
 
 def numbers_of(text: str | None, option: str) -> tuple[float, ...] | None:
-    """Positive numbers with commas between; None if the option was not given."""
+    """Return positive numbers from a comma-separated list; None if the option was not given."""
     if text is None:
         return None
     try:

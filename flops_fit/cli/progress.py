@@ -40,7 +40,7 @@ def watching(run: RunDir) -> Iterator[Watcher]:
 
 
 class _Lines:
-    """A line for each trial that ends."""
+    """Prints a line for each trial that ends."""
 
     def __init__(self, plan: Plan, run: RunDir, console: Console) -> None:
         self.console = console
@@ -81,11 +81,11 @@ class _Lines:
                 self.print(f"tracker {name}, at {describe(trial)}: {reason}; training continues")
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:
-        """Show nothing: a log needs no steps."""
+        """Print nothing: a log needs no steps."""
 
 
 class _Bars(_Lines):
-    """A bar over the sweep's FLOPs and one over the steps of each running trial."""
+    """Shows a bar of the sweep's FLOPs and one of each running trial's steps."""
 
     def __init__(self, plan: Plan, run: RunDir, console: Console) -> None:
         self.progress = Progress(
@@ -150,7 +150,7 @@ class _Bars(_Lines):
 
 
 def describe(trial: Trial) -> str:
-    """A trial in a few words."""
+    """Return a trial in a few words."""
     factor = trial.learning_rate_factor
     return (
         f"size {trial.size.size_value:g} ({format_count(trial.size.params)} params) "

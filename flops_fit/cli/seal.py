@@ -72,7 +72,7 @@ def print_score(source: Path, given: str, *, as_json: bool) -> None:
 
 
 def _loss(prediction: dict[str, Any]) -> str:
-    """A predicted loss with its interval."""
+    """Return a predicted loss with its interval."""
     interval = prediction.get("loss_interval")
     said = f"{prediction['loss']:.4g}"
     return said if not interval else f"{said} (95 % interval {interval[0]:.4g}-{interval[1]:.4g})"

@@ -54,7 +54,7 @@ def _watch(run_dir: Path, found: Status) -> None:
 
 
 def lines_of(found: Status) -> list[str]:
-    """The status in lines of at most 80 columns, apart from reasons: sweep, running, ended."""
+    """Return the status in lines of at most 80 columns, except for reasons of failed trials."""
     from flops_fit.reporting.tables.cells import printable
 
     kind = " (a rehearsal)" if found.is_simulated else ""

@@ -103,7 +103,7 @@ _VERDICTS = {
 
 
 def _sentences(result: TransferResult) -> list[str]:
-    """The verdict, what is left over, and the reasons, each as a sentence."""
+    """Print the verdict, what remains, and the reasons, each as a sentence."""
     told = result.transfer
     lines = [_VERDICTS[told.verdict].format(result.rule)]
     if told.slope is not None:
@@ -116,5 +116,5 @@ def _sentences(result: TransferResult) -> list[str]:
 
 
 def _whole(number: float) -> int | float:
-    """A whole number as an integer, as size parameters are."""
+    """Return a whole number as an integer, as size parameters are."""
     return int(number) if number.is_integer() else number

@@ -21,7 +21,7 @@ def print_versions() -> None:
 
 
 def _devices() -> str:
-    """The GPUs that the driver lists, and the processor cores."""
+    """Return the GPUs that the driver lists, and the processor cores."""
     gpus = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
     cores = f"{os.cpu_count()} CPU cores"
     return f"{gpus} NVIDIA GPUs, {cores}" if gpus else cores

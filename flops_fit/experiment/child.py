@@ -1,4 +1,4 @@
-"""Questions about an experiment, put to a child process that loads its plugins.
+"""Asks a child process, which loads the plugins, about an experiment.
 
 The child imports torch and the user's code; the process that plans, conducts and reports does not.
 So a command that only plans starts fast, a conductor holds no GPU memory, and a plugin that takes
@@ -40,7 +40,7 @@ from flops_fit.manifest.trials import Trial
 
 
 def ask_description(manifest: Path, *, search_path: Sequence[Path]) -> Description:
-    """The description of a manifest's experiment.
+    """Return the description of a manifest's experiment.
 
     Raises:
         PluginError: a plugin is missing or breaks its contract.
@@ -60,7 +60,7 @@ def ask_timings(
     devices_per_trial: int = 1,
     num_devices: int = 0,
 ) -> list[Timing]:
-    """Time some trials' sizes, in as many processes side by side as the sweep will use.
+    """Time some trials' sizes, in as many concurrent processes as the sweep will use.
 
     Each has the device that the sweep will give it, and its share of the batch. Of the processes of
     one trial the slowest counts, of trials side by side their mean. Of the peaks that they measured
@@ -122,7 +122,7 @@ def ask_findings(manifest: Path, *, search_path: Sequence[Path]) -> list[Finding
 
 
 def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
-    """The same plugins, each with the problem that its import meets, if any.
+    """Return the plugins, each with the error of its import, if any.
 
     One that ends the interpreter is named so, and the others are tried in another child.
     """
@@ -138,14 +138,14 @@ def ask_problems(plugins: Sequence[Listed]) -> list[Listed]:
 
 
 def _ask(question: Mapping[str, Any], devices: Sequence[str] = ("",)) -> list[dict[str, Any]]:
-    """Put a question to child processes, and raise what they raised."""
+    """Ask child processes, and raise the errors that they raised."""
     return [_read(text, code) for text, code in _put(question, devices)]
 
 
 def _put(
     question: Mapping[str, Any], devices: Sequence[str] = ("",)
 ) -> list[tuple[str | None, int]]:
-    """Put a question to child processes; what each wrote (None: nothing), and its exit code.
+    """Ask child processes; return each one's answer (None if it gave none) and exit code.
 
     There is one for each of `devices`, which it sees no other than; `""` leaves all as they are.
     """
@@ -173,7 +173,7 @@ def _put(
 
 
 def _read(text: str | None, code: int) -> dict[str, Any]:
-    """A child's answer, or the error that it met."""
+    """Return a child's answer, or raise its error."""
     if text is None and code == 1:
         raise RuntimeError("the process that loads the plugins met a bug: see its traceback above")
     if text is None:

@@ -59,14 +59,14 @@ def describe(experiment: Experiment) -> Description:
 
 
 def _shown(size: str | dict[str, Any]) -> str:
-    """Return a named size as a reader knows it: `tiny`, or `width 64, depth 2`."""
+    """Return the name of a size: `tiny`, or `width 64, depth 2`."""
     if isinstance(size, str):
         return size
     return ", ".join(f"{key} {value}" for key, value in size.items())
 
 
 def buildable_sizes(manifest: Manifest, build: Callable[[SizeValue], Any]) -> list[SizeValue]:
-    """Whole sizes that the model can be built at and that some budget's grid may want.
+    """Return the sizes that the model can be built at and that the grid of a budget may use.
 
     Tries 1, 2, 3, 4, 6, 8, 12, ... (powers of two and the middles between them); one that the
     model refuses (a width that its heads do not divide, say) is passed over.

@@ -1,4 +1,4 @@
-"""Description: what planning needs to know of an experiment, as plain data that crosses processes.
+"""Description: the facts of an experiment that planning needs, as plain data for other processes.
 
 So a command that only plans or conducts never imports torch or the user's code. A manifest that
 states all of it needs no plugin at all.
@@ -37,12 +37,12 @@ class Description:
     num_devices: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The description as plain data."""
+        """Return the description as plain data."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
-        """The inverse of `to_dict`."""
+        """Return the object that `to_dict` made plain."""
         return cls(
             sizes=tuple(Size(**size) for size in data["sizes"]),
             facts=DataFacts(**data["facts"]),
@@ -53,7 +53,7 @@ class Description:
 
 
 def stated_description(manifest: Manifest) -> Description | None:
-    """The description, if the manifest states all that it holds; None where plugins must be asked.
+    """Return the description, if the manifest states all of it; None if plugins must be loaded.
 
     All is stated if every size has `params` and, unless FLOPs are counted as 6 N D,
     `flops_per_token`, and [data] has `units_per_example`.
@@ -74,7 +74,7 @@ def stated_description(manifest: Manifest) -> Description | None:
 
 
 def size_values(manifest: Manifest) -> list[SizeValue]:
-    """The values of the size parameter that may be planned, ascending.
+    """Return the values of the size parameter that may be planned, ascending.
 
     A range becomes a ladder of steps of 2^(1/4), near the square root of 2 in params where params
     grow with the square of the size, rounded to the multiple asked for. Names and sets of arguments

@@ -6,7 +6,7 @@ import os
 
 
 def share_out(num_devices: int, workers: int, each: int) -> list[tuple[str, ...]]:
-    """The names of the devices of each worker, in turn; empty where there are none to share.
+    """Return the device names of each worker; empty if there are no devices to share.
 
     Args:
         num_devices: GPUs of this machine.

@@ -45,12 +45,12 @@ class Identity:
 
     @property
     def code(self) -> str:
-        """12 hexadecimal digits that change with the source files and the versions."""
+        """Return 12 hexadecimal digits that change with the source files and the versions."""
         text = repr((sorted(self.files.values()), sorted(self.versions.items())))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        """The identity as plain data."""
+        """Return the identity as plain data."""
         return asdict(self)
 
 
@@ -126,7 +126,7 @@ def _copy_name(name: str, digest: str) -> str:
 
 
 def _file_change(path: Path, copy: Path) -> str:
-    """Say how a source file changed: lines added and removed, and the first of them."""
+    """Return how a source file changed: lines added and removed, and the first of them."""
     try:
         before = copy.read_text(encoding="utf-8", errors="replace").splitlines()
         after = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -158,7 +158,7 @@ def _loaded_files(search_path: Sequence[Path]) -> list[Path]:
 
 
 def _data_of(experiment: Experiment) -> tuple[str | None, str | None, int | None]:
-    """(digest of the held-out set, digest of a training sample, training examples)."""
+    """Return (digest of the held-out set, digest of a training sample, training examples)."""
     from flops_fit.experiment.checks.data import digests
     from flops_fit.training.data.batches import example_count, heldout_batches
 

@@ -1,4 +1,4 @@
-"""Manifest + plugins, or live objects -> Experiment; its sizes, its fingerprint.
+"""Makes an experiment from a manifest and plugins, or from live objects; sizes and fingerprint.
 
 An Experiment holds what a trial is made from. What the planner needs of it (sizes with their
 counts, what one unit of data is) is its Description.
@@ -45,13 +45,13 @@ class Experiment:
 
 
 def fingerprint(manifest: Manifest) -> str:
-    """12 hexadecimal digits that change with anything that a trial's numbers depend on."""
+    """Return 12 hexadecimal digits that change with anything that a trial's numbers depend on."""
     text = json.dumps(manifest.identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Experiment:
-    """Load the manifest's plugins and draw up its data.
+    """Load the manifest's plugins and its data.
 
     Raises:
         PluginError: a plugin is missing, does not load, or does not take what the manifest gives.
@@ -71,7 +71,7 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
 
 
 def load_factory(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
-    """The model plugin, which takes the arguments that the manifest gives."""
+    """Return the model plugin, which takes the arguments that the manifest gives."""
     model = manifest.model
     factory = load_plugin("model", model.plugin, search_path=search_path)
     given: set[str] = {key for each in model.named if isinstance(each, dict) for key in each}
@@ -105,7 +105,7 @@ def load_count(manifest: Manifest, factory: Any, *, search_path: Sequence[Path])
 
 
 def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
-    """The loss plugin; a class is called first."""
+    """Return the loss plugin; a class is instantiated first."""
     loss = manifest.loss
     loss_fn = load_plugin("loss", loss.plugin, search_path=search_path)
     if isinstance(loss_fn, type) or loss.kwargs:
@@ -121,7 +121,7 @@ def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
 
 
 class Raised:
-    """A loss plus a constant, with all that the loss says of itself."""
+    """A loss plus a constant, with the attributes of the loss."""
 
     def __init__(self, loss: Any, offset: float) -> None:
         self._loss, self._offset = loss, offset
@@ -136,14 +136,14 @@ class Raised:
         return Raised(bind(model), self._offset) if callable(bind) else self
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the loss itself has: `count`, say."""
+        """Return an attribute of the loss itself, such as `count`."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._loss, name)
 
 
 def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedData:
-    """The data plugin's training and held-out set."""
+    """Return the data plugin's training and held-out set."""
     from flops_fit.training.data.batches import load_data
     from flops_fit.training.data.draws import Draws, seed_draws
     from flops_fit.training.data.streams import derive_seed
@@ -165,7 +165,7 @@ def load_dataset(manifest: Manifest, *, search_path: Sequence[Path]) -> LoadedDa
 
 
 def _stated_facts(manifest: Manifest) -> dict[str, Any]:
-    """Return the facts about the data that the manifest states, over what the data says."""
+    """Return the facts about the data; those of the manifest replace those of the data."""
     return manifest.data.model_dump(exclude={"plugin", "kwargs"}, exclude_none=True)
 
 
@@ -177,7 +177,7 @@ def live_experiment(
     loss: Any,
     count: Any = None,
 ) -> Experiment:
-    """An experiment of live objects; `manifest` names them for the record only.
+    """Return an experiment of live objects; `manifest` names them for the record only.
 
     `count` is a function (model, batch) -> FLOPs, in place of the manifest's `[flops] count`.
 
@@ -207,7 +207,7 @@ def live_manifest(
     loss: Any,
     sections: Mapping[str, Any],
 ) -> Manifest:
-    """The manifest that records an experiment of live objects; `sections` holds all the rest.
+    """Return the manifest that records live objects; `sections` holds all the rest.
 
     Raises:
         ManifestError: a section breaks a rule of the manifest.
@@ -230,13 +230,13 @@ def live_manifest(
 
 
 def name_of(thing: Any) -> str:
-    """`module:qualified.name` of a class or function, or of an object's class."""
+    """Return `module:qualified.name` of a class or function, or of an object's class."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return f"{named.__module__}:{named.__qualname__}"
 
 
 def _plain(value: Any) -> Any:
-    """A keyword argument as TOML can hold it; an object by its class's name."""
+    """Return a keyword argument as TOML can hold it; an object by its class's name."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -249,7 +249,7 @@ def _plain(value: Any) -> Any:
 def builder(
     manifest: Manifest, factory: Callable[..., Any], kwargs: Mapping[str, Any] | None = None
 ) -> Callable[[SizeValue], Any]:
-    """A function from a size value to a model, whose errors name the plugin and the size."""
+    """Return a function from a size value to a model, whose errors name the plugin and the size."""
     model = manifest.model
     given = model.kwargs if kwargs is None else kwargs
 

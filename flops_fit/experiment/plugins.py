@@ -1,4 +1,4 @@
-"""Find entry points (metadata only); load one; check its contract at once.
+"""Finds entry points (metadata only), loads one, and checks its contract.
 
 A plugin is named by an entry point (`gpt`) of one of the groups below, or by an import path
 (`my_module:MyGPT`). Finding reads package metadata and imports nothing; loading imports. Whatever a
@@ -35,7 +35,7 @@ GROUPS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class Listed:
-    """An installed plugin, as its package's metadata has it.
+    """An installed plugin, as its package's metadata states it.
 
     Attributes:
         name, kind: what a manifest calls it, and where.
@@ -54,12 +54,12 @@ class Listed:
     problem: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The plugin as plain data."""
+        """Return the plugin as plain data."""
         return {**asdict(self), "group": GROUPS[self.kind]}
 
 
 def list_plugins() -> list[Listed]:
-    """Every installed plugin, by kind and name; imports none of them."""
+    """Return every installed plugin, by kind and name, without an import."""
     listed = []
     for kind in GROUPS:
         points = _points(kind)
@@ -75,7 +75,7 @@ def list_plugins() -> list[Listed]:
 
 
 def problem_of(plugin: Listed) -> str | None:
-    """Import an installed plugin; why that fails, or None. For a process of its own."""
+    """Import an installed plugin in a separate process; return the error, or None."""
     point = EntryPoint(plugin.name, plugin.where, GROUPS[plugin.kind])
     try:
         loaded = guard(plugin.kind, plugin.name, point.load)
@@ -85,7 +85,7 @@ def problem_of(plugin: Listed) -> str | None:
 
 
 def _points(kind: Kind) -> list[EntryPoint]:
-    """Entry points of a kind, by name; a package that is found twice on the path counts once."""
+    """Return the entry points of a kind, by name; a package found twice counts once."""
     found = {(p.name, _package(p), p.value): p for p in entry_points(group=GROUPS[kind])}
     return [found[key] for key in sorted(found)]
 
@@ -114,7 +114,7 @@ def load_plugin(kind: Kind, name: str, *, search_path: Sequence[Path] = ()) -> A
 
 
 def find_plugin(kind: Kind, name: str) -> EntryPoint:
-    """The installed plugin called `name`; imports nothing.
+    """Return the installed plugin called `name`, without an import.
 
     Raises:
         PluginError: there is none, and the hint names what there is; or two packages claim it.
@@ -156,7 +156,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
-    """Run a plugin's code; what it raises becomes a PluginError that names it."""
+    """Run a plugin's code; an error becomes a PluginError that names the plugin."""
     try:
         return call()
     except FlopsFitError:
@@ -170,7 +170,7 @@ def guard(kind: Kind, name: str, call: Callable[[], Any]) -> Any:
 
 
 def _cause_of(error: BaseException) -> str:
-    """Return the innermost cause of an error, where it names another: `; caused by ...`."""
+    """Return the innermost cause of an error, if it has one: `; caused by ...`."""
     inner, seen = error, {id(error)}
     while True:
         earlier = inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
@@ -220,7 +220,7 @@ def check_takes(
 
 
 def _import(kind: Kind, name: str) -> Any:
-    """`module:attribute.attribute` as an object."""
+    """Return the object at `module:attribute.attribute`."""
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -244,7 +244,7 @@ def _import(kind: Kind, name: str) -> Any:
 
 
 def line_of(error: BaseException) -> str:
-    """Return where a plugin's code raised: ` (model.py line 12)`; empty if it did not.
+    """Return the place where a plugin's code raised: ` (model.py line 12)`; else empty.
 
     The innermost line outside this package, torch and Python's own files.
     """

@@ -47,7 +47,7 @@ class Prepared:
 
     @property
     def num_workers(self) -> int:
-        """Trials to run side by side: one a GPU, or one for every `threads_per_worker` cores."""
+        """Return the number of parallel trials: one per GPU, or per `threads_per_worker` cores."""
         execution = self.manifest.execution
         if self.experiment is not None:
             return 1
@@ -105,7 +105,7 @@ def prepare(
 
 
 def written(manifest: Manifest) -> str:
-    """A manifest as TOML."""
+    """Return a manifest as TOML."""
     import tomli_w
 
     return tomli_w.dumps(manifest.model_dump(mode="json", exclude_none=True))
@@ -156,7 +156,7 @@ class ExecutionOptions(TypedDict, total=False):
 
 
 class Options(ModelOptions, SweepOptions, DataOptions, ExecutionOptions, total=False):
-    """Every keyword of `find_optimal`, `plan` and `estimate` that describes an experiment.
+    """Keywords of `find_optimal`, `plan` and `estimate` that describe an experiment.
 
     Each is the manifest's key of the same name, except `count` ([flops]; or a function
     (model, batch) -> FLOPs), `target_budgets`, `methods`, `bootstrap` ([report] budgets, methods
@@ -240,7 +240,7 @@ def refuse_unknown(options: Options) -> None:
 
 
 def _sections(budgets: Sequence[float | str] | None, options: Options) -> dict[str, Any]:
-    """The keywords of a library call as sections of a manifest."""
+    """Return the keywords of a library call as sections of a manifest."""
     sections: dict[str, Any] = {"sweep": {} if budgets is None else {"budgets": list(budgets)}}
     for option, value in options.items():
         if option == "heldout_dataset" or value is None:
@@ -252,13 +252,13 @@ def _sections(budgets: Sequence[float | str] | None, options: Options) -> dict[s
 
 
 def _section_of(option: str) -> str | None:
-    """The manifest's section that an option belongs to; None for the top."""
+    """Return the manifest's section of an option; None for the top."""
     found = (name for name, group in _SECTIONS.items() if option in group.__annotations__)
     return next(found, None)
 
 
 def _plain(value: Any) -> Any:
-    """An option's value as a manifest would hold it; a function by its name."""
+    """Return an option's value as a manifest holds it; a function by its name."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
@@ -269,7 +269,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -47,13 +47,13 @@ class Timing:
 
     @property
     def utilisation(self) -> float | None:
-        """Share of what a large matrix product reached; None where that was not measured."""
+        """Share of the speed of a large matrix product; None if that was not measured."""
         peak = self.matmul_flops_per_second
         return None if peak is None else self.flops_per_second / peak
 
     @property
     def mfu(self) -> float | None:
-        """Share of the published peak: model FLOPs utilisation; None where none is listed."""
+        """Share of the published peak: model FLOPs utilisation; None if no peak is listed."""
         peak = self.nominal_flops_per_second
         return None if peak is None else self.flops_per_second / peak
 
@@ -64,7 +64,7 @@ class Timing:
 
 
 def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
-    """Time the sizes of these trials in this process, as one of those that share each batch.
+    """Time the sizes of these trials in this process, one of those that share each batch.
 
     The exchange of gradients between several is not in it.
     """
@@ -99,5 +99,5 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
 
 
 def _times(rate: float | None, count: int) -> float | None:
-    """The rate of so many devices; None where it is not known."""
+    """Return the rate of this many devices; None if it is not known."""
     return None if rate is None else rate * count

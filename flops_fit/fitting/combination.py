@@ -101,7 +101,7 @@ class Growth:
     inside: float = 0.0
 
     def __call__(self, decades: float) -> float:
-        """The standard error at a distance in decades, negative within the data."""
+        """Return the standard error at a distance in decades, negative within the data."""
         rate = self.per_decade if decades > 0 else self.inside
         return math.hypot(self.near, rate * decades)
 
@@ -174,7 +174,7 @@ class Scale:
         most: float = _MOST,
         recent: float = _RECENT,
     ) -> Scale:
-        """The scale that errors at these folds show of a method, as seen from a later `cut`."""
+        """Return a method's scale from the errors of these folds, as known at a later `cut`."""
         total = weight = _PRIOR_FOLDS
         for miss, error, noise in zip(misses, errors, noises, strict=True):
             if error is None:
@@ -202,7 +202,7 @@ class NoiseAt:
 
     @classmethod
     def of(cls, flops: float, optima: Mapping[str, Optimum]) -> NoiseAt:
-        """The noise that these optima carry; members whose noise is not known are absent."""
+        """Return the noise of these optima; members without known noise are absent."""
         parts = {method: optimum.parts for method, optimum in optima.items()}
         return cls(
             math.log(flops),
@@ -298,16 +298,16 @@ class Combination:
         return math.log10(flops / self.top_flops)
 
     def optima(self, flops: float) -> dict[str, Optimum]:
-        """The optimum of each member that gives a possible one at this budget."""
+        """Return the optimum of each member that gives a possible one at this budget."""
         found = {method: _optimum(frontier, flops) for method, frontier in self.frontiers.items()}
         return {method: optimum for method, optimum in found.items() if optimum is not None}
 
     def params_weights(self, flops: float) -> dict[str, float]:
-        """The weight of each member in ln N at a budget; they add up to 1."""
+        """Return the weight of each member in ln N at a budget; they add up to 1."""
         return self._between(flops, *self._params_ends)
 
     def loss_weights(self, flops: float) -> dict[str, float]:
-        """The weight of each member in ln loss at a budget; they add up to 1."""
+        """Return the weight of each member in ln loss at a budget; they add up to 1."""
         return self._between(flops, *self._loss_ends)
 
     @cached_property
@@ -336,7 +336,7 @@ class Combination:
         return {method: weight / total for method, weight in raw.items() if weight > 0}
 
     def _shares(self, decades: float, part: Literal["params", "loss"]) -> dict[str, float]:
-        """The weight of each member at a distance from the largest run; they add up to 1."""
+        """Return the weight of each member at a distance from the largest run; they add up to 1."""
         is_params = part == "params"
         priors = PARAMS_PRIORS if is_params else LOSS_PRIORS
         scales = self.params_scales if is_params else self.loss_scales
@@ -367,7 +367,7 @@ class Combination:
         return optimum.loss <= self.best_loss * math.exp(room)
 
     def _middle(self, flops: float) -> Optimum:
-        """The combined allocation without intervals; tokens follow from the FLOP count.
+        """Return the combined allocation without intervals; tokens follow from the FLOP count.
 
         Raises:
             FitError: no member gives an answer at this budget (`no_answer`).
@@ -388,7 +388,7 @@ class Combination:
         return Optimum(flops, params, tokens, loss if shares else None)
 
     def optimum(self, flops: float) -> Optimum:
-        """The combined optimum for a budget of `flops`, with 95 % intervals and their parts.
+        """Return the combined optimum for a budget of `flops`, with 95 % intervals and their parts.
 
         Raises:
             FitError: no member gives an answer at this budget (`no_answer`).
@@ -436,7 +436,7 @@ class Combination:
     def _noise(
         self, flops: float, weights: Mapping[str, float], part: Literal["params", "loss"]
     ) -> float:
-        """The weighted noise of the members whose noise is known."""
+        """Return the weighted noise of the members whose noise is known."""
         known = [(n.log_flops, getattr(n, part)) for n in self.noise]
         told = [m for m in weights if known and all(m in by for _, by in known)]
         total = math.fsum(weights[m] for m in told)
@@ -496,7 +496,7 @@ def combine(
 def describe_combination(
     combined: Combination, observations: Sequence[Observation], at_flops: float
 ) -> Fit:
-    """The Fit of a combination: exponents are its slopes over the decade beyond the data.
+    """Return the Fit of a combination: exponents are its slopes over the decade beyond the data.
 
     Args:
         combined: the combination.
@@ -620,7 +620,7 @@ def _is_sound(fit: Fit) -> bool:
 
 
 def _optimum(frontier: Frontier, flops: float) -> Optimum | None:
-    """A frontier's optimum, if it is possible: at least one param, no more than one per FLOP."""
+    """Return a frontier's optimum, if it is possible: at least one param, at most one per FLOP."""
     try:
         optimum = frontier.optimum(flops)
     except (OverflowError, ZeroDivisionError, ValueError):
@@ -660,7 +660,7 @@ def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float | 
 
 
 def _weighted_median(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted median, halfway between two values where the weights are split evenly."""
+    """Return the weighted median, halfway between two values where the weights are split evenly."""
     ordered = sorted(values, key=lambda m: values[m])
     half, seen = math.fsum(weights[m] for m in ordered) / 2, 0.0
     for method in ordered:
@@ -683,7 +683,7 @@ def _in_squares(parts: Iterable[float]) -> float:
 def _around(
     middle: float, error: float, folds: float, least: float = 0.0, most: float = math.inf
 ) -> Interval:
-    """A 95 % interval of a positive number whose logarithm has this standard error."""
+    """Return a 95 % interval of a positive number whose logarithm has this standard error."""
     half = min(float(stdtrit(folds + _PRIOR_FREEDOM, 0.975)) * error, 300.0)
     return max(middle * math.exp(-half), min(least, middle)), min(
         middle * math.exp(half), max(most, middle)

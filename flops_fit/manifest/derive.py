@@ -36,7 +36,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Number]] = {
 
 
 def names_in(formula: str) -> set[str]:
-    """The names that a formula needs.
+    """Return the names that a formula uses.
 
     Raises:
         ValueError: it is not plain arithmetic.
@@ -50,7 +50,7 @@ def names_in(formula: str) -> set[str]:
 
 
 def evaluate(formula: str, names: Mapping[str, Number]) -> Number:
-    """The value of a formula.
+    """Return the value of a formula.
 
     Raises:
         ValueError: it is not plain arithmetic, needs an unknown name, or has no value.
@@ -64,7 +64,7 @@ def evaluate(formula: str, names: Mapping[str, Number]) -> Number:
 
 
 def _parse(formula: str) -> ast.Expression:
-    """The formula's tree, of which every node is known."""
+    """Return the formula's tree of allowed nodes."""
     try:
         tree = ast.parse(formula.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -75,7 +75,7 @@ def _parse(formula: str) -> ast.Expression:
 
 
 def _check(node: ast.AST, formula: str) -> None:
-    """Refuse whatever is not plain arithmetic."""
+    """Refuse everything but plain arithmetic."""
     fine: tuple[type[ast.AST], ...] = (
         ast.Expression, ast.BinOp, ast.UnaryOp, ast.USub, ast.UAdd, ast.Name, ast.Load, ast.Pow,
         *_OPERATIONS,
@@ -97,7 +97,7 @@ def _check(node: ast.AST, formula: str) -> None:
 
 
 def _value(node: ast.AST, names: Mapping[str, Number]) -> Number:
-    """The value of a checked tree."""
+    """Return the value of a checked tree."""
     match node:
         case ast.Constant(value=int() | float() as value):
             return value
@@ -125,7 +125,7 @@ def _value(node: ast.AST, names: Mapping[str, Number]) -> Number:
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    """A power that fits in memory."""
+    """Return a power, if it fits in memory."""
     if abs(base) > 1 and abs(exponent) * math.log(abs(base)) > math.log(_LARGEST):
         if exponent > 0:
             raise ValueError(f"{base} ** {exponent} is too large")
@@ -135,7 +135,7 @@ def _power(base: Number, exponent: Number) -> Number:
 
 
 def _bounded(value: Number) -> Number:
-    """A real number of a size that can be meant."""
+    """Return a real number of a plausible size."""
     if isinstance(value, complex) or not math.isfinite(value) or abs(value) > _LARGEST:
         raise ValueError(f"a value of {value} is out of range")
     return value

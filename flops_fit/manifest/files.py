@@ -152,7 +152,7 @@ def parse_as(kind: type[T], content: bytes | str, *, path: Path, line: int | Non
 
 
 def _mistake(error: ValidationError) -> str:
-    """The first broken rule: which field, what was expected, what was found."""
+    """Return the first broken rule: the field, what was expected, what was found."""
     found = error.errors()
     first = found[0]
     if first["type"] == "json_invalid":

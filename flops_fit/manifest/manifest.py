@@ -1,4 +1,4 @@
-"""TOML -> Manifest, or one precise error.
+"""Reads TOML into a Manifest, or raises one precise error.
 
 Every section but model, data, loss and sweep may be left out. Keys are checked: an unknown one is
 refused with the nearest known one. Numbers of FLOPs may be written `1e18` or `"1e18"`.
@@ -64,7 +64,7 @@ class StatedSize(_Section):
 
 
 class ModelSection(_Section):
-    """[model]: which model, and the sizes it may have.
+    """[model]: the model, and its possible sizes.
 
     Sizes may be names, or sets of arguments, smallest first: `sizes = ["tiny", "small"]` or
     `sizes = [{ width = 64, depth = 2 }, { width = 96, depth = 3 }]`. Their size values are then
@@ -125,7 +125,7 @@ class ModelSection(_Section):
         return self
 
     def _numbers(self, value: Number) -> dict[str, Number]:
-        """The names that `derive` may use: the size under both its names, and numeric kwargs."""
+        """Return the names that `derive` may use: both names of the size, and numeric kwargs."""
         first = self.named[0] if self.named else None
         if isinstance(first, dict):
             return {k: v for k, v in (self.kwargs | first).items() if type(v) in (int, float)}
@@ -148,7 +148,7 @@ class ModelSection(_Section):
         return {self.size_param: value, **self._derived(self._numbers(value))}
 
     def _derived(self, names: dict[str, Number]) -> dict[str, Number]:
-        """The derived arguments, each from the names before it."""
+        """Return the derived arguments, each computed from the names before it."""
         derived: dict[str, Number] = {}
         for name, formula in self.derive.items():
             derived[name] = names[name] = evaluate(formula, names)
@@ -171,7 +171,7 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """[data]: which data set; the facts override what the plugin says of its data."""
+    """[data]: the data set; stated facts replace those of the plugin."""
 
     plugin: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -183,7 +183,7 @@ class DataSection(_Section):
 
 
 class LossSection(_Section):
-    """[loss]: what compares outputs with targets.
+    """[loss]: the function that compares outputs with targets.
 
     Attributes:
         plugin: its name; "model" takes the loss that the model computes itself.
@@ -197,7 +197,7 @@ class LossSection(_Section):
 
 
 class FlopsSection(_Section):
-    """[flops]: how the FLOPs of one unit of data are found."""
+    """[flops]: how the FLOPs of one unit of data are counted."""
 
     count: str = "counted"
 
@@ -211,7 +211,7 @@ class FlopsSection(_Section):
 
 
 class ExecutionSection(_Section):
-    """[execution]: where the trials run, and what they keep; never part of what they are.
+    """[execution]: where trials run, and which files they keep; it never changes a result.
 
     A trial without a sign of life for `stall_minutes` fails, and its process is ended.
     """
@@ -228,7 +228,7 @@ class ExecutionSection(_Section):
 
 
 class ReportSection(_Section):
-    """[report]: what to answer."""
+    """[report]: the questions that the report answers."""
 
     budgets: list[Flops] = Field(default_factory=list)
     methods: list[str] = Field(default_factory=list)
@@ -236,7 +236,7 @@ class ReportSection(_Section):
 
 
 class TransferSection(_Section):
-    """[transfer]: a study of learning rates; never part of what the sweep's trials are.
+    """[transfer]: a study of learning rates; it never changes the sweep's trials.
 
     Attributes:
         sizes: which sizes; the smallest, a middle one and the largest planned if empty.
@@ -293,7 +293,7 @@ class Manifest(_Section):
 
     @property
     def largest_target(self) -> float | None:
-        """FLOPs of the largest budget that is to be answered for; None where none is stated."""
+        """FLOPs of the largest target; None if none is stated."""
         goal = [] if self.sweep.goal is None else [self.sweep.goal.at]
         return max([*self.report.budgets, *goal], default=None)
 
@@ -351,7 +351,7 @@ def _read_size(value: object) -> object:
 
 
 def _whole(value: object) -> int:
-    """A positive whole number, `1.5e6` too."""
+    """Read a positive whole number, also `1.5e6`."""
     number = parse_number(value)
     if number != int(number):
         raise ValueError(f"not a whole number: {value!r}")

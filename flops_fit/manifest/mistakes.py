@@ -1,4 +1,4 @@
-"""The first mistake of a manifest as one sentence: what, where, got, expected, and a hint."""
+"""Describes a manifest's first mistake in one sentence: what, where, got, expected, and a hint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNKNOWN_KEY = {"extra_forbidden", "unexpected_keyword_argument"}
 
 
 def first_mistake(error: ValidationError, model: type[BaseModel], where: str) -> ManifestError:
-    """The first broken rule as a sentence with its place.
+    """Return the first broken rule as a sentence with its place.
 
     An unknown key goes before a missing one: it is likely the same key, misspelt.
     """
@@ -55,7 +55,7 @@ def first_mistake(error: ValidationError, model: type[BaseModel], where: str) ->
 
 
 def _others(first: Any, found: Sequence[Any]) -> str:
-    """The other keys whose values break a rule, in brackets."""
+    """Return the other keys with broken rules, in brackets."""
     keys = dict.fromkeys(each["loc"][:2] for each in found)
     places = [place_of(key) for key in keys if key != first["loc"][:2]]
     if not places:
@@ -84,7 +84,7 @@ def place_of(loc: tuple[int | str, ...]) -> str:
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that the table at `loc` may have."""
+    """Return the keys that the table at `loc` may have."""
     at: Any = model
     for part in loc:
         field = getattr(at, "model_fields", {}).get(part)
@@ -99,6 +99,6 @@ def _known_keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]
 
 
 def shown(value: object) -> str:
-    """A value as the user wrote it, shortened."""
+    """Return a value as the user wrote it, shortened."""
     text = repr(value) if not isinstance(value, bool) else str(value).lower()
     return f"`{text if len(text) <= 60 else text[:57] + '...'}`"

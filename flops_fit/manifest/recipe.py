@@ -163,7 +163,7 @@ class Recipe:
     log_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no trial could be trained with.
+        """Refuse settings that no trial can be trained with.
 
         Raises:
             ValueError: a sentence that names the field, what it is and what is expected.
@@ -233,7 +233,7 @@ class Recipe:
         return self.batch_tokens
 
     def _check_reference(self, rule_field: str, value_field: str) -> None:
-        """A stated value needs the place at which it holds."""
+        """Require the place at which a stated value holds."""
         rule, value = getattr(self, rule_field), getattr(self, value_field)
         missing = _NEEDS[rule_field].get(rule)
         if missing is None or getattr(self, missing) is not None:

@@ -1,4 +1,4 @@
-"""Learning rate, batch and weight decay of a trial: named rules, each with its source; pure.
+"""Rules for a trial's learning rate, batch and weight decay, each with its source.
 
 N is every trainable parameter (a tied head once), D the trial's units of data, C = D times the
 FLOPs of one unit, B the units of data in a step. A rule with published constants gives them where
@@ -140,7 +140,7 @@ def _rates(recipe: Recipe, *, size: Size, tokens: int, batch_tokens: int) -> tup
 def _anchor(
     stated: float | None, reference: float | None, published: tuple[float, float]
 ) -> tuple[float, float]:
-    """(value, where it holds): what the recipe states, or else what was published."""
+    """Return (value, where it holds), from the recipe or else as published."""
     if stated is None:
         return published
     assert reference is not None, "checked by Recipe"

@@ -1,4 +1,4 @@
-"""Steps -> warm-up, decay, points of the training curve; pure."""
+"""The schedule of a trial: warm-up, decay, and points of the training curve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flops_fit.manifest.trials import Trial
 
 
 def warmup_steps(recipe: Recipe, *, steps: int, batch_tokens: int, params: int) -> int:
-    """Steps over which the learning rate rises.
+    """Return the number of warm-up steps.
 
     A share of the trial, and no more than `warmup_tokens_per_param` units of data per parameter
     where that is set, so that a short trial of a small model is not all warm-up.
@@ -29,7 +29,7 @@ def learning_rate_factor(
     cooldown_fraction: float = 0.2,
     final_fraction: float = 0.0,
 ) -> float:
-    """The share of the peak learning rate that step number `step` (from 0) uses.
+    """Return the share of the peak learning rate at step number `step` (from 0).
 
     Warm-up reaches the peak at step `warmup - 1`. Decay reaches `final_fraction` at the step after
     the last, so that the last step still learns: the whole schedule belongs to this trial's
@@ -59,7 +59,7 @@ def learning_rate_factor(
 
 
 def cooldown_start(steps: int, *, warmup: int, cooldown_fraction: float) -> int:
-    """Steps done when a `wsd` schedule begins to fall: where a trial branches off its trunk."""
+    """Return the step at which a `wsd` schedule begins to decay and leaves its trunk."""
     return max(warmup, steps - round(cooldown_fraction * steps))
 
 
@@ -71,7 +71,7 @@ def curve_steps(*, steps: int, points: int) -> list[int]:
 
 
 def warmup_of(trial: Trial, recipe: Recipe) -> int:
-    """Steps over which a trial's rate rises: its trunk's, or its own."""
+    """Return the warm-up steps of a trial: its trunk's, or its own."""
     if trial.trunk is not None:
         return trial.trunk.warmup_steps
     return warmup_steps(

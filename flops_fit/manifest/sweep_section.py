@@ -1,4 +1,4 @@
-"""[sweep] as written: which design, how large, and the goal; the rules of each design.
+"""[sweep] as written: design, size and goal, and the rules of each design.
 
     isoflop       sizes at each of some budgets: `budgets`, or `total_flops` for five of them
                   (both: the budgets keep their ratios, and the whole costs `total_flops`)
@@ -21,7 +21,7 @@ from flops_fit.units import parse_number
 
 
 def _distinct(values: list[float]) -> list[float]:
-    """The values, none of which may be there twice: its trials would be the same ones."""
+    """Refuse repeated values, since their trials would be the same."""
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice:g} is stated twice; for more seeds use `sweep.replicates`")
@@ -29,7 +29,7 @@ def _distinct(values: list[float]) -> list[float]:
 
 
 def _one_or_more(value: object) -> float | list[float]:
-    """A positive number, or a list of them."""
+    """Return a positive number, or a list of them."""
     if isinstance(value, list):
         if not value:
             raise ValueError("expected a number, or a list of at least one")
@@ -77,7 +77,7 @@ class Goal(BaseModel):
 
 
 class SweepSection(BaseModel):
-    """[sweep]: which trials to run."""
+    """[sweep]: the trials to run."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -99,7 +99,7 @@ class SweepSection(BaseModel):
 
     @model_validator(mode="after")
     def _fits_the_design(self) -> SweepSection:
-        """Refuse keys of another design, and a design without its measure."""
+        """Refuse keys of another design, and a design without its size."""
         fields = type(self).model_fields
         for key, designs in _OWN_KEYS.items():
             if self.design not in designs and getattr(self, key) != fields[key].default:
@@ -146,7 +146,7 @@ class SweepSection(BaseModel):
 
     @property
     def params_reach(self) -> float | None:
-        """Params beyond which no trial is wanted; None where [model] sizes must say it."""
+        """Largest params of a trial; None if the sizes in [model] decide."""
         if self.measure is None:
             return None
         if self.design in ("isoflop", "ladder"):
@@ -162,7 +162,7 @@ class SweepSection(BaseModel):
         return 2.0 * self.total_flops / 6.0 / max(self.tokens or [1.0])
 
     def with_total(self, total_flops: float) -> SweepSection:
-        """The same design, made to cost `total_flops` in all."""
+        """Return the same design, made to cost `total_flops` in all."""
         left_out = set() if self.design == "isoflop" else {_SIZED_BY[self.design]}
         kept = self.model_dump(exclude_unset=True, exclude=left_out)
         return SweepSection.model_validate({**kept, "total_flops": total_flops})

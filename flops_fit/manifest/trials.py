@@ -81,7 +81,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Trunk:
-    """The constant-rate training that trials of one size and seed share; each branches off it.
+    """The constant-rate training that trials of one size and seed share before they branch off.
 
     Attributes:
         reference_tokens: units of data at which the recipe's rules for rate and decay are taken.
@@ -182,7 +182,7 @@ class Trial:
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """The trial as plain data, as `plan --json` prints it."""
+        """Return the trial as plain data, as `plan --json` prints it."""
         data = {
             "trial_id": self.trial_id,
             "budget_flops": self.budget_flops,
@@ -219,7 +219,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class _FlatTrial:
-    """A trial as files hold it: the numbers of its size beside its own."""
+    """A trial as files hold it, with the fields of its size."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
 
@@ -237,7 +237,7 @@ class _FlatTrial:
     trunk: Trunk | None = None
 
     def trial(self) -> Trial:
-        """The trial, its size apart."""
+        """Return the trial, its size apart."""
         size = Size(
             self.size_value, self.params, self.params_non_embedding, self.flops_per_token,
             self.params_active,
@@ -403,7 +403,7 @@ class Outcome:
 
     @classmethod
     def of_failure(cls, trial_id: str, error: str, *, seconds: float) -> Outcome:
-        """The outcome of a trial that failed."""
+        """Return the outcome of a trial that failed."""
         return cls(trial_id, Status.FAILED, None, 0, 0.0, seconds, shortened(error))
 
 
@@ -411,7 +411,7 @@ MOST_TEXT = 2_000
 
 
 def shortened(text: str) -> str:
-    """A text of at most 2,000 characters: an error may quote all of a file."""
+    """Return a text of at most 2,000 characters, since an error may quote a whole file."""
     if len(text) <= MOST_TEXT:
         return text
     return f"{text[:MOST_TEXT]} ... ({len(text):,} characters in all)"

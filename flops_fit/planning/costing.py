@@ -1,4 +1,4 @@
-"""Plan -> Estimate: times a few sizes on this machine, or takes a stated rate."""
+"""Estimates a plan's cost from timed sizes on this machine, or from a stated rate."""
 
 from __future__ import annotations
 

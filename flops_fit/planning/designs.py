@@ -1,4 +1,4 @@
-"""[sweep] -> Plan: isoFLOP curves, a tapered ladder, a grid, fixed tokens; each sized to a total.
+"""Lays out a [sweep]: isoFLOP curves, a ladder, a grid or fixed tokens, each sized to a total.
 
 The ladder spends its compute where it narrows the extrapolated optimum most: three runs at the top
 bracket the optimum where it matters, cheap levels below are wider and give the slope. Numbers of
@@ -63,7 +63,7 @@ class Ground:
 
 
 def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
-    """The plan of a manifest's [sweep], its trials on trunks where the recipe shares them.
+    """Return the plan of a manifest's [sweep], its trials on trunks if the recipe shares them.
 
     Raises:
         PlanError: the sizes do not fit the compute, or no plan costs as little as is asked for.
@@ -91,7 +91,7 @@ def lay_out(sweep: SweepSection, ground: Ground) -> Plan:
 
 
 def _shared(plan: Plan, ground: Ground) -> Plan:
-    """The plan with its trials on trunks, where the recipe shares them: what it really costs."""
+    """Return the plan with its trials on trunks, if the recipe shares them."""
     if ground.share_trunks is None:
         return plan
     return replace(plan, trials=tuple(ground.share_trunks(plan.trials)))
@@ -100,7 +100,7 @@ def _shared(plan: Plan, ground: Ground) -> Plan:
 def ladder_levels(
     top_flops: float, *, num_levels: int = 6, spacing: float = 3.0, extra_seeds: int = EXTRA_SEEDS
 ) -> list[Level]:
-    """The tapered ladder below a top budget, the top first."""
+    """Return the tapered ladder below a top budget, the top first."""
     levels = []
     for k in range(num_levels):
         count, span = TAPER[min(k, len(TAPER) - 1)]
@@ -109,7 +109,7 @@ def ladder_levels(
 
 
 def _ladder(sweep: SweepSection, top_flops: float) -> list[Level]:
-    """The ladder as the manifest wants it."""
+    """Return the ladder of the manifest."""
     extra = max(0, EXTRA_SEEDS + 1 - sweep.replicates)
     return ladder_levels(
         top_flops, num_levels=sweep.levels, spacing=sweep.level_spacing, extra_seeds=extra
@@ -117,7 +117,7 @@ def _ladder(sweep: SweepSection, top_flops: float) -> list[Level]:
 
 
 def _isoflop(sweep: SweepSection, top_flops: float) -> list[Level]:
-    """The stated budgets, or five of them a factor of three apart, moved to this top."""
+    """Return the stated budgets, or five of them a factor of three apart, moved to this top."""
     stated = sweep.budgets or DEFAULT_BUDGETS
     if sweep.total_flops is not None:
         # Budgets within a rounding of one another are one.
@@ -126,12 +126,12 @@ def _isoflop(sweep: SweepSection, top_flops: float) -> list[Level]:
 
 
 def _rounded(flops: float) -> float:
-    """A budget in three significant digits, so that it reads well."""
+    """Return a budget rounded to three significant digits."""
     return float(f"{flops:.2e}")
 
 
 def _sized(lay: Callable[[float], Plan], total_flops: float, *, guess: float) -> Plan:
-    """The largest plan found that costs no more than `total_flops`, within a percent.
+    """Return the largest plan found that costs no more than `total_flops`, within a percent.
 
     The cost is near proportional to the top budget, with steps where a size comes in or leaves.
     A top beyond every size's reach counts as too dear: lower ones may spend the total.
@@ -172,7 +172,7 @@ def _sized(lay: Callable[[float], Plan], total_flops: float, *, guess: float) ->
 
 
 def _next_top(top: float, share: float, low: float, high: float) -> float:
-    """The top budget to try after `top`, which is one of the bounds by now.
+    """Return the top budget to try after `top`, which is now one of the bounds.
 
     Args:
         top: the last one tried.
@@ -189,7 +189,7 @@ def _next_top(top: float, share: float, low: float, high: float) -> float:
 
 
 def _too_much(total_flops: float, met: OutOfReachError, most: Plan | None) -> PlanError:
-    """The error where a total pays for budgets beyond every size's reach."""
+    """Return the error for a total that pays for budgets beyond every size."""
     to = "" if most is None else f" to {_rounded(most.total_flops):g}"
     return PlanError(
         f"a total of {total_flops:g} FLOPs is more than `model.sizes` can use; already the "
@@ -200,7 +200,7 @@ def _too_much(total_flops: float, met: OutOfReachError, most: Plan | None) -> Pl
 
 
 def _too_little(total_flops: float, met: OutOfReachError | None, cheapest: float) -> PlanError:
-    """The error where every plan costs more than the total."""
+    """Return the error for a total below the cost of every plan."""
     known = f"the cheapest found costs {cheapest:.3g}" if met is None else met.why
     return PlanError(
         f"no plan of this design costs as little as {total_flops:g} FLOPs: {known}",
@@ -211,7 +211,7 @@ def _too_little(total_flops: float, met: OutOfReachError | None, cheapest: float
 def _by_sizes(
     sweep: SweepSection, ground: Ground, lay: Callable[[SweepSection, Ground, Sequence[Size]], Plan]
 ) -> Plan:
-    """A plan of sizes up to the stated largest, or up to the largest that the total affords.
+    """Return a plan of sizes up to the stated largest, or up to the largest that the total affords.
 
     Raises:
         PlanError: there is no size, too few are left, or no choice of sizes is cheap enough.
@@ -245,7 +245,7 @@ def _by_sizes(
 
 
 def _none_within(largest: float, size_range: float, ordered: Sequence[Size]) -> PlanError:
-    """The error where no size is as large as the sweep wants them."""
+    """Return the error for sizes that are all too small for the sweep."""
     least, most = ordered[0].params, ordered[-1].params
     side, end = ("smaller", "smallest") if largest < least else ("larger", "largest")
     return PlanError(
@@ -265,13 +265,13 @@ def _spread(sweep: SweepSection, ordered: Sequence[Size], largest: float) -> lis
 
 
 def _grid(sweep: SweepSection, ground: Ground, sizes: Sequence[Size]) -> Plan:
-    """Every size at every number of tokens per parameter."""
+    """Return every size at every number of tokens per parameter."""
     cells = [(size, ratio * size.params) for size in sizes for ratio in sorted(sweep.ratios)]
     return _cells(ground, cells)
 
 
 def _fixed_tokens(sweep: SweepSection, ground: Ground, sizes: Sequence[Size]) -> Plan:
-    """Every size at every number of tokens."""
+    """Return every size at every number of tokens."""
     horizons = sorted(set(sweep.tokens or ()))
     plan = _cells(ground, [(size, tokens) for size in sizes for tokens in horizons])
     if len(horizons) > 2:
@@ -290,7 +290,7 @@ def _fixed_tokens(sweep: SweepSection, ground: Ground, sizes: Sequence[Size]) ->
 
 
 def _cells(ground: Ground, cells: Sequence[tuple[Size, float]]) -> Plan:
-    """A trial for each size and its tokens, the cheapest first.
+    """Return a trial for each size and its tokens, the cheapest first.
 
     Raises:
         PlanError: no cell has enough optimiser steps.

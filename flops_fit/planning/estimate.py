@@ -1,4 +1,4 @@
-"""Plan -> flops, hours, memory, money, before a GPU is spent.
+"""Estimates a plan's FLOPs, hours, memory and money.
 
 Time comes from a few measured sizes, interpolated (log-log) in FLOPs per token, since small models
 reach a smaller share of a device's peak than large ones; or from one stated rate.
@@ -34,7 +34,7 @@ class TrialEstimate:
     evaluation_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimate as plain data."""
+        """Return the estimate as plain data."""
         return {
             "trial_id": self.trial.trial_id,
             "budget_flops": self.trial.budget_flops,
@@ -94,7 +94,7 @@ class Estimate:
         return math.fsum(row.evaluation_seconds for row in self.trials) / self.device_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """The estimate as plain data: what `estimate --json` prints."""
+        """Return the estimate as plain data: what `estimate --json` prints."""
         return {
             "total_flops": self.total_flops,
             "wall_seconds": self.wall_seconds,
@@ -124,7 +124,7 @@ def estimate_plan(
     num_devices: int | None = None,
     basis: str,
 ) -> Estimate:
-    """Cost a plan from measured sizes, or from a stated rate.
+    """Estimate a plan from measured sizes, or from a stated rate.
 
     Args:
         plan: what will be run.
@@ -173,7 +173,7 @@ def estimate_plan(
 
 
 def training_seconds(flops_per_token: float, tokens: float, timings: Sequence[Timing]) -> float:
-    """Seconds of training on `tokens`: rates between measured sizes, log-log, else the nearest's.
+    """Return the seconds to train on `tokens`, by rates interpolated log-log between sizes.
 
     Beyond the largest measured size its FLOP/s are taken, below the smallest its seconds per token.
     """
@@ -182,7 +182,7 @@ def training_seconds(flops_per_token: float, tokens: float, timings: Sequence[Ti
 
 
 def sizes_to_time(plan: Plan) -> list[Trial]:
-    """A trial each of the smallest, a middle and the largest size of the plan.
+    """Return one trial each of the smallest, a middle and the largest size of the plan.
 
     The size's trial of middle length stands for the batch that the size is trained with.
     """
@@ -197,7 +197,7 @@ def sizes_to_time(plan: Plan) -> list[Trial]:
 def _seconds(
     trial: Trial, timings: Sequence[Timing], *, curve_points: int, curve_share: float
 ) -> tuple[float, float]:
-    """Wall-clock of one trial, set-up and evaluations included; and of the evaluations alone."""
+    """Return the seconds of one trial with set-up and evaluations, and of the evaluations alone."""
     at = trial.size.flops_per_token
     training = training_seconds(at, trial.cost_tokens, timings)
     setup, evaluation = (
@@ -221,7 +221,7 @@ def _sharing(processes: int, num_devices: int | None) -> int:
 
 
 def _available(timings: Sequence[Timing], sharing: int) -> int | None:
-    """Memory of each of the trials that share it; None where it is not known."""
+    """Return the available memory per trial; None if it is not known."""
     known = [t.available_bytes for t in timings if t.available_bytes is not None]
     return min(known) // sharing if known else None
 
@@ -233,7 +233,7 @@ def _memory(trial: Trial, timings: Sequence[Timing]) -> int | None:
 
 
 def _interpolate(known: Sequence[tuple[float, float]], at: float) -> float:
-    """Log-log linear between known points; beyond them, proportional to `at` from the last."""
+    """Interpolate log-log linearly; beyond the known points, extrapolate in proportion to `at`."""
     points = sorted(known)
     if at >= points[-1][0]:
         return points[-1][1] * at / points[-1][0]

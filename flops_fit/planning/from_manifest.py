@@ -1,4 +1,4 @@
-"""Prepared -> Plan: lays out the trials of a manifest on the sizes of its model."""
+"""Lays out the trials of a manifest on the sizes of its model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_plan(prepared: Prepared, *, is_adaptive: bool = False) -> Plan:
 
 
 def _saving(plan: Plan) -> tuple[Note, ...]:
-    """A note with the FLOPs that shared trunks save; empty if no trial shares one."""
+    """Return a note with the FLOPs that shared trunks save; empty if no trial shares one."""
     total, separate = plan.total_flops, plan.separate_flops
     if total == separate:
         return ()

@@ -13,13 +13,13 @@ _TIMING_ERROR = 0.2  # of a share that was estimated
 
 
 def share_note(manifest: Manifest, total_flops: float) -> Note:
-    """A note with the sweep's FLOPs as a share of the largest target budget."""
+    """Return a note with the sweep's FLOPs as a share of the largest target budget."""
     code = "no_target" if manifest.largest_target is None else "share_of_target"
     return Note(code, share_of_target(manifest, total_flops))
 
 
 def expected_time(estimate: Estimate) -> str:
-    """The expected time of a sweep and the basis of the forecast."""
+    """Return the expected time of a sweep and the basis of the forecast."""
     most = "at most " if estimate.is_most else ""
     return (
         f"{most}{format_duration(estimate.wall_seconds)}, {estimate.workers} trials side by side "
@@ -34,7 +34,7 @@ def estimate_notes(estimate: Estimate) -> tuple[Note, ...]:
 
 
 def _memory_note(estimate: Estimate) -> Note | None:
-    """A note that trials will run out of memory; None if all fit."""
+    """Return a note that trials will run out of memory; None if all fit."""
     lost = estimate.does_not_fit
     if not lost:
         return None
@@ -50,7 +50,7 @@ def _memory_note(estimate: Estimate) -> Note | None:
 
 
 def _evaluation_note(estimate: Estimate) -> Note | None:
-    """A note that held-out losses take much of the time; None if they do not."""
+    """Return a note that held-out losses take much of the time; None if they do not."""
     share = estimate.evaluation_share
     if share <= MOST_EVALUATION * (1 + _TIMING_ERROR):
         return None
@@ -65,7 +65,7 @@ def _evaluation_note(estimate: Estimate) -> Note | None:
 
 
 def speed_notes(estimate: Estimate) -> tuple[Note, ...]:
-    """The share of the device's peak that the timed sizes reach; empty for a stated rate."""
+    """Return the share of the device's peak that the timed sizes reach; empty for a stated rate."""
     known = [timing for timing in estimate.timings if timing.utilisation is not None]
     if not known:
         return ()
@@ -89,7 +89,7 @@ def _listed(words: list[str]) -> str:
 
 
 def share_of_target(manifest: Manifest, flops: float) -> str:
-    """These FLOPs as a share of the largest target budget, in a sentence."""
+    """Return a sentence with these FLOPs as a share of the largest target budget."""
     target = manifest.largest_target
     if target is None:
         return (
@@ -108,7 +108,7 @@ def share_of_target(manifest: Manifest, flops: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share in percent with two digits: `40%`, `2.5%`, `0.0031%`, `under 0.0001%`."""
+    """Return a share in percent with two digits: `40%`, `2.5%`, `0.0031%`, `under 0.0001%`."""
     if share < 1e-6:
         return "under 0.0001%"
     digits = max(0, 1 - math.floor(math.log10(100 * share) + 1e-9))

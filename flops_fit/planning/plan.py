@@ -1,4 +1,4 @@
-"""Sizes x budgets -> Plan of trials; trial ids from content; pure.
+"""Lays out plans: sizes x budgets make trials, whose ids are hashes of their content.
 
 An isoFLOP plan spends the same compute at several sizes and asks where the loss is least. Each
 budget's grid is log-spaced around the expected optimum, the same relative grid at every budget,
@@ -27,7 +27,7 @@ BatchTokens = Callable[[Size, float], int]
 
 @dataclass(frozen=True)
 class Plan:
-    """The ordered trials of a sweep, and what its reader should know before buying it.
+    """The ordered trials of a sweep, with its warnings.
 
     Attributes:
         trials: in the order in which they are started.
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def total_flops(self) -> float:
-        """FLOPs of all trials together; what several share counts once."""
+        """FLOPs of all trials; shared trunks count once."""
         return math.fsum(trial.cost_flops for trial in self.trials)
 
     @property
@@ -57,7 +57,7 @@ class Plan:
         return tuple(found if self.has_curves else found[-1:])
 
     def before(self, trial: Trial) -> list[Trial]:
-        """The trials that may leave the state of a trunk that this one goes on from."""
+        """Return the trials that may leave the trunk state from which this one continues."""
         start = 0 if trial.trunk is None else trial.trunk.shared_tokens
         return [
             mate
@@ -69,7 +69,7 @@ class Plan:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain data: what `plan --json` prints and `plan.json` holds."""
+        """Return the plan as plain data: what `plan --json` prints and `plan.json` holds."""
         return {
             "trials": [trial.to_dict() for trial in self.trials],
             "total_flops": self.total_flops,
@@ -80,7 +80,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_dict`."""
+        """Return the object that `to_dict` made plain."""
         return cls(
             tuple(Trial.from_dict(trial) for trial in data["trials"]),
             tuple(Note(warning["code"], warning["message"]) for warning in data["warnings"]),
@@ -163,7 +163,7 @@ class OutOfReachError(PlanError):
     """
 
     def __init__(self, why: str, *, is_too_small: bool, hint: str) -> None:
-        """Keep the reason apart, for who was given no budgets but a total."""
+        """Keep the reason apart, for a sweep sized by a total."""
         word = "small" if is_too_small else "large"
         super().__init__(
             f"`model.sizes` are all too {word} for the sweep's budgets: {why}", hint=hint
@@ -190,7 +190,7 @@ def lay_trials(
 
 
 def offset(size: Size, budget: float, tokens_per_param: float) -> float:
-    """log(params / expected optimum's params) at this budget.
+    """Return log(params / expected optimum's params) at this budget.
 
     At a fixed budget tokens per parameter fall with the square of params (as FLOPs per token are
     near proportional to params), so half the log of their ratio is the distance in log params.
@@ -200,14 +200,14 @@ def offset(size: Size, budget: float, tokens_per_param: float) -> float:
 
 
 def even_grid(count: int, reach: float) -> list[float]:
-    """`count` offsets evenly spaced over [-reach, reach]."""
+    """Return `count` offsets evenly spaced over [-reach, reach]."""
     if count == 1:
         return [0.0]
     return [reach * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
 def nearest(offsets: Sequence[float], wanted: Sequence[float]) -> list[int]:
-    """Indices of distinct `offsets` (ascending) that lie closest to `wanted` (ascending).
+    """Return the indices of distinct `offsets` closest to `wanted`; both ascend.
 
     Least sum of squared distances, by dynamic programming over both lists; all of `offsets` where
     there are not more than are wanted.
@@ -266,7 +266,7 @@ def _too_few_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> str:
 
 
 def _warn_of_budgets(budgets: Sequence[float]) -> list[Note]:
-    """Too few budgets, or budgets too close together, for an exponent to be believed."""
+    """Warn of too few budgets, or budgets too close together, for a reliable exponent."""
     distinct = sorted(set(budgets))
     decades = math.log10(distinct[-1] / distinct[0])
     notes = []
@@ -291,7 +291,7 @@ def _warn_of_budgets(budgets: Sequence[float]) -> list[Note]:
 def _warn_of_grid(
     budget: float, fitting: Sequence[Size], picked: Sequence[float], wanted: Sequence[float]
 ) -> list[Note]:
-    """Sizes that a budget's grid lacks, and a grid that stands on one side of the optimum."""
+    """Warn of sizes that a budget's grid lacks, and of grids on one side of the optimum."""
     notes = []
     spacing = wanted[1] - wanted[0] if len(wanted) > 1 else math.log(4.0)
     if len(picked) < len(wanted):
@@ -327,7 +327,7 @@ def _warn_of_grid(
 
 
 def warn_of_repeats(trials: Sequence[Trial], unique_tokens: int | None) -> list[Note]:
-    """Trials that see the same data more than once."""
+    """Warn of trials that see the same data more than once."""
     if not unique_tokens:
         return []
     repeated = [trial for trial in trials if trial.tokens > unique_tokens]

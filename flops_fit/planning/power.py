@@ -75,7 +75,7 @@ class Power:
 def prior_law(
     top_flops: float, tokens_per_param: float, stated: Mapping[str, float] | None = None
 ) -> Surface:
-    """A published law, moved so that its optimum at the top budget is where it is expected.
+    """Return a published law, moved so that its optimum at the top budget is as expected.
 
     Exponents, E and the two reducible terms at the optimum are those of Besiroglu et al. 2024
     (arXiv:2404.10102, their refit of Hoffmann et al.'s runs) at 1e21 FLOPs.
@@ -101,7 +101,7 @@ def prior_law(
 
 
 def read_prior(text: str) -> dict[str, float]:
-    """`"E=1.69 alpha=0.34 beta=0.28"` as a mapping.
+    """Parse `"E=1.69 alpha=0.34 beta=0.28"` into a mapping.
 
     Raises:
         ManifestError: another name, or no number.
@@ -131,7 +131,7 @@ def power_of(
     simulations: int = _SIMULATIONS,
     seed: int = 0,
 ) -> Power:
-    """Simulate what a plan's trials would tell.
+    """Simulate the precision of a plan's trials.
 
     Args:
         trials: of the plan.
@@ -205,6 +205,6 @@ def _simulate(
 
 
 def _half_width(values: np.ndarray[Any, Any]) -> float:
-    """Half of the central 95 % of the draws."""
+    """Return half the width of the central 95 % of the draws."""
     low, high = np.percentile(values, [(100 - _LEVEL) / 2, (100 + _LEVEL) / 2])
     return float(high - low) / 2

@@ -1,4 +1,4 @@
-"""A study of learning rates, laid out: a few sizes, a grid of rates at each, all on the same data.
+"""Lays out a study of learning rates: a few sizes, and a grid of rates at each, on the same data.
 
 Each trial trains at the recipe's own rates times a factor, so the study asks one question: is the
 best factor the same at every size? Sizes see the same units of data in the same batches, so that
@@ -70,7 +70,7 @@ def lay_transfer(
 
 
 def _choose_sizes(section: TransferSection, sweep: Plan, sizes: Sequence[Size]) -> list[Size]:
-    """The sizes asked for, or the smallest, a middle one and the largest of the sweep."""
+    """Return the requested sizes, or the smallest, a middle one and the largest of the sweep."""
     if section.sizes:
         offered = {size.size_value: size for size in sizes}
         missing = [value for value in section.sizes if value not in offered]

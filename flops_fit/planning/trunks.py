@@ -1,4 +1,4 @@
-"""Trials that share a constant-rate trunk, so that many horizons cost little more than the longest.
+"""Groups trials on a constant-rate trunk, so that many horizons cost little more than the longest.
 
 Under the schedule `wsd` the rate is constant until the cool-down. Trials of one size and seed, of
 one batch and warm-up, are therefore one and the same training up to where the shortest of them
@@ -25,7 +25,7 @@ _FEWEST_STEPS = 50  # of the shortest horizon: rounding to whole steps then move
 def share_trunks(
     trials: Sequence[Trial], recipe: Recipe, *, units_per_example: int, multiple_of_examples: int
 ) -> tuple[Trial, ...]:
-    """The same trials, those of one size and seed on one trunk, in the order given.
+    """Return the trials in their order, those of one size and seed on one trunk.
 
     The horizons of a size, of whatever seed, are divided from the longest down into spans of a
     factor of 16. All trials of a span have one batch and one warm-up, so that seeds are replicates:
@@ -57,7 +57,7 @@ def share_trunks(
 
 
 def _spans(group: Sequence[Trial]) -> list[list[Trial]]:
-    """The trials of one size, those together whose horizons may share a trunk."""
+    """Yield the trials of one size, grouped by horizons that may share a trunk."""
     spans: list[list[Trial]] = []
     for trial in sorted(group, key=lambda trial: -trial.tokens):
         # Horizons are whole steps: what was meant to be within the span may be a step beyond.
@@ -99,7 +99,7 @@ def _shape(span: Sequence[Trial], recipe: Recipe, units: int, multiple: int) -> 
 
 
 def _on_trunk(mates: Sequence[Trial], recipe: Recipe, shape: _Shape) -> dict[str, Trial]:
-    """The trials of one size and seed on their trunk, by the id that each had."""
+    """Return the trials of one size and seed on their trunk, by their former ids."""
     placed, shared = {}, 0
     ordered = sorted(mates, key=lambda trial: trial.tokens)
     batch = shape.batch_tokens
@@ -118,21 +118,21 @@ def _on_trunk(mates: Sequence[Trial], recipe: Recipe, shape: _Shape) -> dict[str
 
 
 class TrunkStates:
-    """The states of trunks that are there to go on from."""
+    """The saved states of trunks."""
 
     def __init__(self, kept: Mapping[str, Iterable[int]]) -> None:
         """Take the units of data at which each trunk's state is kept, by trunk id."""
         self._kept = {trunk_id: set(tokens) for trunk_id, tokens in kept.items()}
 
     def shared_tokens(self, trial: Trial) -> int:
-        """Units of data that a trial need not be trained on: those of the state it starts from."""
+        """Return the units of data that a trial inherits from its trunk's saved state."""
         if trial.trunk is None or trial.trunk_id is None:
             return 0
         there = self._kept.get(trial.trunk_id, set())
         return max((n for n in trial.trunk.kept_tokens if n in there), default=0)
 
     def cost_flops(self, trial: Trial) -> float:
-        """FLOPs that a trial costs with what is there."""
+        """Return the FLOPs that a trial costs, given the saved states."""
         return (trial.tokens - self.shared_tokens(trial)) * trial.size.flops_per_token
 
     def after(self, trial: Trial) -> TrunkStates:
@@ -143,7 +143,7 @@ class TrunkStates:
         return TrunkStates({**self._kept, trial.trunk_id: there | {*trial.trunk.kept_tokens}})
 
     def settled(self, trials: Sequence[Trial]) -> tuple[Trial, ...]:
-        """The trials in their order, each with what it shares with the past and with one another.
+        """Return the trials in their order, each with the FLOPs that it adds.
 
         Of one trunk the shorter run before the longer ones.
         """
@@ -158,7 +158,7 @@ class TrunkStates:
         return tuple(placed[trial.trial_id] for trial in trials)
 
     def total_flops(self, trials: Sequence[Trial]) -> float:
-        """FLOPs that trials cost together."""
+        """Return the FLOPs that trials cost together."""
         return math.fsum(trial.cost_flops for trial in self.settled(trials))
 
     def affordable(self, trials: Sequence[Trial], left_flops: float) -> list[Trial]:

@@ -52,7 +52,7 @@ class Answer:
     figures: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain data."""
+        """Return the answer as plain data."""
         return {
             "params": self.params,
             "tokens": self.tokens,
@@ -88,7 +88,7 @@ class LossLaw:
         return Answer(params, tokens, flops, self.surface.loss(params, tokens), figures=figures)
 
     def compute_for(self, loss: float) -> float:
-        """The least FLOPs that reach `loss`: the inverse of the frontier.
+        """Return the least FLOPs that reach `loss`: the inverse of the frontier.
 
         Under 6 N D it is closed: L_opt - E falls as C^-g with g = alpha beta / (alpha + beta)
         (Hoffmann et al. 2022, arXiv:2203.15556, eq. 4 put into eq. 2).
@@ -173,7 +173,7 @@ def ask_law(fit: Fit, question: Callable[[LossLaw], Answer]) -> Answer:
 
 
 def _of_one_run(interval: Interval, answer: Answer, fit: Fit) -> Interval:
-    """The interval of a law's loss, widened to hold the loss of one run.
+    """Return the interval of a law's loss, widened to hold the loss of one run.
 
     The draws show the uncertainty of the law. A run also deviates from the law by as much as the
     fitted runs do (their 95 % quantile), and beyond the data by the error of the back-test.
@@ -231,7 +231,7 @@ def waste_of(law: LossLaw, params: float, tokens: float) -> float:
 
 
 def near_optimal_params(law: LossLaw, flops: float, share: float) -> tuple[float, float]:
-    """The least and the largest N whose waste at a budget of `flops` is at most `share`.
+    """Return the least and the largest N whose waste at a budget of `flops` is at most `share`.
 
     N wastes no more than that if it reaches, with the whole budget, the optimal loss of the rest.
     """
@@ -248,7 +248,7 @@ def near_optimal_params(law: LossLaw, flops: float, share: float) -> tuple[float
 
 
 def overtrain(law: LossLaw, flops: float, multiple: float) -> Answer:
-    """The allocation at `multiple` times the optimal tokens per parameter, same FLOPs.
+    """Return the allocation at `multiple` times the optimal tokens per parameter, same FLOPs.
 
     Source: over-training by a token multiplier M = D / N, Gadre et al. 2024 (arXiv:2403.08540).
     """
@@ -289,7 +289,7 @@ def repeated_loss(law: Surface, params: float, tokens: float, unique_tokens: flo
 
 
 def data_constrained(law: LossLaw, flops: float, unique_tokens: float) -> Answer:
-    """The best allocation of `flops` where tokens beyond `unique_tokens` are repeats."""
+    """Return the best allocation of `flops` where tokens beyond `unique_tokens` are repeats."""
 
     def at(log_params: float) -> float:
         params = math.exp(log_params)
@@ -306,7 +306,7 @@ def data_constrained(law: LossLaw, flops: float, unique_tokens: float) -> Answer
 
 
 def serving(law: LossLaw, loss: float, served_tokens: float) -> Answer:
-    """The allocation that reaches `loss` with the least training plus serving FLOPs.
+    """Return the allocation that reaches `loss` with the least training plus serving FLOPs.
 
     Serving a token costs its forward pass, a third of k(N): 2 N where training costs 6 N.
 
@@ -336,7 +336,7 @@ def _surface(parameters: Mapping[str, float]) -> Surface:
 
 
 def percentiles(values: Sequence[float]) -> Interval:
-    """The 2.5 and 97.5 percentiles, linear between the values."""
+    """Return the 2.5 and 97.5 percentiles, linear between the values."""
     ordered = sorted(values)
 
     def at(share: float) -> float:
@@ -360,10 +360,10 @@ def _bisect(f: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _rises_to(f: Callable[[float], float], value: float) -> float:
-    """The argument at which a rising f is `value`."""
+    """Return the argument at which a rising f is `value`."""
     return math.exp(_bisect(lambda x: f(math.exp(x)) - value, 0.0, _SPAN))
 
 
 def _falls_to(f: Callable[[float], float], value: float) -> float:
-    """The argument at which a falling f is `value`."""
+    """Return the argument at which a falling f is `value`."""
     return math.exp(_bisect(lambda x: value - f(math.exp(x)), 0.0, _SPAN))

@@ -63,7 +63,7 @@ class SampledFrontier:
         return cls(tuple(points))
 
     def optimum(self, flops: float) -> Optimum:
-        """The allocation at `flops`, between or beyond the points."""
+        """Return the allocation at `flops`, between or beyond the points."""
         knots = [point.flops for point in self.points]
         right = min(max(bisect_right(knots, flops), 1), len(knots) - 1)
         below, above = self.points[right - 1], self.points[right]
@@ -92,7 +92,7 @@ class SampledFrontier:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON-ready data: tuples become lists, what is not finite becomes None."""
+    """Return the value as JSON-ready data: tuples become lists, what is not finite becomes None."""
     kind = type(value)
     if kind is float:
         return value if math.isfinite(value) else None
@@ -116,7 +116,7 @@ def write_fields(directory: Path, held: Mapping[str, Any]) -> Path:
 
 
 def read_fields(directory: Path) -> dict[str, Any]:
-    """The fields of the Result that was kept in a directory.
+    """Return the fields of the Result that was kept in a directory.
 
     Raises:
         RunDirError: there is none, or it was written in another format.
@@ -132,7 +132,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
 
 
 def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a Result as plain data; `fields_from_dict` makes them whole again."""
+    """Return the fields of a Result as plain data; `fields_from_dict` makes them whole again."""
     seen = held["observations"]
     positions = {observation: place for place, observation in enumerate(seen)}
     data = {
@@ -158,7 +158,7 @@ def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fields_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `fields_to_dict`."""
+    """Return the inverse of `fields_to_dict`."""
     observations = observations_from_dict(data["observations"])
     return {
         "name": data["name"],
@@ -182,7 +182,7 @@ def fields_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any]:
-    """A fit as plain data; `fit_from_dict` makes it whole again.
+    """Return a fit as plain data; `fit_from_dict` makes it whole again.
 
     Args:
         fit: any fit.
@@ -211,7 +211,7 @@ def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any
 
 
 def fit_from_dict(data: Mapping[str, Any], observations: Sequence[Observation]) -> Fit:
-    """The inverse of `fit_to_dict`, given the observations at those positions."""
+    """Return the inverse of `fit_to_dict`, given the observations at those positions."""
     known = [*observations, *observations_from_dict(data["others"])]
     details, folds, spread = details_from_dict(data["method"], data["details"])
     return Fit(
@@ -243,7 +243,7 @@ def observations_to_dict(observations: Sequence[Observation]) -> dict[str, list[
 
 
 def observations_from_dict(columns: Mapping[str, Sequence[Any]]) -> tuple[Observation, ...]:
-    """The inverse of `observations_to_dict`."""
+    """Return the inverse of `observations_to_dict`."""
     rows = zip(*columns.values(), strict=True)
     return tuple(Observation(**dict(zip(columns, row, strict=True))) for row in rows)
 
@@ -255,13 +255,13 @@ def _columns(draws: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def _rows(columns: Mapping[str, Sequence[float]]) -> tuple[Mapping[str, float], ...]:
-    """The inverse of `_columns`."""
+    """Return the inverse of `_columns`."""
     values = zip(*columns.values(), strict=True)
     return tuple(dict(zip(columns, row, strict=True)) for row in values)
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """The numbers that are; what is not finite is left out."""
+    """Return the numbers that are; what is not finite is left out."""
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
@@ -305,14 +305,14 @@ def _frontier_from_dict(data: Mapping[str, Any]) -> Frontier:
 
 
 def optimum_from_dict(data: Mapping[str, Any]) -> Optimum:
-    """The inverse of `dataclasses.asdict`: intervals are pairs again."""
+    """Return the inverse of `dataclasses.asdict`: intervals are pairs again."""
     intervals: Sequence[str] = ("params_interval", "tokens_interval", "loss_interval")
     pairs = {key: None if data[key] is None else tuple(data[key]) for key in intervals}
     return Optimum(**{**data, **pairs})
 
 
 def describe_fit(fit: Fit) -> dict[str, Any]:
-    """A fit's numbers, without the observations behind them."""
+    """Return a fit's numbers, without the observations behind them."""
     return {
         "status": str(fit.status),
         "parameters": finite(fit.parameters),
@@ -327,7 +327,7 @@ def describe_fit(fit: Fit) -> dict[str, Any]:
 
 
 def describe_failure(error: FitError) -> dict[str, Any]:
-    """A method that gave no fit, in the shape of one that did."""
+    """Return a method that gave no fit, in the shape of one that did."""
     return {
         "status": error.code, "parameters": {}, "intervals": {}, "standard_errors": {},
         "objective": None, "exponents": {"params": None, "tokens": None}, "r_squared": {},

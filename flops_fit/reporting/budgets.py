@@ -16,7 +16,7 @@ _ROUND_DIGITS = 3  # of the numbers that people state; one lies this near by cha
 
 
 def distinct_budgets(budgets: Iterable[float]) -> list[float]:
-    """The budgets in FLOPs, ascending, those that are one up to rounding once."""
+    """Return the budgets in FLOPs, ascending, those that are one up to rounding once."""
     groups: list[list[float]] = []
     for budget in sorted(map(float, budgets)):
         if groups and budget <= groups[-1][0] * (1 + SAME):
@@ -27,7 +27,7 @@ def distinct_budgets(budgets: Iterable[float]) -> list[float]:
 
 
 def own_budgets(observations: Sequence[Observation]) -> list[float]:
-    """The isoFLOP budgets of the observations, or round ones inside their compute.
+    """Return the isoFLOP budgets of the observations, or round ones inside their compute.
 
     Where more than every other run has a budget of its own, they are no isoFLOP curves.
     """
@@ -53,7 +53,7 @@ def _is_among(budget: float, others: Iterable[float]) -> bool:
 
 
 def _rounded(group: Sequence[float]) -> float:
-    """The round number that one of these stands for, else the shortest of them."""
+    """Return the round number that one of these stands for, else the shortest of them."""
     for budget in group:
         round_one = float(f"{budget:.{_ROUND_DIGITS - 1}e}")
         if math.isclose(budget, round_one, rel_tol=SAME):

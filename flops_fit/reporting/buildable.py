@@ -122,7 +122,7 @@ class Setting:
 
 
 def with_setting(row: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """A row of the Chinchilla table with its nearest size, its time and its price."""
+    """Return a row of the Chinchilla table with its nearest size, its time and its price."""
     per_token = row["budget_flops"] / row["tokens"]
     seconds = setting.seconds(per_token, row["tokens"])
     near = setting.around(row["params"], FlopsPerToken())
@@ -178,7 +178,7 @@ def buildable_rows(
 
 
 def _timings(record: Record) -> list[Timing]:
-    """The median seconds per token of each size that finished."""
+    """Return the median seconds per token of each size that finished."""
     by_size: dict[float, list[float]] = {}
     for trial in record.plan.trials:
         entry = record.ledger.finished.get(trial.trial_id)
@@ -189,7 +189,7 @@ def _timings(record: Record) -> list[Timing]:
 
 
 def _beyond(sizes: Sequence[Buildable], params: float, count: FlopsPerToken) -> list[Buildable]:
-    """The size that the trend of the last two counted ones puts nearest to `params`.
+    """Return the size that the trend of the last two counted ones puts nearest to `params`.
 
     Params grow as a power of the size value between the two; the value keeps to the step that all
     counted values keep to, where they are whole numbers.

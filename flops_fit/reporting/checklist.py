@@ -38,7 +38,7 @@ class Check:
     figure: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The check as plain data."""
+        """Return the check as plain data."""
         return {
             "rule": self.rule.statement,
             "held": self.held,
@@ -56,7 +56,7 @@ def checklist(
     targets: Sequence[float] = (),
     record: Record | None = None,
 ) -> list[Check]:
-    """Every rule, answered as far as the study allows.
+    """Return every rule, answered as far as the study allows.
 
     Args:
         fits: by method.
@@ -82,7 +82,7 @@ def checklist(
 
 
 def checklist_table(checks: Sequence[Check]) -> Table:
-    """The checklist as a table."""
+    """Return the checklist as a table."""
     columns = (
         Column("rule", "rule"),
         Column("held", "held"),

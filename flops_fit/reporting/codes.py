@@ -149,7 +149,7 @@ _GROUPS = (
 
 
 def known_codes() -> list[str]:
-    """Every code, sorted."""
+    """Return every code, sorted."""
     told = [code for _, group in _GROUPS for code in group]
     return sorted({*told, *(rule.code for rule in RULES)})
 
@@ -190,7 +190,7 @@ def codes_page() -> str:
 
 
 def _explained(rule: Rule) -> str:
-    """A rule at length."""
+    """Return a rule at length."""
     statement = rule.statement[0].upper() + rule.statement[1:]
     parts = [("Rule", f"{statement}."), ("Meaning", rule.meaning)]
     if words := threshold_words(rule):

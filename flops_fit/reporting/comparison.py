@@ -58,7 +58,7 @@ class Comparison:
     budgets: Sequence[float]
 
     def parameters(self) -> list[dict[str, Any]]:
-        """Each parameter of both laws, with the difference and its 95 % interval."""
+        """Return each parameter of both laws, with the difference and its 95 % interval."""
         rows = []
         for name in (*NAMES, "a", "b"):
             one, other = _value(self.first.fit, name), _value(self.second.fit, name)
@@ -137,7 +137,7 @@ class Comparison:
         return {"frontier": whole}
 
     def to_dict(self) -> dict[str, Any]:
-        """The comparison as plain data."""
+        """Return the comparison as plain data."""
         return {
             "first": self.first.name,
             "second": self.second.name,
@@ -247,7 +247,7 @@ def _paired(first: Sequence[_Draw], second: Sequence[_Draw]) -> list[tuple[_Draw
 
 
 def _needed(one: LossLaw, other: LossLaw, budget: float) -> float | None:
-    """The FLOPs that `other` needs for the loss that `one` reaches with `budget`."""
+    """Return the FLOPs that `other` needs for the loss that `one` reaches with `budget`."""
     loss = one.frontier.optimum(budget).loss
     try:
         return None if loss is None else other.compute_for(loss)
@@ -256,7 +256,7 @@ def _needed(one: LossLaw, other: LossLaw, budget: float) -> float | None:
 
 
 def _value(fit: Fit, name: str) -> float | None:
-    """A parameter or, as `a` and `b`, an exponent."""
+    """Return a parameter or, as `a` and `b`, an exponent."""
     exponents = {"a": "params", "b": "tokens"}
     if name in exponents:
         return fit.exponents.get(exponents[name])

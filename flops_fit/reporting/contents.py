@@ -76,7 +76,7 @@ class Contents:
     result: Reported
 
     def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
-        """The report's tables by name, in the order in which they are read."""
+        """Return the report's tables by name, in the order in which they are read."""
         unit, loss_unit = self.result.unit, self.result.loss_unit
         found: dict[str, Table] = {}
         if self.result.rows:
@@ -119,7 +119,7 @@ class Contents:
         return {name: table for name, table in found.items() if name not in without}
 
     def answer(self) -> Table:
-        """The headline's optimum at each budget."""
+        """Return the headline's optimum at each budget."""
         rows = [row for row in self.result.rows if row["method"] == self.result.headline]
         return tables.chinchilla_table(
             rows, self.result.unit, self.result.loss_unit, notes=self.result.setting.notes(rows)
@@ -203,7 +203,7 @@ class Contents:
         return {name: curve for name, curve in curves.items() if len(curve) > 1}
 
     def page(self) -> str:
-        """The report as one self-contained HTML page."""
+        """Return the report as one self-contained HTML page."""
         from flops_fit.reporting.page import Section, render_page
 
         is_long = len(self.result.observations) > _MAX_LISTED
@@ -225,7 +225,7 @@ class Contents:
         )
 
     def answers(self) -> list[str]:
-        """The predictions asked for, else that at the largest budget, a sentence each.
+        """Return the predictions asked for, else that at the largest budget, a sentence each.
 
         By the method that speaks first; none where there is no law to believe.
         """
@@ -260,7 +260,7 @@ class Contents:
 
 
 def _items(provenance: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    """The entries of one part of the provenance; none where it was not recorded."""
+    """Return the entries of one part of the provenance; none where it was not recorded."""
     return list((provenance.get(name) or {}).items())
 
 

@@ -40,7 +40,7 @@ class TrialCost:
 
 
 def trial_costs(record: Record) -> list[TrialCost]:
-    """Every trial that took a time so far, in the plan's order; none of a rehearsal."""
+    """Return every trial that took a time so far, in the plan's order; none of a rehearsal."""
     ledger = record.ledger
     if ledger.is_simulated:
         return []
@@ -90,7 +90,7 @@ def _expected(record: Record) -> dict[str, float | None]:
 def cost_rows(
     costs: Sequence[TrialCost], *, price_per_device_second: float | None
 ) -> list[dict[str, Any]]:
-    """A row a budget and one for all of them (`budget_flops` None); times are device times.
+    """Return a row a budget and one for all of them (`budget_flops` None); times are device times.
 
     All but `unended_*` is of the trials that ended, so that expected and real stand for the same
     trials; `unended_*` (None where there are none) is what the others took so far.

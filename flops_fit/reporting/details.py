@@ -49,7 +49,7 @@ def details_to_dict(fit: Fit) -> dict[str, Any]:
 def details_from_dict(
     method: str, data: Mapping[str, Any]
 ) -> tuple[Details | None, tuple[Fold, ...], Spread | None]:
-    """The inverse of `details_to_dict`; what an older file lacks gets its default."""
+    """Return the inverse of `details_to_dict`; what an older file lacks gets its default."""
     folds = tuple(Fold(**fold) for fold in data.get("folds", ()))
     spread = None
     if "shrinkage" in data:
@@ -62,7 +62,7 @@ def details_from_dict(
 
 
 def minimum_to_dict(minimum: Minimum) -> dict[str, Any]:
-    """A minimum as plain data."""
+    """Return a minimum as plain data."""
     return {
         "budget_flops": minimum.budget_flops,
         "params": minimum.params,
@@ -80,7 +80,7 @@ def minimum_to_dict(minimum: Minimum) -> dict[str, Any]:
 
 
 def gain_from_dict(data: Mapping[str, Any]) -> Gain:
-    """The inverse of `dataclasses.asdict`: intervals are pairs again."""
+    """Return the inverse of `dataclasses.asdict`: intervals are pairs again."""
     pairs = {
         key: None if data[key] is None else tuple(data[key])
         for key in ("params_interval", "loss_interval")

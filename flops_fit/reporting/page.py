@@ -57,7 +57,7 @@ def render_page(
     notes: Sequence[Note] = (),
     sections: Sequence[Section] = (),
 ) -> str:
-    """The whole page as one HTML document.
+    """Return the whole page as one HTML document.
 
     Args:
         title: of the experiment.
@@ -81,7 +81,7 @@ def render_page(
 
 
 def _section(section: Section) -> Mapping[str, Any]:
-    """A section as the template reads it."""
+    """Return a section as the template reads it."""
     table = section.table
     return {
         "title": printable(section.title),
@@ -100,7 +100,7 @@ def _table(table: Table) -> Mapping[str, Any]:
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
-    """A cell with its interval apart, which goes below the value."""
+    """Return a cell with its interval apart, which goes below the value."""
     value, bracket, interval = cell(row, column), "", ""
     if column.has_interval:
         value, bracket, interval = value.partition(" (")

@@ -51,7 +51,7 @@ class TransferResult:
     spent_flops: float
 
     def tables(self) -> dict[str, Table]:
-        """The optimum at each size, and what each rule would cost."""
+        """Return the optimum at each size, and what each rule would cost."""
         found = {"optima": optima_table(self.transfer, self.size_param, self.unit, self.loss_unit)}
         if self.transfer.costs:
             found["costs"] = rule_costs_table(self.transfer, self.size_param)
@@ -114,7 +114,7 @@ def read_transfer(directory: Path) -> TransferResult:
 
 
 def _points(trials: Sequence[Trial], state: LedgerState, recipe: Recipe) -> list[RatePoint]:
-    """The trials that ended, each with the rate it had."""
+    """Return the trials that ended, each with the rate it had."""
     points = []
     for trial in trials:
         if state.is_pending(trial):

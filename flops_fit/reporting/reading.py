@@ -157,7 +157,7 @@ def _ended(state: LedgerState) -> list[Excluded]:
 def _drift_of(
     prepared: Prepared, plan: Plan, observations: Sequence[Observation]
 ) -> LadderCheck | None:
-    """The ladder check of a sweep's runs, if it has failed."""
+    """Return the ladder check of a sweep's runs, if it has failed."""
     from flops_fit.planning.adaptive.ladder import check_ladder
 
     if not plan.has_curves or not observations:
@@ -172,7 +172,7 @@ def _drift_of(
 
 
 def _said(drift: LadderCheck | None) -> tuple[Note, ...]:
-    """A failed ladder check as a note."""
+    """Return a failed ladder check as a note."""
     return () if drift is None else (Note("small_scale_drift", drift.reason),)
 
 
@@ -275,7 +275,7 @@ def write_report(
 
 
 def _methods_for(plan: Plan, asked: Sequence[str] | None) -> Sequence[str] | None:
-    """The methods asked for, else those that a plan without curves allows; None: all."""
+    """Return the methods asked for, else those that a plan without curves allows; None: all."""
     from flops_fit.fitting.fit import METHODS
 
     known = _known_methods(asked)
@@ -285,7 +285,7 @@ def _methods_for(plan: Plan, asked: Sequence[str] | None) -> Sequence[str] | Non
 
 
 def _known_methods(methods: Sequence[str] | None) -> Sequence[str] | None:
-    """The methods, checked; None where none are named: all that the runs allow."""
+    """Return the methods, checked; None where none are named: all that the runs allow."""
     from flops_fit.fitting.fit import METHODS
 
     for method in methods or ():

@@ -46,7 +46,7 @@ class Record:
 
     @classmethod
     def read(cls, directory: Path | None) -> Record | None:
-        """The record of a run directory; None where there is none, or it cannot be read."""
+        """Return the record of a run directory; None where there is none, or it cannot be read."""
         if directory is None or not RunDir(directory).is_run():
             return None
         run = RunDir(directory)
@@ -96,7 +96,7 @@ class Record:
         return RunDir(self.directory).manifest.read_text(encoding="utf-8")
 
     def curves(self) -> dict[str, list[Observation]]:
-        """The training curve of each finished trial that left one, by trial id.
+        """Return the training curve of each finished trial that left one, by trial id.
 
         A line that is not a point of a curve is passed over: curves are for the eye.
         """

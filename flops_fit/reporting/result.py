@@ -136,7 +136,7 @@ class Result:
         return self._optimum(parse_number(compute_budget), self.fit(method))
 
     def fit(self, method: str | None = None) -> Fit:
-        """The law of one method; by default the one that speaks for the result.
+        """Return the law of one method; by default the one that speaks for the result.
 
         Raises:
             FitError: the method gave no law, or was not asked for.
@@ -176,7 +176,7 @@ class Result:
         return [self._row(budget, method) for budget in asked for method in self._methods()]
 
     def compute_for_loss(self, loss: float | str, *, method: str = "surface") -> Answer:
-        """The least compute that reaches a loss, and the N and D to spend it on.
+        """Return the least compute that reaches a loss, and the N and D to spend it on.
 
         Raises:
             FitError: no compute reaches it (`unreachable_loss`), or the method has no surface.
@@ -300,7 +300,7 @@ class Result:
     def near_optimal(
         self, compute_budget: float | str, *, waste: float = 0.01, method: str = "surface"
     ) -> tuple[float, float]:
-        """The smallest and the largest params that waste at most this share of a budget.
+        """Return the smallest and the largest params that waste at most this share of a budget.
 
         Raises:
             ValueError: the share is not between 0 and 1.
@@ -354,7 +354,7 @@ class Result:
         return [path for paths in written for path in paths]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data: what `report --json` prints."""
+        """Return the report as plain data: what `report --json` prints."""
         judged = self._judged
         return {
             "name": self.name,
@@ -382,7 +382,7 @@ class Result:
 
     @classmethod
     def load(cls, directory: str | Path) -> Result:
-        """The result that `save` left in a directory.
+        """Return the result that `save` left in a directory.
 
         Raises:
             RunDirError: there is none, or it was written in another format.
@@ -394,7 +394,7 @@ class Result:
         return self._contents.tables(without=without)
 
     def table_names(self) -> list[str]:
-        """The names that `table` knows, in the order of reading."""
+        """Return the names that `table` knows, in the order of reading."""
         shown = self._contents.tables(without={"observations"})
         return ["answer", *(["reasons"] if self.reasons else []), *shown, "observations"]
 
@@ -420,7 +420,7 @@ class Result:
         return found[name]
 
     def to_text(self, screen: Screen) -> list[str]:
-        """The report as one screen: its lines, the first of which ends with the verdict."""
+        """Return the report as one screen: its lines, the first of which ends with the verdict."""
         from flops_fit.reporting.screen import render_screen
 
         return render_screen(self, screen, self._contents.buildable)
@@ -430,7 +430,7 @@ class Result:
         return self._contents.answers()
 
     def to_html(self) -> str:
-        """The report as one self-contained page: no script, no request to anywhere."""
+        """Return the report as one self-contained page: no script, no request to anywhere."""
         return self._contents.page()
 
     def seal(self, compute_budget: float | str, *, method: str | None = None) -> Seal:
@@ -463,7 +463,7 @@ class Result:
         return compare(sides[0], sides[1], units=units, budgets=self._budgets())
 
     def checklist(self) -> list[Check]:
-        """The rules of a credible study: held or not, with the figure."""
+        """Return the rules of a credible study: held or not, with the figure."""
         from flops_fit.reporting.checklist import checklist
 
         return checklist(
@@ -525,11 +525,11 @@ class Result:
         )
 
     def _methods(self) -> list[str]:
-        """The usable methods, the most trusted first."""
+        """Return the usable methods, the most trusted first."""
         return [method for method, fit in in_order(self.fits).items() if is_usable(fit)]
 
     def _budgets(self) -> list[float]:
-        """The sweep's budgets, or round ones inside the data; then the targets."""
+        """Return the sweep's budgets, or round ones inside the data; then the targets."""
         return distinct_budgets([*own_budgets(self.observations), *self.targets])
 
     def _row(self, budget: float, method: str) -> dict[str, Any]:
@@ -555,7 +555,7 @@ class Result:
         return with_setting(row, self.setting)
 
     def _optimum(self, budget: float, fit: Fit) -> Optimum:
-        """The stored prediction for a budget, else what the fit says of it."""
+        """Return the stored prediction for a budget, else what the fit says of it."""
         from flops_fit.fitting.predictions import predict
 
         for known in self.predictions:
@@ -565,7 +565,7 @@ class Result:
 
 
 def _only(**given: float | str | None) -> tuple[str, float]:
-    """The one argument that was given, with its value.
+    """Return the one argument that was given, with its value.
 
     Raises:
         ValueError: none was, or more than one.

@@ -68,7 +68,7 @@ class Rule:
         return self.least <= value <= self.most
 
     def reason(self, message: str) -> Note:
-        """A broken rule as a reason, with the measured figure in `message`."""
+        """Return a broken rule as a reason, with the measured figure in `message`."""
         return Note(self.code, message)
 
 
@@ -729,5 +729,5 @@ DOUBTS = frozenset(
 
 
 def rule_of(code: str) -> Rule | None:
-    """The first rule with a code; None where there is none."""
+    """Return the first rule with a code; None where there is none."""
     return next((rule for rule in RULES if rule.code == code), None)

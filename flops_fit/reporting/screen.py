@@ -82,7 +82,7 @@ def render_screen(
 
 
 def _title(result: Reported, width: int) -> str:
-    """The name, and the verdict flush right."""
+    """Return the name, and the verdict flush right."""
     verdict = result.verdict.upper()
     name = textwrap.shorten(printable(result.name or "result"), width - len(verdict) - 2)
     return f"{name:<{width - len(verdict)}}{verdict}"
@@ -173,7 +173,7 @@ def _reasons(result: Reported, screen: Screen, width: int) -> list[str]:
 
 
 def _reason(note: Note, width: int) -> list[str]:
-    """A reason in at most two lines, its code flush right."""
+    """Return a reason in at most two lines, its code flush right."""
     code, room = printable(note.code), width - len(_MARK)
     message = printable(note.message)
     if len(message) + len(code) + 2 <= room:
@@ -190,7 +190,7 @@ def _reason(note: Note, width: int) -> list[str]:
 
 
 def _step(parts: Sequence[str], width: int) -> list[str]:
-    """An action and its command, in one line where they fit."""
+    """Return an action and its command, in one line where they fit."""
     line = " " * 6 + "  ".join(parts)
     if not parts or len(line) <= width:
         return [line] if parts else []
@@ -219,7 +219,7 @@ def next_step(code: str, result: Reported, source: str) -> tuple[str, str]:
 
 
 def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
-    """Every reason with what to do about it, the gravest first."""
+    """Return every reason with what to do about it, the gravest first."""
     columns = (
         Column("code", "code"),
         Column("message", "reason"),
@@ -242,7 +242,7 @@ def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
 
 
 def _table(result: Reported, width: int) -> list[str]:
-    """The headline's optimum at some budgets; intervals give way where there is no room."""
+    """Return the headline's optimum at some budgets; intervals give way where there is no room."""
     rows = [row for row in result.rows if row["method"] == result.headline]
     if not rows or result.verdict == "refuse":
         return []
@@ -275,7 +275,7 @@ def _laid_out(
     sizes: Sequence[float],
     with_intervals: Sequence[str],
 ) -> list[str]:
-    """The table as lines, with intervals for these columns."""
+    """Return the table as lines, with intervals for these columns."""
     units = printable(plural(result.unit))
     heads = ["FLOPs", "", "params", units, "per param", "loss"]
     for place, key in ((2, "params"), (3, "tokens"), (5, "loss")):
@@ -315,7 +315,7 @@ def _cell(row: Mapping[str, Any], key: str, with_intervals: Sequence[str]) -> st
 
 
 def _loss(value: float) -> str:
-    """A loss in four digits."""
+    """Return a loss in four digits."""
     return significant(value, 4)
 
 
@@ -417,7 +417,7 @@ def _where(result: Reported, screen: Screen, width: int) -> list[str]:
 
 
 def _next(result: Reported, screen: Screen) -> list[str]:
-    """The one command to give next."""
+    """Return the one command to give next."""
     for note in gravest(result.reasons):
         _, command = next_step(note.code, result, screen.source)
         if command:
@@ -430,7 +430,7 @@ def _next(result: Reported, screen: Screen) -> list[str]:
 
 
 def _curves(result: Reported) -> list[PictureCurve]:
-    """The isoFLOP curves to draw: at most `_CURVES`, evenly spaced."""
+    """Return the isoFLOP curves to draw: at most `_CURVES`, evenly spaced."""
     fit = result.fits.get("isoflop")
     if fit is None:
         return []

@@ -47,12 +47,12 @@ class Seal:
         return _digest(self._content())
 
     def to_dict(self) -> dict[str, Any]:
-        """The seal as plain data, with its digest."""
+        """Return the seal as plain data, with its digest."""
         return {**self._content(), "sha256": self.digest}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Seal:
-        """The inverse of `to_dict`.
+        """Return the object that `to_dict` made plain.
 
         Raises:
             RunDirError: the seal is broken: its digest is not that of its content.
@@ -118,7 +118,7 @@ def seal_prediction(directory: Path, seal: Seal) -> None:
 
 
 def seals_of(directory: Path, budget_flops: float) -> list[PredictionSealed]:
-    """The entries that sealed a prediction for a budget, the first one first."""
+    """Return the entries that sealed a prediction for a budget, the first one first."""
     return [
         entry
         for entry in read_ledger(RunDir(directory).ledger)
@@ -164,7 +164,7 @@ def score_prediction(directory: Path, budget_flops: float, loss: float) -> dict[
 
 
 def _budget_of(entry: PredictionSealed) -> float:
-    """The budget that a sealed prediction is for, in FLOPs; NaN where it does not say."""
+    """Return the budget that a sealed prediction is for, in FLOPs; NaN where it does not say."""
     budget = entry.prediction.get("budget_flops")
     return float(budget) if isinstance(budget, int | float) else math.nan
 

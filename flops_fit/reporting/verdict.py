@@ -182,7 +182,7 @@ def is_usable(fit: Fit) -> bool:
 
 
 def in_order(fits: Mapping[str, Fit]) -> dict[str, Fit]:
-    """The fits in the order in which they speak."""
+    """Return the fits in the order in which they speak."""
     order = {method: place for place, method in enumerate(HEADLINE)}
     return dict(sorted(fits.items(), key=lambda item: order.get(item[0], len(order))))
 
@@ -371,7 +371,7 @@ _SAME = 1e-6  # relative difference up to which two budgets are one
 
 
 def misfit(fits: Mapping[str, Fit]) -> float:
-    """The median deviation of the log losses from the surface; 0 where it is not known."""
+    """Return the median deviation of the log losses from the surface; 0 where it is not known."""
     return (fits["surface"].residual_mad or 0.0) if "surface" in fits else 0.0
 
 

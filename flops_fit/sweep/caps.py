@@ -148,7 +148,7 @@ class Allowance:
         return None if began is None else time.monotonic() - began
 
     def passed_by(self, waiting: Sequence[Trial]) -> CapReached | None:
-        """The cap that the first waiting trial would pass, beside those that run."""
+        """Return the cap that the first waiting trial would pass, beside those that run."""
         if not waiting or self._caps.are_none:
             return None
         state = self._ledger.state

@@ -175,7 +175,7 @@ class _Sweep:
             self.run.drop_trunks()
 
     def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
-        """The first waiting trial whose trunk is there; None if all wait for a trunk."""
+        """Return the first waiting trial whose trunk is there; None if all wait for a trunk."""
         open_ids = {trial.trial_id for trial in (*waiting, *running)}
         for trial in waiting:
             if not any(mate.trial_id in open_ids for mate in self.plan.before(trial)):
@@ -295,7 +295,7 @@ def _refuse_negative(trial: Trial, loss: float | None) -> None:
 def _ended(
     trial: Trial, outcome: Outcome, *, flops: float, attempt_seconds: float | None
 ) -> TrialEnded:
-    """The ledger's entry of an outcome."""
+    """Return the ledger's entry of an outcome."""
     known: dict[str, Any] = {
         **{name: getattr(outcome.details, name) for name in _DETAILS},
         "trial_id": trial.trial_id,

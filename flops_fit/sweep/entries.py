@@ -171,7 +171,7 @@ class DecisionMade(Decision, Entry):
 
     @classmethod
     def of(cls, decision: Decision) -> DecisionMade:
-        """The entry of a decision."""
+        """Return the entry of a decision."""
         return cls(**{each.name: getattr(decision, each.name) for each in fields(Decision)})
 
 

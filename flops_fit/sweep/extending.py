@@ -72,7 +72,7 @@ def is_extension(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _without_trials(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without [sweep] and the list of sizes."""
+    """Return an identity without [sweep] and the list of sizes."""
     model = {key: value for key, value in identity["model"].items() if key != "sizes"}
     rest = {key: value for key, value in identity.items() if key not in ("sweep", "model")}
     return {**rest, "model": model}
@@ -132,7 +132,7 @@ def extend(run: RunDir, prepared: Prepared, plan: Plan) -> Note:
 
 
 def with_budgets(manifest: Manifest, text: str, more: Sequence[float]) -> tuple[Manifest, str]:
-    """A manifest and its text with further isoFLOP budgets.
+    """Return a manifest and its text with further isoFLOP budgets.
 
     Raises:
         ManifestError: the design has no list of budgets.

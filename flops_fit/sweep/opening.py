@@ -105,7 +105,7 @@ class RateGrid:
         return self == RateGrid()
 
     def on(self, manifest: Manifest) -> Manifest:
-        """The manifest with this grid in place of its own.
+        """Return the manifest with this grid in place of its own.
 
         Raises:
             ManifestError: a value breaks a rule of [transfer].
@@ -121,7 +121,7 @@ class RateGrid:
 def planned(
     source: Path | Prepared, *, total_flops: float | None = None, needs_trials: bool = True
 ) -> tuple[Prepared, Plan]:
-    """The experiment and its plan, from a manifest, a run directory or live objects.
+    """Return the experiment and its plan, from a manifest, a run directory or live objects.
 
     Args:
         source: a manifest's path, a run directory, or a prepared experiment.
@@ -216,7 +216,7 @@ def open_sweep(
 def _taken_up(
     run: RunDir, source: Path | Prepared, manifest: Manifest, text: str, *, simulated: bool
 ) -> OpenSweep:
-    """The sweep of a run directory, extended if the manifest asks for other trials.
+    """Return the sweep of a run directory, extended if the manifest asks for other trials.
 
     Raises:
         RunDirError: the manifest describes another experiment.
@@ -237,7 +237,7 @@ def _taken_up(
 
 
 def _described(run: RunDir, manifest: Manifest, text: str) -> Prepared:
-    """A run directory's experiment under a manifest that asks for other trials.
+    """Return a run directory's experiment under a manifest that asks for other trials.
 
     The plugins are asked again only if other sizes may be planned.
     """
@@ -347,7 +347,7 @@ def _adopt(run: RunDir, text: str) -> None:
 
 
 def _text_of(source: Path | Prepared) -> str:
-    """The manifest as written."""
+    """Return the manifest as written."""
     return source.text if isinstance(source, Prepared) else source.read_text(encoding="utf-8-sig")
 
 

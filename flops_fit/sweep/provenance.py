@@ -100,7 +100,7 @@ def versions() -> dict[str, str]:
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> list[str]:
-    """Each key whose value changed, as `training.learning_rate: 0.006 -> 0.003`."""
+    """Return each key whose value changed, as `training.learning_rate: 0.006 -> 0.003`."""
     found = []
     for key in sorted({*was, *now}):
         before, after, place = was.get(key), now.get(key), f"{at}{key}"

@@ -75,7 +75,7 @@ class Ranks:
 
 
 def this_rank() -> int | None:
-    """The number of this process among a trial's ranks; None where it is alone."""
+    """Return the number of this process among a trial's ranks; None where it is alone."""
     rank = os.environ.get("RANK")
     return None if rank is None or os.environ.get("WORLD_SIZE", "1") == "1" else int(rank)
 
@@ -116,7 +116,7 @@ def record_failure(directory: Path, rank: int, reason: str) -> None:
 
 
 def killed_rank(said: str) -> str | None:
-    """The rank that a signal ended, by the launcher's report; None where none was.
+    """Return the rank that a signal ended, by the launcher's report; None where none was.
 
     Not by SIGTERM: with that the launcher itself ends the ranks that lost their peer.
     """
@@ -139,7 +139,7 @@ def end_with_launcher() -> None:
 
 
 def first_failure(directory: Path) -> str | None:
-    """The failure that came before the others: the root cause."""
+    """Return the failure that came before the others: the root cause."""
     failures = [read_json(path) for path in directory.glob("failure-*.json")]
     if not failures:
         return None

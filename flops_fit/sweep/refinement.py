@@ -57,7 +57,7 @@ class Refinement:
     unit: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The refinement as plain data: what `plan --refine --json` prints."""
+        """Return the refinement as plain data: what `plan --refine --json` prints."""
         return {
             "weaknesses": [weakness.to_dict() for weakness in self.weaknesses],
             "decision": self.decision.to_dict(),
@@ -111,7 +111,7 @@ def refine_run(directory: Path) -> Refinement:
 
 
 def _begun(history: History, waiting: Sequence[Trial]) -> Decision:
-    """The planned trials that were not run yet, as a decision."""
+    """Return the planned trials that were not run yet, as a decision."""
     made = Decision(0, "batch", "the plan's trials that were not run yet", tuple(waiting))
     if not history.decisions:
         return made
@@ -125,7 +125,7 @@ def _chosen(
     found: Sequence[Weakness],
     directory: Path,
 ) -> tuple[Decision, str]:
-    """The next runs, whatever they cost, and the command that trains them.
+    """Return the next runs, whatever they cost, and the command that trains them.
 
     If the goal is reached, a finer goal is set, since there would be no next runs.
     """
@@ -162,7 +162,7 @@ def _chosen(
 
 
 def _next(terms: Terms, history: History) -> Decision:
-    """The next decision with trials, or the decision to stop."""
+    """Return the next decision with trials, or the decision to stop."""
     while True:
         decision = decide(terms, history)
         if decision.trials or decision.action == "stop":
@@ -173,7 +173,7 @@ def _next(terms: Terms, history: History) -> Decision:
 def _costs(
     prepared: Prepared, plan: Plan, state: LedgerState, decision: Decision
 ) -> tuple[str, float]:
-    """The cost of the next runs in a sentence, and the FLOPs of the sweep with them."""
+    """Return the cost of the next runs in a sentence, and the FLOPs of the sweep with them."""
     cost, spent = math.fsum(trial.cost_flops for trial in decision.trials), state.spent_flops
     again = [trial for trial in plan.trials if trial.trial_id in state.failed]
     repeated = math.fsum(max(0.0, t.cost_flops - state.flops[t.trial_id]) for t in again)
@@ -193,7 +193,7 @@ def _rounded_up(value: float, digits: int) -> float:
 
 
 def _notes(belief: Belief, target_flops: float) -> list[str]:
-    """The best size at the target with its standard error, and a warning of much noise."""
+    """Return the best size at the target with its standard error, and a warning of much noise."""
     params = format_count(math.exp(belief.log_params(target_flops)))
     notes = [
         f"best size at {format_flops(target_flops)} FLOPs: {params} params, "
@@ -208,7 +208,7 @@ def _notes(belief: Belief, target_flops: float) -> list[str]:
 
 
 def _gain(decision: Decision) -> list[str]:
-    """The expected gain of the next runs; empty if it is not known."""
+    """Return the expected gain of the next runs; empty if it is not known."""
     figures = decision.figures
     if "expected_error_with_drift" not in figures:
         return []
@@ -220,5 +220,5 @@ def _gain(decision: Decision) -> list[str]:
 
 
 def _percent(log_error: float) -> str:
-    """A standard error of a logarithm as a percentage of the value."""
+    """Return a standard error of a logarithm as a percentage of the value."""
     return f"{100 * math.expm1(log_error):.2g} %"

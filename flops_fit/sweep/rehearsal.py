@@ -14,7 +14,7 @@ PLANTED_NOISE = 0.003  # standard deviation of log loss, a usual seed-to-seed no
 
 
 def planted_law(largest_budget: float) -> Surface:
-    """The true law of a rehearsal: a published law, moved to the sweep's scale.
+    """Return the true law of a rehearsal: a published law, moved to the sweep's scale.
 
     The law of Besiroglu et al. 2024 (arXiv:2404.10102, their refit of Hoffmann et al.'s runs),
     with N and D rescaled so that the sweep's largest budget corresponds to 1e21 FLOPs there. The

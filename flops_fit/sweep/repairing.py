@@ -78,7 +78,7 @@ def repair(run: RunDir) -> tuple[Repair, Path | None]:
 
 
 def _free_name(path: Path) -> Path:
-    """A name beside a file that nothing has yet: `ledger.broken.jsonl`, `ledger.broken-2.jsonl`."""
+    """Return an unused name beside a file: `ledger.broken.jsonl`, `ledger.broken-2.jsonl`."""
     number, free = 1, path.with_name(f"{path.stem}.broken{path.suffix}")
     while free.exists():
         number += 1

@@ -108,7 +108,7 @@ def _levels_of(plan: Plan, sizes: Sequence[Size], *, tokens_per_param: float) ->
 
 
 def _with_usable_levels(terms: Terms, *, min_sizes: int) -> Terms:
-    """The terms without the lowest levels that train too few sizes for enough steps.
+    """Return the terms without the lowest levels that train too few sizes for enough steps.
 
     Raises:
         PlanError: fewer than three levels are left.
@@ -125,7 +125,7 @@ def _with_usable_levels(terms: Terms, *, min_sizes: int) -> Terms:
 
 
 def stated_total(state: LedgerState) -> float | None:
-    """The total that the last decision was made under; None before the first."""
+    """Return the total that the last decision was made under; None before the first."""
     if not state.decisions:
         return None
     return state.decisions[-1].figures.get("total_flops")
@@ -189,7 +189,7 @@ def unmet_goal(state: LedgerState) -> Note | None:
 
 
 def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
-    """The run directory's plan with the trials of all recorded decisions."""
+    """Return the run directory's plan with the trials of all recorded decisions."""
     plan = Plan.from_dict(read_json(run.plan))
     for decision in state.decisions:
         plan = extended(plan, decision)
@@ -197,13 +197,13 @@ def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
 
 
 def given_part(plan: Plan, state: LedgerState) -> Plan:
-    """The plan without the trials that decisions asked for."""
+    """Return the plan without the trials that decisions asked for."""
     asked = {trial.trial_id for decision in _decisions(state) for trial in decision.trials}
     return replace(plan, trials=tuple(t for t in plan.trials if t.trial_id not in asked))
 
 
 def history_of(plan: Plan, state: LedgerState) -> History:
-    """The ended runs so far: first those of the plan, then those of each decision."""
+    """Return the ended runs so far: first those of the plan, then those of each decision."""
     decisions = _decisions(state)
     asked = [trial for decision in decisions for trial in decision.trials]
     given = given_part(plan, state).trials
@@ -216,7 +216,7 @@ def _decisions(state: LedgerState) -> tuple[Decision, ...]:
 
 
 def extended(plan: Plan, decision: Decision) -> Plan:
-    """The plan with the trials of a decision added."""
+    """Return the plan with the trials of a decision added."""
     known = {trial.trial_id for trial in plan.trials}
     more = [trial for trial in decision.trials if trial.trial_id not in known]
     return replace(plan, trials=(*plan.trials, *more))
@@ -229,7 +229,7 @@ def _has_ended(trial: Trial, state: LedgerState) -> bool:
 
 
 def _run_of(trial: Trial, state: LedgerState) -> Run:
-    """An ended trial with its loss, its real cost, and the trunk states that it kept."""
+    """Return an ended trial with its loss, its real cost, and the trunk states that it kept."""
     if trial.trial_id in state.dropped:
         return Run(trial, None, kept_tokens=(), has_failed=True)
     entry = state.finished.get(trial.trial_id)

@@ -83,11 +83,11 @@ class RunDir:
         return self.path / "trackers"
 
     def trial(self, trial_id: str) -> Path:
-        """The directory of one trial."""
+        """Return the directory of one trial."""
         return self.path / "trials" / trial_id
 
     def trunk(self, trunk_id: str) -> Path:
-        """The folder in which trials share a trunk."""
+        """Return the folder in which trials share a trunk."""
         return self.path / "trunks" / trunk_id
 
     def drop_trunks(self) -> None:
@@ -95,15 +95,15 @@ class RunDir:
         shutil.rmtree(self.path / "trunks", ignore_errors=True)
 
     def outcome(self, trial_id: str) -> Path:
-        """The file with a trial's outcome."""
+        """Return the file with a trial's outcome."""
         return self.trial(trial_id) / "outcome.json"
 
     def log(self, trial_id: str) -> Path:
-        """The file with a trial's printed output."""
+        """Return the file with a trial's printed output."""
         return self.trial(trial_id) / "log.txt"
 
     def progress(self, trial_id: str) -> Path:
-        """The file with a running trial's progress."""
+        """Return the file with a running trial's progress."""
         return self.trial(trial_id) / "progress.json"
 
     def is_of_start(self, name: str) -> bool:

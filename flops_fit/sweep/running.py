@@ -180,7 +180,7 @@ class _LateExecutor:
 
 
 def _make_executor(sweep: OpenSweep, workers: int) -> Executor:
-    """The executor: this process for simulations and live objects, else the manifest's."""
+    """Return the executor: this process for simulations and live objects, else the manifest's."""
     prepared, run = sweep.prepared, sweep.run
     if sweep.is_simulated or prepared.experiment is not None:
         bench = Bench(run, prepared.experiment)
@@ -216,14 +216,14 @@ MAX_NAMED = 12  # trials named one by one in an error
 
 
 def error_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError | CapReachedError | None:
-    """The error that says why a sweep did not come to its end; None if it did."""
+    """Return the error that says why a sweep did not come to its end; None if it did."""
     if summary.failed:
         return _failure_of(sweep, summary)
     return None if summary.cap is None else _stopped_at(sweep, summary.cap)
 
 
 def _failure_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError:
-    """The error that names the failed trials and the first one's log."""
+    """Return the error that names the failed trials and the first one's log."""
     failed = replay(read_ledger(sweep.run.ledger)).failed
     first, entry = next(iter(failed.items()))
     return TrialsFailedError(
@@ -234,7 +234,7 @@ def _failure_of(sweep: OpenSweep, summary: SweepSummary) -> TrialsFailedError:
 
 
 def _stopped_at(sweep: OpenSweep, cap: CapReached) -> CapReachedError:
-    """The error that names the cap and the missing trials."""
+    """Return the error that names the cap and the missing trials."""
     shown = ", ".join(cap.missing[:MAX_NAMED])
     if len(cap.missing) > MAX_NAMED:
         shown += f" and {len(cap.missing) - MAX_NAMED} more"

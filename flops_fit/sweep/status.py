@@ -66,7 +66,7 @@ class RunningTrial:
     seconds_silent: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The running trial as plain data."""
+        """Return the running trial as plain data."""
         data = asdict(self)
         data.pop("trial")
         return {**_named(self.trial), "steps": self.trial.steps, **data}
@@ -82,7 +82,7 @@ class EndedTrial:
     log: Path
 
     def to_dict(self) -> dict[str, Any]:
-        """The ended trial as plain data."""
+        """Return the ended trial as plain data."""
         return {
             **_named(self.trial), "state": self.state, "reason": self.reason, "log": str(self.log)
         }  # fmt: skip
@@ -125,7 +125,7 @@ class Status:
     ended: tuple[EndedTrial, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The status as plain data: what `status --json` prints."""
+        """Return the status as plain data: what `status --json` prints."""
         data = {key: value for key, value in vars(self).items() if key not in ("running", "ended")}
         data |= {"run_dir": str(self.run_dir), "phase": str(self.phase)}
         data["running_trials"] = [each.to_dict() for each in self.running]
@@ -184,7 +184,7 @@ def read_status(directory: Path) -> Status:
 
 
 def find_trials(run: RunDir, asked: Sequence[str]) -> list[Trial]:
-    """The planned trials with these ids, or ids that begin so, in the order asked.
+    """Return the planned trials with these ids, or ids that begin so, in the order asked.
 
     Raises:
         RunDirError: no trial, or more than one, begins so.
@@ -240,7 +240,7 @@ def _running(
     began: dict[str, float],
     now: float,
 ) -> tuple[RunningTrial, ...]:
-    """The trials at work, with what their workers last reported."""
+    """Return the trials at work, with what their workers last reported."""
     found = []
     for trial in trials:
         report = run.progress(trial.trial_id)
@@ -302,7 +302,7 @@ def _seconds_left(
 
 
 def _signs(run: RunDir, at_work: set[str]) -> list[Path]:
-    """The files that change while the sweep runs."""
+    """Return the files that change while the sweep runs."""
     files = [run.manifest, run.ledger, *(run.progress(trial_id) for trial_id in at_work)]
     return [path for path in files if path.exists()]
 
@@ -310,7 +310,7 @@ def _signs(run: RunDir, at_work: set[str]) -> list[Path]:
 def _ended(
     run: RunDir, trials: Sequence[Trial], state: LedgerState, at_work: set[str]
 ) -> tuple[EndedTrial, ...]:
-    """The trials without a usable loss, each with its reason."""
+    """Return the trials without a usable loss, each with its reason."""
     found = []
     for trial in trials:
         key = trial.trial_id

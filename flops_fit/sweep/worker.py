@@ -168,7 +168,7 @@ class Bench:
         end_process()
 
     def _trial(self, trial_id: str) -> Trial:
-        """A trial of the plan, which an adaptive sweep writes anew with each decision.
+        """Return a trial of the plan, which an adaptive sweep writes anew with each decision.
 
         Raises:
             RunDirError: the plan does not have it.
@@ -314,7 +314,7 @@ class Bench:
             )
 
     def make_trackers(self) -> Trackers | None:
-        """The manifest's trackers for one trial; None where none is named or usable."""
+        """Return the manifest's trackers for one trial; None where none is named or usable."""
         from flops_fit.training.trackers import Trackers
 
         manifest = self._manifest
@@ -347,7 +347,7 @@ class Bench:
 
 
 def _read_trials(run: RunDir) -> dict[str, Trial]:
-    """The trials of the plan as it is now, by id."""
+    """Return the trials of the plan as it is now, by id."""
     trials = [Trial.from_dict(data) for data in read_json(run.plan)["trials"]]
     return {trial.trial_id: trial for trial in trials}
 
@@ -462,6 +462,6 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """An exception's kind and the first line of what it says; of a syntax error its last."""
+    """Return an exception's kind and the first line of what it says; of a syntax error its last."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     return lines[-1 if isinstance(error, SyntaxError) else 0]

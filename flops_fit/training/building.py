@@ -16,7 +16,7 @@ from flops_fit.training.session import Session, seed_everything
 
 
 def initial_model(trial: Trial, build: Build, session: Session) -> nn.Module:
-    """The model as the trial's seed alone draws it, on the device, ready to train."""
+    """Return the model as the trial's seed alone draws it, on the device, ready to train."""
     seed_everything(derive_seed(trial.seed, "initialisation") % 2**63)
     with torch.device("cpu"):
         model = build(trial.size.size_value)
@@ -29,7 +29,7 @@ def initial_model(trial: Trial, build: Build, session: Session) -> nn.Module:
 
 
 def compiled(model: nn.Module, recipe: Recipe) -> Any:
-    """The model as its steps call it; its parameters stay those of the model given."""
+    """Return the model as its steps call it; its parameters stay those of the model given."""
     if not recipe.compile:
         return model
     return torch.compile(model, mode="reduce-overhead" if recipe.cuda_graphs else None)
@@ -65,7 +65,7 @@ Build = Callable[[Any], nn.Module]
 
 
 def build_on(build: Build, value: Any, device: str) -> nn.Module:
-    """The model of a size, on a device.
+    """Return the model of a size, on a device.
 
     Raises:
         PluginError: the constructor raised, or gave no module.

@@ -75,7 +75,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(directory: Path, *, rank: int = 0, most_steps: int | None = None) -> Any:
-    """The newest checkpoint that can be read, as it was saved; None if there is none.
+    """Return the newest checkpoint that can be read, as it was saved; None if there is none.
 
     Args:
         directory: the trial's directory.
@@ -143,7 +143,7 @@ def drop_checkpoints(directory: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of everything that draws, as tensors and plain data."""
+    """Return the state of everything that draws, as tensors and plain data."""
     state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -176,7 +176,7 @@ def _suffix(rank: int) -> str:
 
 
 def _checkpoints(directory: Path, rank: int) -> list[Path]:
-    """The files of one process, newest first."""
+    """Return the files of one process, newest first."""
     found = (directory / "checkpoint").glob(f"step-{'[0-9]' * 12}{_suffix(rank)}")
     return sorted(found, reverse=True)
 

@@ -110,7 +110,7 @@ class Watch:
         return max(_SPIKE_STEPS, _SPIKE_SHARE * self.steps)
 
     def _stays_above(self, ceiling: float, known: float, end: int) -> str | None:
-        """The reason to stop where most recent steps lie above the ceiling."""
+        """Return the reason to stop where most recent steps lie above the ceiling."""
         above = [(steps, mean) for steps, mean in self.recent if mean > ceiling]
         if sum(steps for steps, _ in above) < self._patience:
             return None

@@ -246,7 +246,7 @@ class Training:
             return self.heldout.losses(self.model, self.loss, chosen=self.curve_part)
 
     def _judge_end(self, losses: dict[int, float]) -> str | None:
-        """The reason why the trial's end is no observation, from losses on the whole set.
+        """Return the reason why the trial's end is no observation, from losses on the whole set.
 
         Where the part that the untrained model was evaluated on gives such a reason, the untrained
         model is built again and evaluated on the whole set: a few batches may be unlike the rest.
@@ -366,7 +366,7 @@ class Training:
 
 
 def _finite(loss: float | None) -> float | None:
-    """The loss, as a record can hold it."""
+    """Return the loss, as a record can hold it."""
     return loss if loss is not None and math.isfinite(loss) else None
 
 

@@ -76,7 +76,7 @@ class HeldOut:
         return dict(zip(numbers, torch.stack(values).double().tolist(), strict=True))
 
     def mean(self, losses: dict[int, float]) -> float:
-        """The mean over examples, or over units that count, of what `losses` gave."""
+        """Return the mean over examples, or over units that count, of what `losses` gave."""
         return mean_of([*losses.values()], [self.weights[number] for number in losses])
 
     def parts(self, model: nn.Module, loss: Loss, *, session: Session) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def check_loss(value: object, *, name: str = "the loss") -> torch.Tensor:
-    """The loss of one batch, if it is a scalar tensor with a gradient.
+    """Return the loss of one batch, if it is a scalar tensor with a gradient.
 
     Raises:
         PluginError: it is something else.

@@ -121,7 +121,7 @@ def _until_kept(
     trunk: Path | None,
     examples: int,
 ) -> Outcome:
-    """The outcome of the first attempt that is kept.
+    """Return the outcome of the first attempt that is kept.
 
     One that diverged is discarded while the recipe allows retries; one that ran out of memory goes
     on with smaller passes of the step's `examples`.

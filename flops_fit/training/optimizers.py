@@ -33,7 +33,7 @@ def make_optimizer(
     device: torch.device,
     build: Callable[[Any], nn.Module] | None = None,
 ) -> torch.optim.Optimizer:
-    """The model's own optimizer, or the recipe's.
+    """Return the model's own optimizer, or the recipe's.
 
     The learning rates that its groups hold are peaks: the loop multiplies them by the schedule.
 
@@ -82,7 +82,7 @@ def make_optimizer(
 
 
 def _decay(recipe: Recipe, given: Settings, *, rate: float, factor: float) -> float:
-    """The decay of matrices whose peak rate is `rate * factor`.
+    """Return the decay of matrices whose peak rate is `rate * factor`.
 
     A rule gives the product of rate and decay, which `given` divides by the rate of most matrices.
     `timescale` holds the product at the reference, whose rate is multiplied by `factor` as well.
@@ -150,7 +150,7 @@ def _fan_in_ratios(model: nn.Module, reference: nn.Module) -> dict[nn.Parameter,
 
 
 def _without_weights(build: Callable[[Any], nn.Module], value: Any) -> nn.Module:
-    """The model of a size, for its shapes: on the meta device if it can be built there."""
+    """Return the model of a size, for its shapes: on the meta device if it can be built there."""
     with torch.random.fork_rng(devices=[]):
         try:
             return build_on(build, value, "meta")
@@ -204,7 +204,7 @@ def _own_optimizer(
 
 
 def recorded(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The recipe and the optimizer that really trained, as a trial's record holds them.
+    """Return the recipe and the optimizer that really trained, as a trial's record holds them.
 
     Of the optimizer: its class, whether it is the model's own, and its settings but for rates and
     decays; one that differs from group to group as a list.
@@ -226,7 +226,7 @@ def recorded(recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer)
 
 
 def _plain(value: Any) -> Any:
-    """A setting as a record can hold it."""
+    """Return a setting as a record can hold it."""
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, torch.Tensor) and value.numel() == 1:

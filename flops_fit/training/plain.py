@@ -80,7 +80,7 @@ def _refused(owner: str, found: str) -> PluginError:
 
 
 def to_plain(value: Any) -> Any:
-    """The value with numpy's numbers and arrays as tensors; itself where it holds none."""
+    """Return the value with numpy's numbers and arrays as tensors; itself where it holds none."""
     if isinstance(value, np.generic) or type(value) in (np.ndarray, np.memmap):
         if value.dtype.hasobject:
             return value

@@ -30,7 +30,7 @@ def read_discarded(directory: Path) -> tuple[Discarded, ...]:
 
 
 def seed_of_attempt(seed: int, attempt: int) -> int:
-    """The trial's own seed at first, and one that follows from it for each retry."""
+    """Return the trial's own seed at first, and one that follows from it for each retry."""
     return seed if attempt == 0 else derive_seed(seed, "retry", attempt) % 2**31
 
 

@@ -46,7 +46,7 @@ class Session:
         return int(self.accelerator.num_processes)
 
     def gather(self, number: int) -> list[int]:
-        """The whole number that each process gives, by rank; all must ask."""
+        """Return the whole number that each process gives, by rank; all must ask."""
         if self.world == 1:
             return [number]
         mine = torch.tensor([number], device=self.device)

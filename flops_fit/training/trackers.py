@@ -53,7 +53,7 @@ class Run:
 
     @classmethod
     def of(cls, trial: Trial, *, step: int, discarded_steps: int = 0) -> Run:
-        """The run of a trial."""
+        """Return the run of a trial."""
         budget, size = format_flops(trial.budget_flops), f"{trial.size.size_value:g}"
         title = f"{budget}-size-{size}-seed-{trial.seed}"
         return cls(trial.trial_id, title, step, discarded_steps)

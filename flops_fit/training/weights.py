@@ -125,7 +125,7 @@ def batch_weight(loss: Any, batch: Batch) -> float:
 
 
 def compare_parts(model: nn.Module, loss: Any, batch: Batch) -> tuple[float, float] | None:
-    """The loss of a batch and the mean of its parts', by their weights.
+    """Return the loss of a batch and the mean of its parts', by their weights.
 
     None where it has one example, or a loss is not finite for another reason than having no units.
     The model is asked in evaluation mode.

@@ -75,7 +75,7 @@ class Images(Dataset[dict[str, torch.Tensor]]):
         return self.pixels.numel() + self.labels.numel() * self.labels.element_size()
 
     def to(self, device: torch.device | str) -> Images:
-        """The same images on a device."""
+        """Return the same images on a device."""
         return Images(
             self.pixels.to(device), self.labels.to(device), is_augmented=self.is_augmented
         )
@@ -196,7 +196,7 @@ class _ArraysOnly(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few names that an array's pickle needs."""
+        """Return the few names that an array's pickle needs."""
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, which is no array")
         module = module.replace("numpy.core", "numpy._core")

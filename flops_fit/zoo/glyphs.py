@@ -121,7 +121,7 @@ class Glyphs(Dataset[dict[str, torch.Tensor]]):
         return self.drawings.numel() * self.drawings.element_size()
 
     def to(self, device: torch.device | str) -> Glyphs:
-        """The same images, drawn on a device."""
+        """Return the same images, drawn on a device."""
         return Glyphs(
             self.drawings.to(device), image_size=self.image_size, noise=self.noise,
             distortion=self.distortion, seed=self.seed,
@@ -212,7 +212,7 @@ def _scramble(state: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(state: torch.Tensor, count: int) -> torch.Tensor:
-    """A shift to the right that brings in zeros, as for unsigned numbers."""
+    """Return a shift to the right that brings in zeros, as for unsigned numbers."""
     return (state >> count) & ((1 << (64 - count)) - 1)
 
 

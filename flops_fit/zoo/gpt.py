@@ -130,7 +130,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.mlp_out.weight)
 
     def forward(self, x: torch.Tensor, turns: torch.Tensor | None) -> torch.Tensor:
-        """The stream after this block; x: float, shape (batch, time, d_model).
+        """Return the stream after this block; x: float, shape (batch, time, d_model).
 
         `turns` are those of `rotary_turns`; None where the stream itself knows positions.
         """
@@ -149,7 +149,7 @@ class Block(nn.Module):
 
 
 def make_norm(norm: str, width: int) -> nn.Module:
-    """The norm of that name, with a gain and without bias."""
+    """Return the norm of that name, with a gain and without bias."""
     return nn.RMSNorm(width, eps=1e-5) if norm == "rms" else nn.LayerNorm(width, bias=False)
 
 

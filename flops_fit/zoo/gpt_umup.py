@@ -143,7 +143,7 @@ class ScaledBlock(nn.Module):
         self.mlp_out = uu.Linear(4 * d_model, d_model)
 
     def forward(self, x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-        """The stream after this block; x: float, shape (batch, time, d_model)."""
+        """Return the stream after this block; x: float, shape (batch, time, d_model)."""
         branch, skip = scaled.residual_split(x, tau=self.attention_share)
         x = scaled.residual_add(self._attend(branch, turns), skip, tau=self.attention_share)
         branch, skip = scaled.residual_split(x, tau=self.mlp_share)

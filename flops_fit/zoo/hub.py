@@ -48,7 +48,7 @@ def load_split(name: str, split: str, path: str | Path | None = None) -> dataset
 
 
 def _load_local(datasets: Any, path: Path, split: str) -> Any:
-    """A split of a local copy."""
+    """Return a split of a local copy."""
     if not path.exists():
         raise ValueError(f"`path` is `{path}`, which does not exist (seen from `{Path.cwd()}`)")
     if path.is_file():
@@ -69,7 +69,7 @@ def _load_local(datasets: Any, path: Path, split: str) -> Any:
 
 
 def kept_array(key: dict[str, Any], make: Callable[[], np.ndarray[Any, Any]]) -> Any:
-    """The array that belongs to `key`: mapped from the cache, or made and put there first.
+    """Return the array that belongs to `key`: mapped from the cache, or made and put there first.
 
     Args:
         key: JSON-ready; all that the array depends on.

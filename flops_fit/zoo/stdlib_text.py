@@ -42,7 +42,7 @@ class StdlibText:
 def stdlib_text(
     context: int = 64, heldout_windows: int = 2048, folder: str | None = None
 ) -> StdlibText:
-    """The standard library's sources, cut into windows of `context` bytes.
+    """Return the standard library's sources, cut into windows of `context` bytes.
 
     Args:
         context: bytes in a window.
@@ -112,5 +112,5 @@ def _names(root: Path) -> list[str]:
 
 
 def _as_tensor(text: bytes) -> torch.Tensor:
-    """The bytes as a tensor of its own: uint8, shape (len(text),)."""
+    """Return the bytes as a tensor of its own: uint8, shape (len(text),)."""
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)

@@ -136,7 +136,7 @@ def _batches(split: Any, most: int | None = None) -> Iterator[list[str]]:
 
 
 def _find_encoder(tokenizer: str, train: Any) -> _Encoder:
-    """The tokenizer of that name."""
+    """Return the tokenizer of that name."""
     if tokenizer == "bytes":
         return _Encoder("bytes", 256, _encode_bytes)
     try:
@@ -175,7 +175,7 @@ def _encode_bytes(stories: list[str]) -> np.ndarray[Any, Any]:
 
 
 def _encoder_of(name: str, made: Any) -> _Encoder:
-    """A tokenizer of the `tokenizers` package as an encoder."""
+    """Return a tokenizer of the `tokenizers` package as an encoder."""
     end = next((made.token_to_id(end) for end in _ENDS if made.token_to_id(end) is not None), None)
     if end is None:
         raise ValueError(
@@ -192,7 +192,7 @@ def _encoder_of(name: str, made: Any) -> _Encoder:
 
 
 def _train_bpe(train: Any, vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer with a vocabulary of that many tokens at most."""
+    """Return a byte-level BPE tokenizer with a vocabulary of that many tokens at most."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     least = 257  # every byte, and the end of a text

@@ -121,7 +121,7 @@ class EncoderBlock(nn.Module):
         nn.init.zeros_(self.mlp_out.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The stream after this block; x: float, shape (batch, patches, d_model)."""
+        """Return the stream after this block; x: float, shape (batch, patches, d_model)."""
         batch, patches, width = x.shape
         split = self.query_key_value(self.attention_norm(x))
         split = split.view(batch, patches, 3, self.num_heads, width // self.num_heads)

@@ -45,7 +45,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         return sum(t.numel() * t.element_size() for t in (self.text, self.starts))
 
     def to(self, device: torch.device | str) -> Windows:
-        """The same windows with their tokens on a device."""
+        """Return the same windows with their tokens on a device."""
         return Windows(self.text.to(device), context=self.context, starts=self.starts.to(device))
 
 

@@ -116,7 +116,7 @@ def unshifted(model: nn.Module, batch: Batch, loss: Callable[[Any, Any], torch.T
 
 
 def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | None) -> str:
-    """Put the three offsets together."""
+    """Combine the three offsets."""
     shift = _offset_of_loss(case, loss)
     asked = None if ahead is None or shift is None else ahead + shift
     if asked is not None and asked <= 0:
@@ -145,7 +145,7 @@ def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | N
 
 
 def _with_noise(model: nn.Module) -> nn.Module:
-    """Add noise to the weights, so that every layer passes something on; without dropout."""
+    """Add noise to the weights, so that no layer is zero; turn off dropout."""
     noisy = model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -165,7 +165,7 @@ def _length(targets: Any) -> int | None:
 
 
 def _offset_of_data(case: _Case) -> int | None:
-    """k, where the target at q is the input at q + k; None if no shift fits, or several do."""
+    """Return k, if the target at q is the input at q + k; None if no shift fits, or several do."""
     targets = next(t for t in tensors_in(case.targets) if t.ndim >= 2 and t.shape[1] > 1)
     for inputs in tensors_in(case.inputs):
         if inputs.shape != targets.shape or inputs.dtype != targets.dtype:
@@ -184,7 +184,7 @@ def _offset_of_data(case: _Case) -> int | None:
 
 
 def _offset_of_loss(case: _Case, loss: Callable[[Any, Any], torch.Tensor]) -> int | None:
-    """m, where the output at p is scored on the target at p + m; None if it cannot be told."""
+    """Return m, if the output at p is scored on the target at p + m; None if it is not known."""
     if is_models_own(loss):  # Its outputs and its loss come from one call.
         return 1 if getattr(loss, "shifts", False) else None
     outputs = call(case.model, case.inputs)
@@ -218,7 +218,7 @@ def _offset_of_loss(case: _Case, loss: Callable[[Any, Any], torch.Tensor]) -> in
 
 
 def _look_ahead(case: _Case) -> tuple[int, int] | None:
-    """(an output, the position from which on inputs were changed), if one saw the change.
+    """Return (an output, the first changed position), if an output saw the change.
 
     Raises:
         DoubtfulError: the outputs have no positions, or no input matters to them.
@@ -248,7 +248,7 @@ def _look_ahead(case: _Case) -> tuple[int, int] | None:
 
 
 def _changed_from(case: _Case, place: int) -> Any:
-    """The inputs with another example's values from a position on."""
+    """Return the inputs with another example's values from a position on."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.ndim < 2 or tensor.shape[1] != case.length:
@@ -259,7 +259,7 @@ def _changed_from(case: _Case, place: int) -> Any:
 
 
 def _sequences(outputs: Any, case: _Case) -> list[torch.Tensor]:
-    """Floating tensors among the outputs that have a row for each position of each example."""
+    """Return the floating outputs that have a row for each position of each example."""
     examples = _length_of_batch(case.targets)
     found = []
     for tensor in tensors_in(outputs):
@@ -275,12 +275,12 @@ def _length_of_batch(targets: Any) -> int:
 
 
 def _by_position(change: torch.Tensor, case: _Case) -> torch.Tensor:
-    """The largest change at each position: shape (positions,)."""
+    """Return the largest change at each position, shape (positions,)."""
     return change.abs().reshape(_length_of_batch(case.targets), case.length, -1).amax((0, 2))
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in a structure of mappings, sequences and dataclasses."""
+    """Yield every tensor in a structure of mappings, sequences and dataclasses."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):

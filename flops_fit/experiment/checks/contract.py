@@ -73,7 +73,7 @@ def check_contract(
 
 
 def _frozen(model: torch.nn.Module) -> tuple[Note, ...]:
-    """Say how many parameters are frozen, where some are."""
+    """Return a note with the number of frozen parameters, if some are."""
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     if not frozen:
         return ()
@@ -100,7 +100,7 @@ def _units(targets: Any, *, units: int) -> tuple[Note, ...]:
 
 
 def _warnings(model: Any, batch: Any, loss: Loss, first: float) -> tuple[Note, ...]:
-    """Return what is odd about the loss of one batch; nothing where it cannot be told."""
+    """Yield notes on a suspicious loss of one batch."""
     notes = []
     try:
         compared = compare_parts(model, loss, batch)
@@ -130,7 +130,7 @@ def _warnings(model: Any, batch: Any, loss: Loss, first: float) -> tuple[Note, .
 
 @contextmanager
 def _naming(kind: str, name: str) -> Iterator[None]:
-    """Let an error say which plugin it is about."""
+    """Add the plugin's name to an error."""
     try:
         yield
     except PluginError as error:

@@ -67,7 +67,7 @@ def describe_batch(data: LoadedData, *, needs_targets: bool = True) -> str:
 
 
 def check_goes_on(source: Any, *, claimed: int | None) -> str:
-    """A set can be read to the end that it claims, and then again; what was seen of it.
+    """Check that a set can be read to its stated end, and then again; return what was seen.
 
     Args:
         source: a Dataset, an IterableDataset or a DataLoader.
@@ -112,7 +112,7 @@ def check_goes_on(source: Any, *, claimed: int | None) -> str:
 
 
 def check_repeatable(heldout: Any) -> str:
-    """The held-out set is the same each time it is read.
+    """Check that the held-out set is the same each time it is read.
 
     Raises:
         PluginError: it is not.
@@ -135,7 +135,7 @@ def check_repeatable(heldout: Any) -> str:
 
 
 def check_apart(data: LoadedData) -> str:
-    """Training and held-out set share no examples.
+    """Check that training and held-out set share no examples.
 
     Raises:
         PluginError: they share more than chance would.
@@ -144,7 +144,7 @@ def check_apart(data: LoadedData) -> str:
 
 
 def overlap_notes(data: LoadedData, *, is_lent: bool) -> tuple[Note, ...]:
-    """A warning where held-out examples are found among those that are read in a second.
+    """Return a warning if held-out examples are among the training examples read in a second.
 
     Args:
         data: both sets.
@@ -164,7 +164,7 @@ def overlap_notes(data: LoadedData, *, is_lent: bool) -> tuple[Note, ...]:
 
 
 def _compare(data: LoadedData, *, seconds: float) -> str:
-    """Look for held-out examples among those of training, each set for so long at most."""
+    """Look for held-out examples among those of training, within a time limit for each set."""
     _check_indices_apart(data.train, data.heldout)
     heldout = set(_digests_of(data.heldout, most=4096, seconds=seconds))
     seen, share = _training_digests(data.train, seconds=seconds)
@@ -185,7 +185,7 @@ def _compare(data: LoadedData, *, seconds: float) -> str:
 
 
 def digests(batch: Batch) -> list[bytes]:
-    """A hash of each example of a batch, all its tensors together."""
+    """Return a hash of each example of a batch, over all its tensors."""
     rows: list[Any] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -201,7 +201,7 @@ def digests(batch: Batch) -> list[bytes]:
 
 
 def _kind(value: Any) -> str:
-    """`int64 (2, 64)`, or the same of each entry of a structure."""
+    """Return dtype and shape, such as `int64 (2, 64)`, of each tensor of a structure."""
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if hasattr(value, "items"):
@@ -212,7 +212,7 @@ def _kind(value: Any) -> str:
 
 
 def _check_indices(dataset: Any) -> str:
-    """A map-style set has the examples that its length promises."""
+    """Check that a map-style set has as many examples as its length states."""
     count = len(dataset)
     if count == 0:
         raise nothing_yielded()
@@ -241,7 +241,7 @@ def _said_length(source: Any) -> int | None:
 
 
 def _batches(source: Any) -> Iterator[Batch]:
-    """A set's own order, from its beginning."""
+    """Yield examples in the set's own order, from its beginning."""
     if isinstance(source, DataLoader):
         yield from source
         return
@@ -251,7 +251,7 @@ def _batches(source: Any) -> Iterator[Batch]:
 
 
 def _check_indices_apart(train: Any, heldout: Any) -> None:
-    """Two parts of one set must not overlap."""
+    """Check that two parts of one set do not overlap."""
     sides = []
     for source in (train, heldout):
         dataset: Any = source.dataset if isinstance(source, DataLoader) else source
@@ -316,7 +316,7 @@ def _training_digests(train: Any, *, seconds: float) -> tuple[set[bytes], float 
 
 
 def _three_parts(count: int) -> torch.Tensor:
-    """Numbers at the beginning and at the end of so many, and drawn in between, each once."""
+    """Return indices at the beginning and end of a set, and random ones between, each once."""
     part = _ALL_READ // 4
     middle = torch.randint(part, count - part, (2 * part,), generator=_generator())
     every = torch.cat((torch.arange(part), torch.arange(count - part, count), middle)).sort()[0]
@@ -324,7 +324,7 @@ def _three_parts(count: int) -> torch.Tensor:
 
 
 def _indexed(source: Any, order: torch.Tensor | None) -> Iterator[Batch]:
-    """The examples of a map-style set, in an order."""
+    """Yield the examples of a map-style set in an order."""
     dataset: Any = source
     collate: Any = collate_rows
     if isinstance(source, DataLoader):

@@ -1,4 +1,4 @@
-"""Examine an experiment: load its plugins and prove their contract, claim by claim.
+"""Examines an experiment: loads its plugins and tests their contract, claim by claim.
 
 Each fault is reported where it occurs, with a fix. Checks that need a broken part are skipped. The
 plugins' code runs here, so call this in a process of its own (see `child`).
@@ -33,7 +33,7 @@ _SPLIT_EXAMPLES = 64
 
 
 def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]:
-    """Every check of a manifest's plugins, in the order in which they build on each other.
+    """Return every check of a manifest's plugins, in the order in which they build on each other.
 
     What a plugin raises is a finding, and raised no further.
     """
@@ -85,7 +85,7 @@ class _Subject:
         return _place(self.factory)
 
     def load_data(self) -> str:
-        """Import the data plugin and draw up its sets."""
+        """Import the data plugin and make its sets."""
         self.data = load_dataset(self.manifest, search_path=self.search_path)
         facts = self.data.facts
         each = facts.units_per_example
@@ -139,7 +139,7 @@ class _Subject:
         return told
 
     def compare_sizes(self) -> str:
-        """Hold the counts of params side by side."""
+        """Compare the counts of params."""
         from flops_fit.experiment.checks.model import check_growth
 
         return check_growth(self.counts)
@@ -151,7 +151,7 @@ class _Subject:
         return check_count(self.build, self.smallest)
 
     def pass_forward(self) -> str:
-        """Build the smallest size with weights, and hand it the batch."""
+        """Build the smallest size with weights, and call it on the batch."""
         from flops_fit.experiment.checks.model import check_forward
         from flops_fit.training.calling import bound
 
@@ -198,7 +198,7 @@ class _Subject:
         return f"{told} per {self.data.facts.unit} ({how})"
 
     def train(self) -> str:
-        """A few steps on the batch, by the manifest's recipe."""
+        """Train a few steps on the batch, by the manifest's recipe."""
         from flops_fit.experiment.checks.model import check_learning
 
         return str(
@@ -230,7 +230,7 @@ class _Subject:
         )  # fmt: skip
 
     def _planned_size(self) -> Size:
-        """The smallest size as a plan has it: as the manifest states it, else as it was counted.
+        """Return the smallest size with the manifest's counts, or else the measured ones.
 
         Where its FLOPs cannot be counted, which a check of its own says, it has 6 for each param.
         """
@@ -261,7 +261,7 @@ class _Subject:
         return told
 
     def look_ahead(self) -> str:
-        """Change inputs and targets, and see which outputs follow."""
+        """Change inputs and targets, and find which outputs change."""
         self._need_repeats()
         from flops_fit.experiment.checks.causality import check_causal
 

@@ -30,7 +30,7 @@ class Finding:
     mend: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain data."""
+        """Return the finding as plain data."""
         return asdict(self)
 
 
@@ -43,7 +43,7 @@ class InapplicableError(FlopsFitError):
 
 
 class Examination:
-    """Runs checks one after another, and keeps what each found.
+    """Runs checks one after another, and keeps their findings.
 
     Attributes:
         findings: in the order of the checks.
@@ -56,7 +56,7 @@ class Examination:
     def check(
         self, name: str, claim: str, prove: Callable[[], str], *, needs: Sequence[str] = ()
     ) -> None:
-        """Prove a claim, unless what it needs is broken.
+        """Run a check, unless a check that it depends on failed.
 
         Args:
             name: what later checks call this one.

@@ -43,7 +43,7 @@ _MOST_NAMED = 5
 
 
 def check_sizes(build: Build, values: Sequence[SizeValue]) -> tuple[str, dict[SizeValue, Params]]:
-    """Every size can be built, and counts the same each time; what was found, and the counts.
+    """Check that every size can be built and has the same counts each time; return the counts.
 
     Raises:
         PluginError: one cannot, or does not.
@@ -111,7 +111,7 @@ def check_count(build: Build, value: SizeValue) -> str:
 
 
 def check_forward(model: nn.Module, batch: Batch, loss: Loss | None) -> str:
-    """A model with weights takes a real batch; what came out.
+    """Check that a model with weights takes a real batch; return its outputs.
 
     Raises:
         PluginError: it does not.
@@ -123,7 +123,7 @@ def check_forward(model: nn.Module, batch: Batch, loss: Loss | None) -> str:
 
 
 def check_step(model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe) -> str:
-    """The loss takes the outputs, is finite, and sends finite gradients to the parameters.
+    """Check that the loss takes the outputs, is finite, and gives the parameters finite gradients.
 
     Raises:
         PluginError: it does not.
@@ -168,7 +168,7 @@ def loss_of(model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor:
 
 
 def passed(model: nn.Module, batch: Batch, loss: Loss | None) -> tuple[Any, Any]:
-    """Return what the model gives for a batch, and the batch's targets.
+    """Return the model's outputs for a batch, and the batch's targets.
 
     Raises:
         PluginError: the batch has no targets, or the model raised.
@@ -182,7 +182,7 @@ def passed(model: nn.Module, batch: Batch, loss: Loss | None) -> tuple[Any, Any]
 
 
 def loss_of_outputs(outputs: Any, targets: Any, loss: Loss) -> torch.Tensor:
-    """Return the loss of what a model gave: a scalar tensor with a gradient.
+    """Return the loss of a model's outputs: a scalar tensor with a gradient.
 
     Raises:
         PluginError: the loss raised, or is something else.
@@ -246,7 +246,7 @@ def check_learning(
     trial: Trial,
     build: Build,
 ) -> str:
-    """The loss falls over a few steps on one batch, with the manifest's optimizer and rate.
+    """Check that the loss falls over a few steps on one batch, by the manifest's recipe.
 
     Args:
         fresh: builds the model with the same weights each time.
@@ -297,7 +297,7 @@ def taught(model: nn.Module, batch: Batch, loss: Loss) -> nn.Module:
 
 
 def check_repeats(model: nn.Module, batch: Batch, loss: Loss) -> str:
-    """In evaluation the model gives the same loss for the same batch, twice.
+    """Check that the model has the same loss twice for one batch in evaluation mode.
 
     Raises:
         DoubtfulError: it does not.
@@ -319,7 +319,7 @@ def _train(
     model: nn.Module, batch: Batch, loss: Loss, recipe: Recipe, trial: Trial, build: Build,
     share: float,
 ) -> list[float]:  # fmt: skip
-    """Losses before each step on one batch; ends early once the loss has clearly fallen."""
+    """Return the losses before each step on one batch, until the loss has clearly fallen."""
     seed_everything(0)
     optimizer = make_optimizer(
         model, recipe=recipe, trial=trial, device=torch.device("cpu"), build=build
@@ -347,7 +347,7 @@ def _train(
 
 
 def _params_on_light(build: Build, value: SizeValue) -> Params:
-    """The counts of a size; asked twice, since a count may draw at random."""
+    """Return the counts of a size, counted twice, since a count may be random."""
     model = _light(build, value)
     first, second = params_of(model), params_of(model)
     if first != second:
@@ -360,7 +360,7 @@ def _params_on_light(build: Build, value: SizeValue) -> Params:
 
 
 def _light(build: Build, value: SizeValue) -> nn.Module:
-    """The model without weights, or with them where it cannot be built without."""
+    """Return the model on the meta device, or with weights if it cannot be built there."""
     try:
         return build_on(build, value, "meta")
     except PluginError:

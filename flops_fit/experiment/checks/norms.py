@@ -1,4 +1,4 @@
-"""Layers whose result depends on how a batch is split among devices and passes."""
+"""Finds layers whose result depends on how a batch is split among devices and passes."""
 
 from __future__ import annotations
 

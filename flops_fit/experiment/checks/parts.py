@@ -13,7 +13,7 @@ from flops_fit.training.weights import MEND, PARTS, SUM_MEND, compare_parts, dif
 
 
 def check_parts(model: nn.Module, loss: Any, batch: Batch) -> str:
-    """The loss of a batch is the mean of its parts'; what was found.
+    """Check that the loss of a batch is the mean of its parts' losses.
 
     Raises:
         PluginError: the loss is a sum over the batch.

@@ -89,7 +89,7 @@ class Choice:
 
 
 def normalise(name: str) -> str:
-    """A column's name in small letters, with one underscore for all that is no letter or digit."""
+    """Return a column's name in lower case, with one underscore for other characters."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
@@ -186,7 +186,7 @@ def _refuse_missing(headers: Sequence[str], chosen: Mapping[str, str], where: st
 
 
 def _listed(headers: Sequence[str], most: int = 40) -> str:
-    """The columns in words, the first 40 of them."""
+    """Return the first 40 columns in words."""
     more = len(headers) - most
     return ", ".join(headers[:most]) + (f" and {more} more" if more > 0 else "")
 
@@ -194,7 +194,7 @@ def _listed(headers: Sequence[str], most: int = 40) -> str:
 def _guess(
     ours: str, headers: Sequence[str], *, taken: Collection[str]
 ) -> tuple[str | None, float]:
-    """The table's column for one of ours, and the factor of a unit that its name states."""
+    """Return the table's column for a quantity, and the factor of the unit in its name."""
     free = [name for name in headers if name not in taken]
     symbol = _SYMBOLS.get(ours)
     if symbol in free:
@@ -214,7 +214,7 @@ def _guess(
 
 
 def _unit_of(name: str, symbol: str | None, names: Sequence[str]) -> float | None:
-    """The factor that a name such as `tokens_billions`, `N (M)` or `total_gflops` states.
+    """Return the factor that a name such as `tokens_billions`, `N (M)` or `total_gflops` states.
 
     None where the rest of the name is not one of `names`.
     """
@@ -240,7 +240,7 @@ def _unit_of(name: str, symbol: str | None, names: Sequence[str]) -> float | Non
 def _choose_loss(
     headers: Sequence[str], *, guesses: bool, where: str, notes: list[Note]
 ) -> str | None:
-    """The column of losses: held-out ones in nats, then in bits, then a plain `loss`.
+    """Return the column of losses: held-out ones in nats, then in bits, then a plain `loss`.
 
     Raises:
         ObservationsError: several held-out losses, none before the others.

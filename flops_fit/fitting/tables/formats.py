@@ -95,7 +95,7 @@ def open_table(source: str | PathLike[str] | Columns | Any) -> Cells:
 
 
 def _from_file(path: Path) -> Cells:
-    """The cells of a file, by what its first bytes and its ending say."""
+    """Return the cells of a file; its first bytes and its suffix decide the format."""
     where, data = f"`{path}`", _bytes_of(path)
     if data[:4] == b"PK\x03\x04":
         return _from_sheet(where, data)
@@ -116,7 +116,7 @@ def _from_file(path: Path) -> Cells:
 
 
 def _bytes_of(path: Path) -> bytes:
-    """The content of a regular file that is not too large."""
+    """Return the content of a regular file that is not too large."""
     try:
         about = os.stat(path)  # noqa: PTH116  # the path may hold a null byte, which pathlib hides
         if not stat.S_ISREG(about.st_mode):
@@ -135,7 +135,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _decode(where: str, data: bytes) -> tuple[str, list[Note]]:
-    """Text from bytes: UTF-8, UTF-16 by its mark or its zeros, else Latin-1, which is said."""
+    """Decode bytes: UTF-8, UTF-16 by its mark or its zeros, else Latin-1 with a note."""
     encoding = ""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
@@ -204,7 +204,7 @@ def _cells_of(line: str, delimiter: str) -> int:
 
 
 def _csv_rows(where: str, reader: Any, headers: list[str], skipped: int, delimiter: str) -> Cells:
-    """The rows below a header; empty lines, comments and repeated headers are passed over."""
+    """Yield the rows below a header, without empty lines, comments and repeated headers."""
     width = len(headers)
     columns: list[list[Any]] = [[] for _ in headers]
     places: list[int] = []
@@ -252,7 +252,7 @@ def _refuse_too_many(where: str, rows: int, width: int) -> None:
 
 
 def _from_lines(where: str, text: str) -> Cells:
-    """Cells of a JSONL text; a line that is no object becomes a rejected row."""
+    """Return the cells of a JSONL text; a line that is no object becomes a rejected row."""
 
     def rows() -> Iterator[tuple[int, Any]]:
         for number, line in enumerate(text.splitlines(), start=1):
@@ -330,7 +330,7 @@ def _from_object(where: str, data: dict[str, Any]) -> Cells | None:
 
 
 def _from_records(where: str, rows: Iterable[tuple[int, Any]]) -> Cells:
-    """Cells of a list of objects; columns stand in the order in which they appear."""
+    """Return the cells of a list of objects, with columns in order of appearance."""
     columns: dict[str, list[Any]] = {}
     places: list[int] = []
     rejected: list[Excluded] = []
@@ -391,7 +391,7 @@ def _from_columns(where: str, table: Columns) -> Cells:
 
 
 def _from_sheet(where: str, data: bytes) -> Cells:
-    """Cells of the first sheet of an Excel file that holds any."""
+    """Return the cells of the first sheet of an Excel file that is not empty."""
     try:
         import openpyxl
     except ImportError:

@@ -1,4 +1,4 @@
-"""Populations in one table: a text column by which runs follow different laws.
+"""Finds populations in a table: a text column by which runs follow different laws.
 
 The pooled surface's log residuals are regressed on a quadratic in ln N and ln D, with and without a
 constant and slopes for each group. The F test of the two says whether one law for all fits clearly
@@ -66,7 +66,7 @@ class Difference:
 
 
 def labels_of(cells: Sequence[Any]) -> list[str]:
-    """The group of each row."""
+    """Return the group of each row."""
     return [_NO_GROUP if is_blank(cell) else str(cell).strip() for cell in cells]
 
 
@@ -147,7 +147,7 @@ def _residuals(observations: Sequence[Observation]) -> tuple[Array, Array, Array
 def _test(
     places: Array, design: Array, residuals: Array, labels: Sequence[str]
 ) -> tuple[float | None, float]:
-    """The p value of the groups, and the root mean square of what they explain."""
+    """Return the p value of the groups, and the root mean square of what they explain."""
     from scipy.special import fdtrc
 
     group = [labels[int(k)] for k in places]

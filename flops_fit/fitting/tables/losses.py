@@ -1,4 +1,4 @@
-"""Losses in nats: units by name or by option, and what is no loss at all."""
+"""Converts losses to nats, by a column's name or an option, and refuses what is no loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unit_in_name(name: str) -> str | None:
 
 
 def parse_loss_unit(text: str | None) -> LossUnit | None:
-    """The unit of losses that a user named.
+    """Return the unit of losses that a user named.
 
     Raises:
         ManifestError: it is not known.
@@ -112,7 +112,7 @@ def refuse_rising(flops: Sequence[float], losses: Sequence[float], *, column: st
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """The rank of each value; equal ones share their mean rank."""
+    """Return the rank of each value; equal ones share their mean rank."""
     array = np.asarray(values)
     _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)

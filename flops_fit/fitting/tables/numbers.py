@@ -1,4 +1,4 @@
-"""Cells as numbers, in the ways that people write them.
+"""Parses cells as numbers, in the ways that people write them.
 
 `1e18`, `1,234`, `1 234`, `1_234`, `147M`, `1.2 billion`, `6x10^18`, `1.2 EFLOPs`, `3 PF-days`, and
 decimal commas. Whether a comma separates thousands or decimals is decided once for the table, from
@@ -59,7 +59,7 @@ def is_blank(cell: Any) -> bool:
 
 
 def parse_column(cells: Sequence[Any], *, has_decimal_commas: bool = False) -> Numbers:
-    """The numbers of a column.
+    """Return the numbers of a column.
 
     Args:
         cells: text, or values of any kind.
@@ -90,13 +90,13 @@ def parse_column(cells: Sequence[Any], *, has_decimal_commas: bool = False) -> N
 
 
 def _not_finite(values: Array) -> dict[int, str]:
-    """The values that are NaN or infinite, by position."""
+    """Return the values that are NaN or infinite, by position."""
     places = np.flatnonzero(~np.isfinite(values)).tolist()
     return {place: f"is not finite: {values[place]}" for place in places}
 
 
 def parse_cell(cell: Any, *, has_decimal_commas: bool = False) -> tuple[float | None, bool]:
-    """The number that a cell holds, None if it holds none, and whether it carried a unit."""
+    """Return the number that a cell holds, None if it holds none, and whether it carried a unit."""
     if isinstance(cell, bool):
         return None, False
     if not isinstance(cell, str):

@@ -1,4 +1,4 @@
-"""Rows that repeat a run: exact duplicates are merged, and of a tuned setting the best is taken.
+"""Merges rows that repeat a run: exact duplicates, and all but the best of a tuned setting.
 
 Several rows with one (N, D) that differ in a tuned column (learning rate, batch, weight decay) are
 a sweep over that setting. A law of optimal training takes the best of them. Rows that differ only
@@ -26,7 +26,7 @@ _SAME_TOKENS = 0.01  # steps are whole, so one plan's tokens differ a little bet
 
 @dataclass(frozen=True)
 class Kept:
-    """The rows that stay.
+    """The rows that are kept.
 
     Attributes:
         places: positions of those.
@@ -47,7 +47,7 @@ def is_tuned(name: str) -> bool:
 def merge_duplicates(
     observations: Sequence[Observation], contents: Sequence[Hashable], names: Sequence[str]
 ) -> Kept:
-    """The first of the rows that say exactly the same.
+    """Keep the first of equal rows.
 
     Args:
         observations: of each row.
@@ -130,7 +130,7 @@ def _at_edge(
     tuned: Mapping[str, Sequence[Any]],
     best: Mapping[int, list[int]],
 ) -> int:
-    """In how many sweeps over one numeric setting the best value is the first or the last."""
+    """Return the number of sweeps over a numeric setting whose best value is at an edge."""
     if len(tuned) != 1:
         return 0
     (column,) = tuned.values()

@@ -1,4 +1,4 @@
-"""Units of params, tokens and FLOPs: held against each other, and completed from each other.
+"""Compares the units of params, tokens and FLOPs, and computes missing ones from the others.
 
 N, D and C are redundant: C / (N D) is 6 for a plain transformer and 2 to 30 for the models at hand.
 A table that breaks this, or whose tokens per parameter or sizes are out of all range, is in other
@@ -145,7 +145,7 @@ def check_units(
 
 
 def _median(values: Array) -> float | None:
-    """The median of what is known; None for fewer than MIN_ROWS rows."""
+    """Return the median of the known values; None for fewer than MIN_ROWS rows."""
     known = values[np.isfinite(values) & (values > 0)]
     return float(np.median(known)) if len(known) >= MIN_ROWS else None
 
@@ -155,7 +155,7 @@ def _inside(value: float, limits: tuple[float, float]) -> bool:
 
 
 def _times(factor: float) -> str:
-    """A factor in words: `1e6 times`, or `1/1e9 of`."""
+    """Return a factor in words: `1e6 times`, or `1/1e9 of`."""
     return f"{factor:.3g} times" if factor >= 1 else f"1/{1 / factor:.3g} of"
 
 
@@ -172,7 +172,7 @@ def _completed(middle: Mapping[str, float], factor: float) -> dict[str, float]:
 def _refusal(
     message: str, middle: Mapping[str, float], factor: float, names: Mapping[str, str]
 ) -> ObservationsError:
-    """The error with the likely fix: an exchange, or the scale of fewest columns that fits."""
+    """Return the error with the likely fix: an exchange, or a scale of the fewest columns."""
     right = ",".join(f"{name}=1" for name in middle)
     sure = f"if the numbers are right as they are: --scale {right}"
     is_exchanged = (
@@ -204,7 +204,7 @@ def _refusal(
 
 
 def _likely_scales(middle: Mapping[str, float], factor: float) -> dict[str, float] | None:
-    """The factors, other than 1, that make the median run plausible: of the fewest columns.
+    """Return the factors of the fewest columns that make the median run plausible.
 
     Among as few the one whose C / (N D) is nearest to 6, and its tokens per parameter to 20.
     """
@@ -267,7 +267,7 @@ def strays(values: Array, name: str) -> dict[int, str]:
 
 @_QUIET
 def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> Note | None:
-    """Hold the budgets against the FLOPs; a note where they are to be left aside.
+    """Compare the budgets with the FLOPs; return a note if they are not used.
 
     Raises:
         ObservationsError: they are in another unit.
@@ -306,7 +306,7 @@ def fill_budgets(budgets: Array, flops: Array) -> Array:
 
 @_QUIET
 def complete(counts: Counts, *, factor: float | None = None) -> tuple[Counts, list[Note]]:
-    """Each row's missing one of params, tokens and FLOPs, by one convention for all rows.
+    """Return each row's missing one of params, tokens and FLOPs, by one convention for all rows.
 
     Counted FLOPs stay, and blank cells are taken from the FLOPs per token of the runs of like size.
     Where that is not smooth, or too few rows are counted, all rows take C = 6 N D.

@@ -1,4 +1,4 @@
-"""Finished runs from anywhere, as Observations: what was read, what was left out, and why.
+"""Reads finished runs into observations, with what was read, what was left out, and why.
 
 A table needs a loss and two of `params`, `tokens` and `flops`; the third follows from C = 6 N D.
 It may have `budget_flops`, `tokens_per_param`, `flops_per_token`, `seed`, `size_value`,
@@ -160,7 +160,7 @@ def read_table(
 
 
 def _loss_columns(source: Any) -> list[str]:
-    """The columns of held-out losses of a table."""
+    """Return the columns of held-out losses of a table."""
     cells = open_table(source)
     found = heldout_losses([name for name, column in cells.columns.items() if _holds(column)])
     if not found:
@@ -224,7 +224,7 @@ class _Reader:
         self._read_flops_per_token()
 
     def read(self) -> Table:
-        """All steps, in order."""
+        """Run all steps, in order."""
         numbers = self._numbers()
         self._leave_out_unfinished()
         loss, unit = self._losses(numbers)
@@ -266,7 +266,7 @@ class _Reader:
     # Choosing and parsing.
 
     def _asked(self, headers: Sequence[str]) -> dict[str, str]:
-        """The caller's columns; one of FLOPs per token may be named by its own option."""
+        """Return the caller's columns; one of FLOPs per token may be named by its own option."""
         asked = dict(self.options.columns)
         per_token = self.options.flops_per_token
         if per_token is not None and per_token in headers:
@@ -274,7 +274,7 @@ class _Reader:
         return asked
 
     def _read_flops_per_token(self) -> None:
-        """The multiple of params that the caller states, if it is no column."""
+        """Return the multiple of params that the caller states, if it is not a column."""
         text = self.options.flops_per_token
         if text is None or "flops_per_token" in self.columns:
             return
@@ -291,7 +291,7 @@ class _Reader:
         return f"row {self.cells.places[place]}"
 
     def _numbers(self) -> dict[str, Array]:
-        """Each column of numbers, scaled; what an optional cell does not hold is NaN."""
+        """Return each column of numbers, scaled; unknown optional cells are NaN."""
         wanted = {n: self.columns[n] for n in ("loss", *NUMBERS) if n in self.columns}
         texts = [self.cells.columns[theirs] for theirs in wanted.values()]
         commas = find_decimal_commas(texts, delimiter=self.cells.delimiter, where=self.where)
@@ -312,11 +312,11 @@ class _Reader:
         return found
 
     def _scale_of(self, ours: str) -> float:
-        """The factor of a column: the caller's, else the one that its name states."""
+        """Return the factor of a column: the caller's, or the one in its name."""
         return self.scale.get(ours, self.choice.factors.get(ours, 1.0))
 
     def _reject_faults(self, ours: str, column: Numbers) -> None:
-        """Leave out rows whose needed cell holds something that is no positive number."""
+        """Leave out rows with a required cell that is not a positive number."""
         for place, fault in column.faults.items():
             self.bad.setdefault(place, f"{ours} {fault}")
         with np.errstate(invalid="ignore"):
@@ -325,7 +325,7 @@ class _Reader:
             self.bad.setdefault(place, f"{ours} is not positive: {column.values[place]:g}")
 
     def _forget_faults(self, ours: str, column: Numbers, *, is_count: bool) -> None:
-        """Say of how many optional cells nothing is known."""
+        """Add a note with the number of unknown optional cells."""
         with np.errstate(invalid="ignore"):
             zeros = np.flatnonzero(column.values <= 0).tolist() if is_count else []
         places = [*column.faults, *zeros]
@@ -340,12 +340,12 @@ class _Reader:
         self.notes.append(Note("cells_unknown", said))
 
     def _reject_missing(self, name: str, values: Array) -> None:
-        """Leave out rows for which a needed number is not known."""
+        """Leave out rows with an unknown required number."""
         for place in np.flatnonzero(~np.isfinite(values)):
             self.bad.setdefault(int(place), f"{name} is missing")
 
     def _reject_out_of_range(self, name: str, values: Array) -> None:
-        """Leave out rows with a number beyond what a fit can hold."""
+        """Leave out rows with a number outside the range of a fit."""
         known = values[np.isfinite(values)]
         if not len(known) or all(is_in_range(name, float(f(known))) for f in (np.min, np.max)):
             return
@@ -354,7 +354,7 @@ class _Reader:
                 self.bad.setdefault(place, f"{name} is out of range: {value:g}")
 
     def _leave_out_unfinished(self) -> None:
-        """Leave out runs whose state says that they did not end well."""
+        """Leave out runs whose state is not `finished`."""
         column = self.columns.get("state")
         if column is None:
             return
@@ -369,7 +369,7 @@ class _Reader:
     # Numbers in house units.
 
     def _losses(self, numbers: Mapping[str, Array]) -> tuple[Array, str]:
-        """Losses in nats, and the unit that they were in."""
+        """Return the losses in nats, and their original unit."""
         stated = parse_loss_unit(self.options.loss_unit)
         loss = numbers["loss"].copy()
         loss[list(self.bad)] = math.nan
@@ -381,7 +381,7 @@ class _Reader:
         return loss, unit
 
     def _counts(self, numbers: Mapping[str, Array]) -> scales.Counts:
-        """Params, tokens and FLOPs of every row, their units checked."""
+        """Return params, tokens and FLOPs of every row, with checked units."""
         rows = len(numbers["loss"])
         none = np.full(rows, math.nan)
         params = numbers.get("params", none).copy()
@@ -423,7 +423,7 @@ class _Reader:
     def _by_flops_per_token(
         self, per_token: Array, flops: Array, tokens: Array
     ) -> tuple[Array, Array]:
-        """FLOPs from the table's own FLOPs per token, and tokens where only FLOPs are known."""
+        """Compute FLOPs from the table's FLOPs per token, and tokens if only FLOPs are known."""
         with np.errstate(invalid="ignore", divide="ignore"):
             known = np.isfinite(per_token) & (per_token > 0)
             tokens = np.where(known & ~np.isfinite(tokens), flops / per_token, tokens)
@@ -431,7 +431,7 @@ class _Reader:
         return flops, tokens
 
     def _budgets(self, numbers: Mapping[str, Array], counts: scales.Counts) -> Array | None:
-        """The budget of each row, where the table has budgets that can be believed."""
+        """Return the budget of each row, if the table's budgets agree with its FLOPs."""
         budgets = numbers.get("budget_flops")
         if budgets is None:
             return None
@@ -497,7 +497,7 @@ class _Reader:
         *,
         curves: bool,
     ) -> list[Observation]:
-        """The rows at these positions as observations."""
+        """Return the rows at these positions as observations."""
         names = self._names()
         runs = self.cells.columns[self.columns["run"]] if curves else None
         optional: dict[str, list[float]] = {
@@ -523,7 +523,7 @@ class _Reader:
         return seen
 
     def _names(self) -> list[str] | None:
-        """The table's own names of its rows, where each is another."""
+        """Return the table's own row names, if they are unique."""
         column = self.columns.get("name")
         if column is None:
             return None
@@ -534,7 +534,7 @@ class _Reader:
     def _without_repeats(
         self, places: Sequence[int], seen: Sequence[Observation], *, curves: bool
     ) -> tuple[list[int], list[Excluded]]:
-        """Positions among `seen` of the rows that stand for a run of their own."""
+        """Return the positions in `seen` of rows that are separate runs."""
         rows = [self._row(k) for k in places]
         others = [self.cells.columns[name] for name in self._other_columns()]
         named = "name" in self.columns
@@ -569,7 +569,7 @@ class _Reader:
         return name not in self.columns.values() and repeats.is_tuned(name)
 
     def _other_columns(self) -> list[str]:
-        """Columns besides those that are read, by which rows of the same numbers may differ."""
+        """Return unread columns in which rows with the same numbers may differ."""
         taken = set(self.columns.values())
         return [n for n in self.cells.columns if n not in taken and self._tells_apart(n)]
 
@@ -578,7 +578,7 @@ class _Reader:
         return repeats.is_tuned(name) or name in self._categories()
 
     def _categories(self) -> list[str]:
-        """The text columns of two to fifty values that nothing else is read from."""
+        """Return the unread text columns of two to fifty values."""
         if not hasattr(self, "_found_categories"):
             taken = set(self.columns.values()) | {
                 theirs for ours, theirs in self.choice.columns.items() if ours in TEXTS
@@ -593,7 +593,7 @@ class _Reader:
     def _of_groups(
         self, seen: list[Observation], places: list[int], *, curves: bool
     ) -> tuple[list[Observation], list[int], list[str]]:
-        """The rows of the asked group; without one, a note or a question where groups differ."""
+        """Return the rows of the requested group; without one, add a note if groups differ."""
         asked = self.options.group
         if asked == NONE:
             return seen, places, []
@@ -623,7 +623,7 @@ class _Reader:
         return seen, places, labels
 
     def _tell_groups(self, seen: Sequence[Observation], places: Sequence[int]) -> None:
-        """Say by which columns rows differ; refuse to pool where one law fits clearly worse."""
+        """Note the columns in which rows differ; refuse to pool if one law fits clearly worse."""
         columns = {
             name: groups.labels_of([self.cells.columns[name][k] for k in places])
             for name in self._categories()
@@ -649,7 +649,7 @@ class _Reader:
             )
 
     def _say_far_off(self, seen: Sequence[Observation], *, curves: bool) -> None:
-        """Say which rows lie far from the law of the others; a wrong cell makes such rows."""
+        """Note rows far from the law of the others, as a wrong cell makes them."""
         from flops_fit.errors import FitError
         from flops_fit.fitting.curves import check_enough
         from flops_fit.fitting.surface import solve_surface
@@ -696,7 +696,7 @@ def _holds(column: Sequence[Any]) -> bool:
 
 
 def _list_some(rejected: Sequence[Excluded], most: int = 5) -> str:
-    """The first few rejected rows in words."""
+    """Return the first rejected rows in words."""
     shown = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:most])
     more = len(rejected) - most
     return f"{shown}; and {more} more" if more > 0 else shown

@@ -117,7 +117,7 @@ def _refuse_too_many(count: int, project: str) -> None:
 
 
 def _scalars(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts and numbers among a run's values."""
+    """Return the texts and numbers among a run's values."""
     return {
         str(key): value
         for key, value in dict(values).items()

@@ -39,7 +39,7 @@ ENOUGH = 0.5
 
 @dataclass(frozen=True)
 class Answer:
-    """N_opt at the target, and how well it is known.
+    """N_opt at the target, with its standard error.
 
     Attributes:
         log_params: ln N_opt of the surface alone.
@@ -78,7 +78,7 @@ def answer_of(terms: Terms, runs: Sequence[Run]) -> Answer:
 
 
 def t_quantile(freedom: float) -> float:
-    """Half-width of Student's central 90 % in standard errors, to 1 % from 3 degrees on.
+    """Return half the central 90 % of Student's t in standard errors; within 1 % from 3 degrees.
 
     Source: Cornish-Fisher expansion: Abramowitz and Stegun 1964, equation 26.7.5.
     """

@@ -87,7 +87,7 @@ class Belief:
         return float(self._optima(self.theta[None, :], flops)[0])
 
     def slope(self, flops: float) -> Array:
-        """The gradient of ln N_opt at a budget by the parameters, shape (8,)."""
+        """Return the gradient of ln N_opt at a budget by the parameters, shape (8,)."""
         step = 1e-4
         moved = self.theta + step * np.concatenate([np.eye(8), -np.eye(8)])
         found = self._optima(moved, flops)
@@ -102,7 +102,7 @@ class Belief:
         return math.sqrt(max(float(slope @ self.covariance @ slope), 0.0))
 
     def row(self, log_params: Array, log_tokens: Array) -> Array:
-        """The gradient of ln L by the parameters at some runs, shape (runs, 8)."""
+        """Return the gradient of ln L by the parameters at some runs, shape (runs, 8)."""
         _, rows = _evaluate(self.theta[None, :], log_params - self.x0, log_tokens - self.y0)
         first: Array = rows[0]
         return first
@@ -114,7 +114,7 @@ class Belief:
         return first
 
     def covariance_at(self, sigma: float) -> Array:
-        """The covariance if the noise of log loss were `sigma`, shape (8, 8)."""
+        """Return the covariance if the noise of log loss were `sigma`, shape (8, 8)."""
         return covariance_of(self.squares, self.scatter, self.precision, sigma)
 
     def _optima(self, theta: Array, flops: float) -> Array:
@@ -142,7 +142,7 @@ def believe(
     flops_per_token: FlopsPerToken | None = None,
     drift: float = DRIFT,
 ) -> Belief:
-    """The most likely parameters after these runs.
+    """Return the most likely parameters after these runs.
 
     Args:
         observations: finished runs, at least three.
@@ -214,7 +214,7 @@ def covariance_of(squares: Array, scatter: Array, precision: Array, sigma: float
 
 
 def _bread(squares: Array, precision: Array, sigma: float) -> Array:
-    """The inverse of squares / sigma^2 + prior, and 0 for parameters that are held."""
+    """Return the inverse of squares / sigma^2 + prior, and 0 for parameters that are held."""
     free = np.isfinite(precision)
     inverse = np.linalg.inv(squares / sigma**2 + np.diag(np.where(free, precision, 1.0)))
     held: Array = inverse * np.outer(free, free)
@@ -266,7 +266,7 @@ def _minimise(
     theta: Array, x: Array, y: Array, log_loss: Array, weights: Array, mean: Array, spread: Array,
     free: int,
 ) -> Array:  # fmt: skip
-    """The best of damped Gauss-Newton descents from every row of `theta`, shape (1, 8)."""
+    """Return the best of damped Gauss-Newton descents from every row of `theta`, shape (1, 8)."""
     precision = spread**-2.0
     hold = np.arange(8) < free
 

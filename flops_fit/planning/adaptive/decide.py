@@ -1,4 +1,4 @@
-"""An adaptive sweep's next decision, from what has happened so far; pure.
+"""Decides the next runs of an adaptive sweep from its history.
 
 1. Pilot at the lowest level: three sizes four times apart about the guessed optimum, and further
    ones outwards until the middle one has the lowest loss.
@@ -65,7 +65,7 @@ _ENOUGH_AT_LEVEL = 3  # runs, before the level above opens
 
 
 def decide(terms: Terms, history: History) -> Decision:
-    """The next decision. Every trial of the earlier ones has ended."""
+    """Return the next decision; all trials of the earlier ones must have ended."""
     lost = sum(run.loss is None for run in history.runs)
     if lost >= _MANY_LOST and 2 * lost > len(history.runs):
         reason = (
@@ -145,14 +145,14 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
 
 
 def _percent(half_width: float) -> str:
-    """A half-width in ln N as `+-14 %`, or as a factor where it is large."""
+    """Return a half-width in ln N as `+-14 %`, or as a factor where it is large."""
     if half_width > 0.5:
         return f"a factor of {math.exp(min(half_width, 50.0)):.3g}"
     return f"+-{math.expm1(half_width):.1%}".replace("%", " %")
 
 
 def _climb(terms: Terms, history: History, plain: Belief, left_flops: float) -> Decision | None:
-    """Three sizes at the lowest level that has none, if its optimum is known well enough."""
+    """Return three sizes at the lowest level without runs, if its optimum is known well enough."""
     dropped = dropped_levels(terms, history)
     for level in range(terms.lowest, CLIMB_TO - 1, -1):
         if _is_climbed(terms, history, level) or level in dropped:
@@ -170,7 +170,7 @@ def _is_climbed(terms: Terms, history: History, level: int) -> bool:
 def _bracket(
     terms: Terms, history: History, plain: Belief, level: int, left_flops: float
 ) -> Decision | None:
-    """Sizes about a level's optimum, so that there are three; None where they cannot be had."""
+    """Return sizes near a level's optimum to make three; None if there are too few."""
     budget = terms.budgets[level]
     error = plain.error(budget)
     if error > _KNOWN:
@@ -190,7 +190,7 @@ def _bracket(
 def _reserve(
     terms: Terms, history: History, wanted: Sequence[Trial], top: Sequence[Trial]
 ) -> float:
-    """FLOPs kept for the runs at the top: as if none shared a trunk, where that leaves enough.
+    """Return the FLOPs reserved for the top runs; without shared trunks, if enough remains.
 
     The trunks that they would share go out of reach when the optimum moves.
     """
@@ -208,7 +208,7 @@ def _batch(
     *,
     is_there: bool,
 ) -> Decision:
-    """The next batch: what mends a weakness; then, before the goal, what is worth most."""
+    """Return the next batch: runs that fix a weakness, then those worth most until the goal."""
     runs = history.counting
     steering = belief_of(terms, runs, drift=DRIFT)
     open_level = _open_level(terms, history, steering, runs)
@@ -263,7 +263,7 @@ def _batch(
 def _mending(
     found: Sequence[Weakness], states: TrunkStates, left_flops: float
 ) -> list[tuple[Trial, str]]:
-    """The first remedies that can be paid for together, and what each mends."""
+    """Return the first remedies that fit the remaining FLOPs together, and what each fixes."""
     mending: list[tuple[Trial, str]] = []
     for each in found:
         if each.remedy is not None and len(mending) < BATCH:
@@ -282,7 +282,7 @@ def _worth_of(pick: Pick) -> str:
 
 
 def _gain(picks: Sequence[Pick]) -> dict[str, float]:
-    """The standard error before and after runs that were chosen one after another."""
+    """Return the standard error before and after the chosen runs."""
     if not picks:
         return {}
     before, after = picks[0].error_before, picks[-1].error_after
@@ -302,7 +302,7 @@ def _why_none(there: Sequence[Trial], states: TrunkStates, left_flops: float, si
 
 
 def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[Run]) -> int:
-    """The highest level to run at: one above the last, where its optimum is known well enough."""
+    """Return the highest level to run at: one above the last, if its optimum is well known."""
     at = [terms.level_of(run.trial) for run in runs]
     last = min((k for k in set(at) if at.count(k) >= _ENOUGH_AT_LEVEL), default=terms.lowest)
     if last == 0:
@@ -311,7 +311,7 @@ def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[R
 
 
 def _top_triple(terms: Terms, history: History, belief: Belief) -> list[Trial]:
-    """The sizes about the top budget's optimum that were not run there yet."""
+    """Return the sizes near the top budget's optimum that were not run there yet."""
     centre = belief.log_params(terms.budgets[0])
     there = [
         math.log(run.trial.size.params) for run in history.runs if terms.level_of(run.trial) == 0
@@ -328,7 +328,7 @@ def _top_triple(terms: Terms, history: History, belief: Belief) -> list[Trial]:
 
 
 def _dropped_level(terms: Terms, history: History, runs: Sequence[Run]) -> Decision | None:
-    """The lowest level left out for good, if it tells another law than the rest."""
+    """Return the decision to leave out the lowest level, if it follows another law."""
     check = check_ladder(
         [
             replace(run.observation, budget_flops=terms.budgets[terms.level_of(run.trial)])

@@ -70,7 +70,7 @@ def check_ladder(
     tokens_per_param: float = 20.0,
     flops_per_token: FlopsPerToken | None = None,
 ) -> LadderCheck | None:
-    """Leave out the lowest and the two lowest levels in turn; None where too little would be left.
+    """Test leaving out the lowest and the two lowest levels; None if too few runs would remain.
 
     Of two estimates, one with all runs and one with some of them, the variance of the difference is
     the difference of the variances where one law holds, since the former is efficient.

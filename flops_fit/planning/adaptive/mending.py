@@ -30,7 +30,7 @@ _BEYOND = 2.0  # in N: how far beyond an optimum a run brackets it
 
 @dataclass(frozen=True)
 class Weakness:
-    """Something that the runs so far do not show well.
+    """A weakness of the runs so far.
 
     Attributes:
         kind: `far_above_law`, `unbracketed`, `flat` or `no_loss`.
@@ -78,19 +78,19 @@ def weaknesses(
 
 
 def dropped_levels(terms: Terms, history: History) -> set[int]:
-    """The levels that the ladder check has left out for good."""
+    """Return the levels that the ladder check left out."""
     dropped = [d for d in history.decisions if d.action == "drop_level"]
     ids = {trial_id for decision in dropped for trial_id in decision.left_out}
     return {terms.level_of(run.trial) for run in history.runs if run.trial.trial_id in ids}
 
 
 def nearest_size(sizes: Sequence[Size], params: float) -> Size:
-    """The size nearest to a number of params, by ratio."""
+    """Return the size nearest to a number of params, by ratio."""
     return min(sizes, key=lambda size: abs(math.log(size.params / params)))
 
 
 def outvoted(terms: Terms, history: History, belief: Belief) -> tuple[tuple[str, ...], str]:
-    """Runs far above the law whose cell with another seed is not, and why they count no more."""
+    """Return runs far above the law whose repeats are not, and why they are left out."""
     runs = history.counting
     is_off, _ = _residuals(runs, belief)
     cells = [(run.trial.size.size_value, run.trial.budget_flops) for run in runs]
@@ -119,7 +119,7 @@ def _residuals(
 
 
 def _far_above(terms: Terms, history: History, belief: Belief) -> list[Weakness]:
-    """Runs far above the law that were run with one seed only."""
+    """Yield weaknesses: runs far above the law with only one seed."""
     runs = history.counting
     is_off, residuals = _residuals(runs, belief)
     found = []
@@ -138,7 +138,7 @@ def _far_above(terms: Terms, history: History, belief: Belief) -> list[Weakness]
 
 
 def _without_loss(terms: Terms, history: History, levels: Sequence[int]) -> list[Weakness]:
-    """Diverged and failed runs that no other run stands in for."""
+    """Yield weaknesses: diverged and failed runs without a replacement."""
     found = []
     for run in history.runs:
         level = terms.level_of(run.trial)
@@ -169,7 +169,7 @@ def _without_loss(terms: Terms, history: History, levels: Sequence[int]) -> list
 def _unbracketed(
     terms: Terms, history: History, belief: Belief, levels: Sequence[int]
 ) -> list[Weakness]:
-    """Levels whose fitted optimum lies outside the sizes run there."""
+    """Yield weaknesses: levels whose fitted optimum is outside the sizes run there."""
     found = []
     for level in levels:
         budget = terms.budgets[level]
@@ -189,7 +189,7 @@ def _unbracketed(
 
 
 def _flat(terms: Terms, history: History, belief: Belief, levels: Sequence[int]) -> list[Weakness]:
-    """IsoFLOP curves whose own parabola has no minimum to speak of."""
+    """Yield weaknesses: isoFLOP curves whose parabola has no clear minimum."""
     seen = [run.observation for run in history.counting]
     minima = find_minima(group_curves(seen), flops_per_token_of(terms.sizes))
     found = []
@@ -222,7 +222,7 @@ def _beyond(
     *,
     is_up: bool,
 ) -> Trial | None:
-    """A run at the next size wanted beyond those of a level, on one side."""
+    """Return a run at the next size beyond those of a level, on one side."""
     wanted = max(centre, there[-1]) * _BEYOND if is_up else min(centre, there[0]) / _BEYOND
     beyond = [
         size for size in terms.trainable(level)

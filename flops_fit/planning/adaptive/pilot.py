@@ -1,4 +1,4 @@
-"""An adaptive sweep's first runs: where the lowest level's optimum lies."""
+"""The first runs of an adaptive sweep, which locate the lowest level's optimum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENOUGH_GIVEN = 8  # finished runs from before, which make a pilot needless
 
 
 def pilot(terms: Terms, history: History) -> Decision | None:
-    """The pilot's next step, or the runs that follow on it; None when both are done."""
+    """Return the pilot's next step, or the runs that follow it; None when both are done."""
     if history.done("centre") or len(history.given) >= _ENOUGH_GIVEN:
         return None
     level = terms.lowest
@@ -62,7 +62,7 @@ def _about_guess(terms: Terms) -> list[float]:
 
 
 def _ended(terms: Terms, runs: Sequence[Run]) -> list[Run]:
-    """The runs of the lowest level by rising params, one of each size."""
+    """Return the runs of the lowest level by rising params, one of each size."""
     budget = terms.budgets[terms.lowest]
     there = {run.trial.size.params: run for run in runs if run.trial.budget_flops == budget}
     return [there[params] for params in sorted(there)]
@@ -97,7 +97,7 @@ def ask(
     wanted: Sequence[tuple[int, Sequence[float]]],
     reason: str,
 ) -> Decision:
-    """A decision for the sizes nearest to the wanted ones that were not run yet."""
+    """Return a decision for the sizes nearest to the wanted ones that were not run yet."""
     trials: list[Trial] = []
     for level, params in wanted:
         budget = terms.budgets[level]

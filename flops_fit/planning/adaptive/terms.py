@@ -53,7 +53,7 @@ class Terms:
 
     @property
     def top_flops(self) -> float:
-        """FLOPs of each of the largest runs."""
+        """FLOPs of a run at the top budget."""
         return self.budgets[0]
 
     @property
@@ -62,7 +62,7 @@ class Terms:
         return len(self.budgets) - 1
 
     def level_of(self, trial: Trial) -> int:
-        """The level that a trial belongs to."""
+        """Return the level that a trial belongs to."""
         away = [abs(math.log(trial.budget_flops / budget)) for budget in self.budgets]
         return away.index(min(away))
 
@@ -71,7 +71,7 @@ class Terms:
         return trial.budget_flops == self.budgets[self.level_of(trial)]
 
     def trainable(self, level: int) -> list[Size]:
-        """The sizes that a level's budget trains for enough steps."""
+        """Return the sizes that a level's budget trains for enough steps."""
         return [size for size in self.sizes if self._trains(size, level)]
 
     def _trains(self, size: Size, level: int) -> bool:
@@ -79,13 +79,13 @@ class Terms:
         return num_steps(size, self.budgets[level], self.batch_tokens) >= MIN_STEPS
 
     def trial(self, size: Size, level: int, *, repeat: int = 0) -> Trial:
-        """The run of a size at a level; `repeat` counts the earlier runs of the cell."""
+        """Return the run of a size at a level; `repeat` counts the earlier runs of the cell."""
         levels = [k for k in self._on_one_trunk(level) if k == level or self._trains(size, k)]
         mates = [self.budgets[k] for k in levels]
         return self._laid(size, self.budgets[level], mates, seed=self.seed + repeat)
 
     def _laid(self, size: Size, budget: float, mates: Sequence[float], *, seed: int) -> Trial:
-        """The run of a size at a budget, on the trunk that runs at all of `mates` would share."""
+        """Return the run of a size at a budget, on the trunk shared with runs at `mates`."""
         if self.share_trunks is None:
             return lay_trials(size, budget, self.batch_tokens, [seed])[0]
         laid = [lay_trials(size, each, self.batch_tokens, [seed])[0] for each in mates]
@@ -100,11 +100,11 @@ class Terms:
         return replace(trial, trunk=trunk)
 
     def again(self, history: History, size: Size, level: int) -> Trial:
-        """The run of a cell with the first seed that it has not had."""
+        """Return the run of a cell with its first unused seed."""
         return self.trial(size, level, repeat=self._repeat(history, size, self.budgets[level]))
 
     def repeated(self, history: History, trial: Trial) -> Trial:
-        """A trial's cell with the first seed that it has not had; it may lie off every level."""
+        """Return a trial's cell with its first unused seed; it may be at no level."""
         if self.at_level(trial):
             return self.again(history, trial.size, self.level_of(trial))
         repeat = self._repeat(history, trial.size, trial.budget_flops)
@@ -123,7 +123,7 @@ class Terms:
         return next(k for k in range(len(seeds) + 1) if self.seed + k not in seeds)
 
     def _on_one_trunk(self, level: int) -> list[int]:
-        """The levels whose runs of one size share a trunk with those of this level."""
+        """Return the levels whose runs of one size share a trunk with those of this level."""
         group: list[int] = []
         for k, budget in enumerate(self.budgets):
             if group and self.budgets[group[0]] / budget > TRUNK_SPAN:
@@ -156,7 +156,7 @@ class Run:
 
     @property
     def trained(self) -> Trial:
-        """The trial as it was trained: with another seed it is on no trunk."""
+        """The trial as it was trained; with another seed it has no trunk."""
         return replace(self.trial, trunk=None) if self.is_retried else self.trial
 
     @property
@@ -217,7 +217,7 @@ class Decision:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Decision:
-        """The inverse of `to_dict`."""
+        """Return the object that `to_dict` made plain."""
         return cls(
             data["number"],
             data["action"],
@@ -244,7 +244,7 @@ class History:
 
     @property
     def spent_flops(self) -> float:
-        """By all of the runs."""
+        """FLOPs of all runs."""
         return math.fsum(run.cost_flops for run in self.runs)
 
     @property
@@ -270,23 +270,23 @@ class History:
         return TrunkStates({i: kept[i] for i in there})
 
     def after(self, decision: Decision, runs: Sequence[Run]) -> History:
-        """Once one more decision was carried out."""
+        """Return the history after one more decision."""
         return History((*self.runs, *runs), (*self.decisions, decision))
 
     @property
     def given(self) -> list[Run]:
-        """The runs that no decision asked for: of the plan that was there before."""
+        """Return the runs of the initial plan, for which no decision asked."""
         asked = {trial.trial_id for decision in self.decisions for trial in decision.trials}
         return [run for run in self.runs if run.trial.trial_id not in asked]
 
     @property
     def left_out(self) -> set[str]:
-        """Ids of the trials that count no more."""
+        """Ids of the trials that are left out."""
         return {trial_id for decision in self.decisions for trial_id in decision.left_out}
 
     @property
     def counting(self) -> list[Run]:
-        """The runs with a loss that count."""
+        """Return the runs with a loss that are not left out."""
         gone = self.left_out
         return [r for r in self.runs if r.loss is not None and r.trial.trial_id not in gone]
 
@@ -299,7 +299,7 @@ class History:
         return len(self.seeds(size, budget_flops))
 
     def seeds(self, size: Size, budget_flops: float) -> list[int]:
-        """The seeds of the runs of a cell."""
+        """Return the seeds of the runs of a cell."""
         return [
             run.trial.seed
             for run in self.runs

@@ -40,7 +40,7 @@ _WINDOWS = (math.log(4.0), math.log(5.7), math.log(8.0))  # of ln N / N_opt: top
 
 @dataclass(frozen=True)
 class Pick:
-    """A run that was chosen, and what it is expected to give.
+    """A chosen run, and its expected gain.
 
     Attributes:
         trial: the run.
@@ -76,7 +76,7 @@ def belief_of(terms: Terms, runs: Sequence[Run], *, drift: float) -> Belief:
 def candidates(
     terms: Terms, history: History, belief: Belief, levels: Sequence[int]
 ) -> list[Trial]:
-    """The runs to choose from: realisable sizes about each level's optimum, two a cell at most."""
+    """Return the candidates: sizes near each level's optimum, at most two per cell."""
     found = []
     trunks = {run.trial.trunk_id for run in history.runs} - {None}
     for level in levels:
@@ -92,7 +92,7 @@ def candidates(
 def _seeds_of_cell(
     terms: Terms, history: History, size: Size, level: int, trunks: Collection[str | None]
 ) -> list[Trial]:
-    """The next run of a cell: on each of the trunks that lacks it, and on a new one."""
+    """Yield the next runs of a cell: one on each trunk without it, and one on a new trunk."""
     if terms.share_trunks is None:
         return [terms.again(history, size, level)]
     seeds = history.seeds(size, terms.budgets[level])
@@ -118,7 +118,7 @@ def choose(
     taken: Sequence[Trial] | None = None,
     states: TrunkStates | None = None,
 ) -> list[Pick]:
-    """The runs of most worth, one after another, as far as the FLOPs that are left allow.
+    """Return the runs worth most, one after another, within the remaining FLOPs.
 
     Of a cell, on whatever trunks, no more are chosen than make two with those that are taken.
 
@@ -169,12 +169,12 @@ def choose(
 
 
 def _cell(trial: Trial) -> tuple[float, float]:
-    """Its size and its budget."""
+    """Size and budget of the run."""
     return trial.size.size_value, trial.budget_flops
 
 
 def _rows(belief: Belief, trials: Sequence[Trial]) -> Array:
-    """The gradient of ln L by the parameters at each trial, shape (trials, 8)."""
+    """Return the gradient of ln L by the parameters at each trial, shape (trials, 8)."""
     return belief.row(
         np.log([trial.size.params for trial in trials]), np.log([t.tokens for t in trials])
     )

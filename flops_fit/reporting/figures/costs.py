@@ -83,7 +83,7 @@ def costs_figure(costs: Sequence[TrialCost], *, columns: Columns = None) -> Figu
 def gains_figure(
     gains: Sequence[Gain], loss_unit: str = "nats", *, columns: Columns = None
 ) -> Figure:
-    """The optimum at the target, with its interval, against what the runs behind it cost.
+    """Return the optimum at the target, with its interval, against what the runs behind it cost.
 
     The figure at each interval says how wide it is: its upper end over its lower one.
 

@@ -46,7 +46,7 @@ def surface_figure(
     targets: Sequence[float] = (),
     columns: Columns = None,
 ) -> Figure:
-    """The fitted loss over N and D as contours, the frontier across them, the trials on it.
+    """Return the fitted loss over N and D as contours, the frontier across them, the trials on it.
 
     Args:
         fit: of the surface; its parameters are E, A, B, alpha, beta.
@@ -242,7 +242,7 @@ def agreement_figure(
 
 
 def _believed(row: Mapping[str, Any], key: str) -> tuple[float, float]:
-    """A row's interval, or its value alone: an interval no reader believes sets no axis."""
+    """Return a row's interval, or its value alone: an interval no reader believes sets no axis."""
     pair = row.get(f"{key}_interval")
     return (row[key], row[key]) if pair is None or pair[1] > WIDEST * pair[0] else pair
 

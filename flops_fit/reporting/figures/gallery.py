@@ -29,7 +29,7 @@ def draw(
     curves: Mapping[str, Sequence[Observation]],
     trial_costs: Sequence[TrialCost],
 ) -> dict[str, Figure]:
-    """The figures that a result's observations allow, by name, in the order of reading.
+    """Return the figures that a result's observations allow, by name, in the order of reading.
 
     Args:
         report: the result.

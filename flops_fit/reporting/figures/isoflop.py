@@ -95,14 +95,14 @@ def isoflop_figure(
 
 
 def minima_of(fits: Mapping[str, Fit]) -> tuple[Minimum, ...]:
-    """The minima of the isoflop fit; empty where there is none."""
+    """Return the minima of the isoflop fit; empty where there is none."""
     return fits["isoflop"].minima if "isoflop" in fits else ()
 
 
 def _curves(
     observations: Sequence[Observation], minima: Sequence[Minimum]
 ) -> dict[float, list[Observation]]:
-    """The observations of each budget, by rising budget; those on no curve are left out."""
+    """Return the observations of each budget, by rising budget; those on no curve are left out."""
     curves: dict[float, list[Observation]] = {}
     for seen in observations:
         found = _closest(minima, seen.budget_flops or seen.flops)
@@ -122,7 +122,7 @@ def _near_best(curve: Sequence[Observation], window: float | None) -> Sequence[O
 
 
 def _closest(minima: Sequence[Minimum], budget: float) -> Minimum | None:
-    """The minimum of this budget (budgets within 10 % are one)."""
+    """Return the minimum of this budget (budgets within 10 % are one)."""
     close = [m for m in minima if abs(math.log(m.budget_flops / budget)) < math.log(1.1)]
     return min(close, key=lambda m: abs(math.log(m.budget_flops / budget)), default=None)
 
@@ -241,7 +241,7 @@ def _isoflop_legend(
 
 
 def legend_point(marker: str, colour: str, label: str, size: float) -> Line2D:
-    """A legend's entry for points without a line."""
+    """Return a legend's entry for points without a line."""
     return Line2D(
         [], [], linestyle="none", marker=marker, color=colour, label=label, markersize=size
     )

@@ -104,7 +104,7 @@ def figure_size(
 
 
 def budget_colours(count: int) -> list[tuple[float, float, float, float]]:
-    """A colour per budget, dark for the smallest."""
+    """Return a colour per budget, dark for the smallest."""
     colours = mpl.colormaps["viridis"]
     return [colours(0.84 * i / max(count - 1, 1)) for i in range(count)]
 
@@ -160,7 +160,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "sv
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """The figure as a file of one format; no date stands in it."""
+    """Return the figure as a file of one format; no date stands in it."""
     buffer = io.BytesIO()
     with paper_style():
         figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATE.get(kind))
@@ -201,7 +201,7 @@ class ApartLocator(FixedLocator):
         self._size = float(mpl.rcParams["xtick.labelsize"])  # in points
 
     def __call__(self) -> list[float]:
-        """The most values of a regular choice whose labels stand apart."""
+        """Return the most values of a regular choice whose labels stand apart."""
         for stride in range(1, len(self._values)):
             for first in range(stride):
                 chosen = self._values[first::stride]

@@ -74,12 +74,12 @@ class Shown(Protocol):
 
 
 def printable(text: object) -> str:
-    """The text with control characters spelt out, so that no name can steer a terminal."""
+    """Return the text with control characters spelt out, so that no name can steer a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def csv_cell(value: object) -> object:
-    """A value for a CSV file: no text that a spreadsheet would run, no control character.
+    """Return a value for a CSV file: no text that a spreadsheet would run, no control character.
 
     An apostrophe before `=`, `+`, `-` or `@` makes a spreadsheet read text as text. Numbers stay.
     """
@@ -147,7 +147,7 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
 
 
 def flat_cells(row: Mapping[str, Any], column: Column) -> dict[str, Any]:
-    """The cells of a value in CSV and JSON: itself, and `<key>_low`, `<key>_high`."""
+    """Return the cells of a value in CSV and JSON: itself, and `<key>_low`, `<key>_high`."""
     if column.kind == "range":
         low, high = row.get(column.key) or (None, None)
         return {f"{column.key}_low": low, f"{column.key}_high": high}

@@ -19,7 +19,7 @@ def buildable_table(
     *,
     notes: Sequence[str] = (),
 ) -> Table:
-    """The sizes on either side of each optimum, and what each costs against it.
+    """Return the sizes on either side of each optimum, and what each costs against it.
 
     Args:
         rows: of `setting.buildable_rows`.
@@ -45,7 +45,7 @@ def buildable_table(
 
 
 def gains_table(gains: Sequence[Gain], loss_unit: str = "nats") -> Table:
-    """The optimum at the target from the runs up to each level of compute."""
+    """Return the optimum at the target from the runs up to each level of compute."""
     columns = (
         Column("up_to_flops", "runs up to (FLOPs)", "flops"),
         Column("num_runs", "runs", "integer"),
@@ -99,7 +99,7 @@ def costs_table(rows: Sequence[Mapping[str, Any]], basis: str = "") -> Table:
 
 
 def conventions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The exponents of the optimum under each convention of N and C.
+    """Return the exponents of the optimum under each convention of N and C.
 
     Args:
         rows: of `fitting.conventions.by_convention`.
@@ -116,7 +116,7 @@ def conventions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def wastes_table(wastes: Sequence[Waste]) -> Table:
-    """The compute that one method's allocation wastes if another method's law is true."""
+    """Return the compute that one method's allocation wastes if another method's law is true."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops"),
         Column("chosen", "chosen by"),

@@ -36,7 +36,7 @@ _SIGNS = {
 
 
 def to_latex(table: Shown) -> str:
-    """The table as LaTeX source; needs what `PREAMBLE` loads."""
+    """Return the table as LaTeX source; needs what `PREAMBLE` loads."""
     columns = table.for_people
     widths = _paragraphs(columns, table.rows)
     lines = [line for row in table.rows for line in _lines(row, columns)]
@@ -83,7 +83,7 @@ def latex_number(text: str) -> str:
 
 
 def _head(column: Column) -> str:
-    """A header; its unit, or its last words, on a line of their own where it is long."""
+    """Return a header; its unit, or its last words, on a line of their own where it is long."""
     text = column.header
     first, bracket, unit = text.partition(" (")
     if bracket:
@@ -97,7 +97,7 @@ def _head(column: Column) -> str:
 
 
 def _paragraphs(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The columns of long text by key, each with its share of the line."""
+    """Return the columns of long text by key, each with its share of the line."""
     longest = {
         column.key: max((len(format_value(r.get(column.key), "text")) for r in rows), default=0)
         for column in columns
@@ -136,7 +136,7 @@ def _characters(
 
 
 def _aligned(columns: Sequence[Column], widths: Mapping[str, float]) -> str:
-    """The columns of a tabular."""
+    """Return the columns of a tabular."""
     letters = [
         rf">{{\raggedright\arraybackslash}}p{{{widths[column.key]:.2f}\linewidth}}"
         if column.key in widths
@@ -149,7 +149,7 @@ def _aligned(columns: Sequence[Column], widths: Mapping[str, float]) -> str:
 
 
 def _lines(row: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
-    """A row; its intervals, where there are any, on a line below."""
+    """Return a row; its intervals, where there are any, on a line below."""
     below = [_interval(row, column) for column in columns]
     first = _joined([_value(row, column) for column in columns])
     if not any(below):

@@ -108,7 +108,7 @@ def _draw_line(canvas: list[list[int]], start: tuple[int, int], end: tuple[int, 
 
 
 def _character(bits: int, is_unicode: bool) -> str:
-    """The character of a cell."""
+    """Return the character of a cell."""
     if not bits:
         return " "
     return chr(0x2800 + bits) if is_unicode else "."

@@ -61,7 +61,7 @@ def weaknesses_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def next_runs_table(
     decision: Mapping[str, Any], notes: Sequence[str], unit: str = "token"
 ) -> Table:
-    """The next runs, each with its reason; `decision` is as the ledger holds it."""
+    """Return the next runs, each with its reason; `decision` is as the ledger holds it."""
     columns = (
         Column("trial_id", "trial"),
         Column("budget_flops", "budget (FLOPs)", "flops"),

@@ -16,7 +16,7 @@ from flops_fit.units import plural
 
 
 def optima_table(transfer: Transfer, size_param: str, unit: str, loss_unit: str) -> Table:
-    """The best learning rate at each size, and how near the recipe's own is to it."""
+    """Return the best learning rate at each size, and how near the recipe's own is to it."""
     columns: tuple[Column, ...] = (
         Column("size_value", size_param, "plain"),
         Column("params", "N (params)", "count"),
@@ -76,7 +76,7 @@ def rule_costs_table(transfer: Transfer, size_param: str) -> Table:
 
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:
-    """A study as plain data, ready for `json.dumps`."""
+    """Return a study as plain data, ready for `json.dumps`."""
     return {
         "verdict": transfer.verdict,
         "reasons": [reason.to_dict() for reason in transfer.reasons],
@@ -89,7 +89,7 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
 
 
 def transfer_from(data: Mapping[str, Any]) -> Transfer:
-    """The inverse of `describe_transfer`."""
+    """Return the inverse of `describe_transfer`."""
     pairs = ("factor_interval", "rate_interval")
     brackets = []
     for size in data["sizes"]:

@@ -57,11 +57,11 @@ class Table:
         )
 
     def to_rich(self) -> ForTerminal:
-        """The table for a terminal: a rich renderable, to be printed by a console."""
+        """Return the table for a terminal: a rich renderable, to be printed by a console."""
         return ForTerminal(replace(self, columns=self.for_people))
 
     def to_markdown(self) -> str:
-        """A GitHub-flavoured Markdown table under a heading."""
+        """Return a GitHub-flavoured Markdown table under a heading."""
         from tabulate import tabulate
 
         shown = self.for_people
@@ -76,7 +76,7 @@ class Table:
         return f"### {_markdown(self.title)}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
     def to_latex(self) -> str:
-        """A LaTeX table; it needs the packages booktabs, graphicx and longtable."""
+        """Return a LaTeX table; it needs the packages booktabs, graphicx and longtable."""
         return to_latex(self)
 
     def to_csv(self) -> str:
@@ -95,7 +95,7 @@ class Table:
         return buffer.getvalue()
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The rows as plain data, ready for `json.dumps`."""
+        """Return the rows as plain data, ready for `json.dumps`."""
         return [
             {name: value for column in self.columns for name, value in _cells(row, column)}
             for row in self.rows
@@ -120,7 +120,7 @@ def with_costs(trials: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...
 def plan_table(
     trials: Sequence[Trial], warnings: Sequence[Note] = (), unit: str = "token"
 ) -> Table:
-    """The trials of a plan, with its total and its warnings below."""
+    """Return the trials of a plan, with its total and its warnings below."""
     columns = (
         Column("trial_id", "trial"),
         Column("budget_flops", "budget (FLOPs)", "flops"),
@@ -179,7 +179,7 @@ def estimate_table(
 
 
 def minima_table(minima: Sequence[Minimum], unit: str = "token", loss_unit: str = "nats") -> Table:
-    """The minimum of each isoFLOP curve."""
+    """Return the minimum of each isoFLOP curve."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops"),
         Column("status", "status"),
@@ -193,7 +193,7 @@ def minima_table(minima: Sequence[Minimum], unit: str = "token", loss_unit: str 
 
 
 def laws_table(fits: Mapping[str, Fit]) -> Table:
-    """Every parameter of every law, with its standard error and its 95 % interval.
+    """Return every parameter of every law, with its standard error and its 95 % interval.
 
     No standard error stands beside an interval that is narrower than it: a few wild draws made it.
     """
@@ -233,7 +233,7 @@ def chinchilla_table(
     *,
     notes: Sequence[str] = (),
 ) -> Table:
-    """The compute-optimal allocation at each budget, by each method."""
+    """Return the compute-optimal allocation at each budget, by each method."""
     columns = (
         Column("budget_flops", "budget (FLOPs)", "flops", is_key=True),
         Column("method", "method", is_key=True),
@@ -266,7 +266,7 @@ def observations_table(
     unit: str = "token",
     loss_unit: str = "nats",
 ) -> Table:
-    """Every trial with what the surface predicts for it, used or left out.
+    """Return every trial with what the surface predicts for it, used or left out.
 
     Args:
         observations: the trials.
@@ -308,7 +308,7 @@ _OBSERVED = ("name", "budget_flops", "params", "tokens", "flops", "loss")
 
 
 def _parameters(fit: Fit) -> dict[str, float]:
-    """A fit's parameters followed by its exponents a and b, each once."""
+    """Return a fit's parameters followed by its exponents a and b, each once."""
     exponents = {"a": fit.exponents.get("params"), "b": fit.exponents.get("tokens")}
     known = {name: value for name, value in exponents.items() if value is not None}
     return {**fit.parameters, **known}
@@ -337,6 +337,6 @@ def _warning(note: Note) -> str:
 
 
 def _markdown(text: str) -> str:
-    """The text with the signs that would break a cell or start a tag escaped."""
+    """Return the text with the signs that would break a cell or start a tag escaped."""
     escaped = printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
     return escaped.replace("*", "\\*").replace("_", "\\_").replace("`", "\\`")

@@ -53,7 +53,7 @@ class ForTerminal:
             yield Text("\n".join(said), style="italic dim")
 
     def _keys(self) -> list[int]:
-        """The columns that say what a row is about: those marked so, else the first."""
+        """Return the columns that say what a row is about: those marked so, else the first."""
         return [k for k, column in enumerate(self.table.columns) if column.is_key] or [0]
 
     def _part(
@@ -94,7 +94,7 @@ class _Needs:
 
     @classmethod
     def of(cls, column: Column, cells: Sequence[str]) -> _Needs:
-        """The needs of a column with these cells."""
+        """Return the needs of a column with these cells."""
         words = max(map(len, column.header.split()), default=0)
         head = max([words, *map(len, _headed(column).split("\n"))])
         whole = max([0, *(len(line) for text in cells for line in text.split("\n"))])
@@ -138,10 +138,10 @@ class _Room:
 
 
 def _headed(column: Column) -> str:
-    """A header, its unit below its name."""
+    """Return a header, its unit below its name."""
     return printable(column.header).replace(" (", "\n(")
 
 
 def _stacked(row: Mapping[str, Any], column: Column) -> str:
-    """A cell: the value, and below it the interval."""
+    """Return a cell: the value, and below it the interval."""
     return cell(row, column).replace(" (", "\n(", int(column.has_interval))

@@ -19,7 +19,7 @@ _CURE += '"plugin" (`count_flops(model, batch)`)'
 
 
 def check_counted(value: int | float, counted: Counted) -> float:
-    """The FLOPs of one example, forward and backward.
+    """Return the FLOPs of one example, forward and backward.
 
     Raises:
         PluginError: none were counted.
@@ -36,7 +36,7 @@ def check_counted(value: int | float, counted: Counted) -> float:
 
 
 def gaps(counts: Sequence[tuple[int | float, Counted]]) -> list[Note]:
-    """A note for each thing that the counts of some sizes leave out, at its worst size."""
+    """Return a note for each thing that the counts of some sizes leave out, at its worst size."""
     notes: list[Note] = []
     shares: dict[tuple[str, str], tuple[float, int | float, Unknown]] = {}
     for value, counted in counts:
@@ -84,7 +84,7 @@ def _place(unknown: Unknown) -> str:
 
 
 def _share(unknown: Unknown, counted: Counted) -> float:
-    """The most that an operation adds, as a share of the counted forward FLOPs."""
+    """Return the most that an operation adds, as a share of the counted forward FLOPs."""
     if unknown.most_flops is None:
         return float("inf")
     return unknown.most_flops / max(counted.tally.products + counted.tally.transforms, 1.0)

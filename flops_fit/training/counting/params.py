@@ -157,7 +157,7 @@ def _embedded(model: Any) -> int:
 
 
 def _counter(model: Any, active: Callable[[Any], int] | None) -> Callable[..., int]:
-    """The method that `counted` adds; it takes `active` only where that can be told."""
+    """Return the method that `counted` adds; it takes `active` only where that can be told."""
     if active is None:
         share = _routed_share(model)
         if share is None:
@@ -175,7 +175,7 @@ def _counter(model: Any, active: Callable[[Any], int] | None) -> Callable[..., i
 
 
 def _trainable(model: Any) -> int:
-    """Every trained parameter, shared ones once."""
+    """Return every trained parameter, shared ones once."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -25,7 +25,7 @@ Count = Literal["counted", "6nd", "model"] | CountFlops
 
 
 def count_params(build: Build, value: int | float) -> int:
-    """The model's own count of its parameters at a size.
+    """Return the model's own count of its parameters at a size.
 
     Raises:
         PluginError: the model cannot be built at that size, or does not count.
@@ -41,7 +41,7 @@ def describe_sizes(
     count: Count,
     loss: Loss | None = None,
 ) -> tuple[list[Size], list[Note]]:
-    """Every size with its params and FLOPs; no weights are allocated where that can be.
+    """Return every size with its params and FLOPs; no weights are allocated where that can be.
 
     Args:
         build: makes the model of a size value on torch's current default device.
@@ -77,7 +77,7 @@ def describe_sizes(
 
 
 def _build_light(build: Build, value: int | float) -> nn.Module:
-    """The model without weights, or with them where it cannot be built without."""
+    """Return the model on the meta device, or with weights if it cannot be built there."""
     try:
         return build_on(build, value, "meta")
     except PluginError:

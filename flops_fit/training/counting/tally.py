@@ -164,7 +164,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _most(read: list[torch.Tensor], written: list[torch.Tensor]) -> float:
-    """A bound for an operation of which only the shapes are known.
+    """Return a bound for an operation of which only the shapes are known.
 
     Every number that comes out may depend on every number that goes in, by one multiply-add.
     """
@@ -176,7 +176,7 @@ def _count(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _given(func: Any, args: Any, kwargs: dict[str, Any]) -> list[tuple[torch.Tensor, bool]]:
-    """The tensors that an operation is called with, and whether it writes to them."""
+    """Return the tensors that an operation is called with, and whether it writes to them."""
     arguments = func._schema.arguments
     pairs = [*zip(arguments, args, strict=False)]
     pairs += [(each, kwargs[each.name]) for each in arguments if each.name in kwargs]
@@ -208,5 +208,5 @@ def _storages(tensors: Iterable[torch.Tensor]) -> Iterator[Any]:
 
 
 def _tensors_alive() -> list[torch.Tensor]:
-    """Every tensor that Python holds: weights, inputs, constants."""
+    """Return every tensor that Python holds: weights, inputs, constants."""
     return [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]

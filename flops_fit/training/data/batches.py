@@ -154,7 +154,7 @@ def _checked(name: str, made: object) -> Any:
 
 
 def _collated_by(made: object, train: Any, heldout: Any) -> tuple[Any, Any]:
-    """The sets, joined to batches by the container's own collator where it has one."""
+    """Return the sets, joined to batches by the container's own collator where it has one."""
     collate = None
     for name in ("collate_fn", "data_collator"):
         own = made.get(name) if isinstance(made, Mapping) else getattr(made, name, None)
@@ -300,7 +300,7 @@ def example_count(source: Any) -> int | None:
 
 
 def heldout_batches(heldout: Any, *, batch: int, examples: int | None) -> list[Batch]:
-    """The whole fixed held-out set as batches, the same ones in every trial.
+    """Return the whole fixed held-out set as batches, the same ones in every trial.
 
     Args:
         heldout: a Dataset, IterableDataset or DataLoader (whose own batches are kept).
@@ -359,7 +359,7 @@ def _limit(batches: Iterator[Batch], examples: int) -> Iterator[Batch]:
 
 
 def first_examples(train: Any, count: int) -> Batch:
-    """The first `count` examples of a training set as one batch, without drawing at random.
+    """Return the first `count` examples of a training set as one batch, without drawing at random.
 
     Raises:
         PluginError: it yields nothing.

@@ -91,7 +91,7 @@ class IterableStream:
         return opened
 
     def draws_seed(self) -> int:
-        """The seed of all random numbers of this epoch, on every process of a trial."""
+        """Return the seed of all random numbers of this epoch, on every process of a trial."""
         return derive_seed(self.seed, "epoch", self._epoch, "draws")
 
     def _set_epoch(self) -> None:

@@ -37,13 +37,13 @@ _RESIDENT_BYTES = 4 * 2**30
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """A seed of its own for each purpose, so that no two draws share a stream of numbers."""
+    """Return a seed of its own for each purpose, so that no two draws share a stream of numbers."""
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) -> Batch:
-    """The batch with every tensor in it replaced by `function(tensor)`."""
+    """Return the batch with every tensor in it replaced by `function(tensor)`."""
     if isinstance(batch, torch.Tensor):
         return function(batch)
     if isinstance(batch, Mapping):
@@ -56,7 +56,7 @@ def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], batch: Batch) 
 
 
 def first_tensor(batch: Batch) -> torch.Tensor:
-    """The first tensor found in a batch; its first dimension counts the examples.
+    """Return the first tensor found in a batch; its first dimension counts the examples.
 
     Raises:
         PluginError: there is none.
@@ -162,7 +162,7 @@ def collate_of(loader: DataLoader[Any]) -> Collate:
 
 
 def fetcher(dataset: Any, collate: Collate = collate_rows) -> Callable[[torch.Tensor], Batch]:
-    """A function from example numbers, int64 of shape (examples,), to one collated batch.
+    """Return a function from example numbers, int64 of shape (examples,), to one collated batch.
 
     Sets whose examples lie in memory are read many at a time: a `TensorDataset`, or any set with a
     method `batch_of(indices) -> batch`.
@@ -214,7 +214,7 @@ class MapStream:
         self._order = self._blocks = torch.empty(0, dtype=torch.int64)
 
     def indices(self, count: int) -> torch.Tensor:
-        """The numbers of the next `count` examples: int64, shape (count,)."""
+        """Return the numbers of the next `count` examples: int64, shape (count,)."""
         parts = []
         while count:
             if not self._begin <= self.drawn < self._end:
@@ -259,7 +259,7 @@ class MapStream:
 
 
 def on_device(dataset: Any, device: torch.device) -> Any:
-    """The set with its examples on the device, where they lie in memory and are few enough.
+    """Return the set with its examples on the device, where they lie in memory and are few enough.
 
     A `TensorDataset`, or a set with `batch_of`, `num_bytes` and `to(device)`; any other set is
     returned as it is.
@@ -307,7 +307,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 
 
 def nothing_yielded() -> PluginError:
-    """The error for a training set without a single example."""
+    """Return the error for a training set without a single example."""
     return PluginError(
         "the training set yields nothing: not one example came out of it",
         hint="check its length and, for an iterable set, that `__iter__` starts anew each time",

@@ -145,7 +145,7 @@ def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 
 def open_stream(train: Any, *, seed: int) -> Stream:
-    """The endless stream of a training set, whatever kind it is.
+    """Return the endless stream of a training set, whatever kind it is.
 
     A DataLoader that only batches and shuffles a map-style set is unwrapped: the trial sets the
     batch, and the seed sets the order. One with a sampler or batches of its own is taken as it is.
@@ -160,7 +160,7 @@ def open_stream(train: Any, *, seed: int) -> Stream:
 
 
 def open_with_workers(train: Any, *, seed: int, workers: int, device: torch.device) -> Stream:
-    """The stream of a training set, fetched by `workers` processes where that helps.
+    """Return the stream of a training set, fetched by `workers` processes where that helps.
 
     A set that lies in memory, a DataLoader of the user's own and a set that keeps its own state
     are read in this process, as without workers.

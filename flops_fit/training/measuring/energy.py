@@ -106,7 +106,7 @@ class BoardCounter:
 
     @classmethod
     def open(cls, device: torch.device) -> BoardCounter:
-        """The count of a CUDA device, found by its UUID: NVML ignores CUDA_VISIBLE_DEVICES.
+        """Return the count of a CUDA device, found by its UUID: NVML ignores CUDA_VISIBLE_DEVICES.
 
         Raises:
             OSError: no `nvidia-ml-py`, no NVIDIA driver, a part of a GPU, or one that counts not.
@@ -171,7 +171,7 @@ class PackageCounter:
         stat: Path | None = None,
         own_seconds: Callable[[], float] = time.process_time,
     ) -> PackageCounter:
-        """The counts of every package; one that is listed by a second interface counts once.
+        """Return the counts of every package; one that is listed by a second interface counts once.
 
         Raises:
             OSError: there are none, or they cannot be read.

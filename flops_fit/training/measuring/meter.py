@@ -86,7 +86,7 @@ class Meter:
         return None if now is None or earlier is None else earlier + now
 
     def state(self, *, tokens: int) -> dict[str, float | None]:
-        """The times and the energy so far, for a checkpoint."""
+        """Return the times and the energy so far, for a checkpoint."""
         del tokens
         return {
             "wall": self.wall_seconds,
@@ -134,7 +134,7 @@ class Meter:
         }
 
     def _against_nominal(self, achieved: float | None) -> dict[str, float]:
-        """The devices' published peak, and the share of it; nothing where none is listed.
+        """Return the devices' published peak, and the share of it; nothing where none is listed.
 
         The share is the model FLOPs utilisation of Chowdhery et al. 2022 (PaLM, arXiv:2204.02311,
         appendix B): FLOPs that the model needs, so what is computed twice counts once.
