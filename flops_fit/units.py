@@ -50,7 +50,7 @@ def parse_number(value: object) -> float:
 
 
 def unit_factor(text: str) -> float | None:
-    """The factor that a unit's name stands for: `M` -> 1e6, `PF-days` -> 8.64e19; None if unknown.
+    """Return the factor of a unit: `M` -> 1e6, `PF-days` -> 8.64e19; None if unknown.
 
     Plain `FLOPs`, `tokens` and `params` give 1.
     """
@@ -67,7 +67,7 @@ def unit_factor(text: str) -> float | None:
 
 
 def format_count(value: float, digits: int = 3) -> str:
-    """A count with a unit letter: 3200000000 -> `3.2B`; powers of ten where no letter serves."""
+    """Return a count with a unit letter: 3200000000 -> `3.2B`; else as a power of ten."""
     if value != 0 and not 1e-3 <= abs(value) < 1e15:
         return format_flops(value, digits)
     for size, letter in _COUNTS:

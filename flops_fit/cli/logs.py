@@ -9,7 +9,7 @@ from flops_fit.errors import RunDirError
 
 
 def logs(run_dir: RunDirArgument, trial: TrialArgument) -> None:
-    """Print the log of one trial: what its worker printed, and the traceback if it failed."""
+    """Print the log of one trial: its worker's output, and the traceback if it failed."""
     from flops_fit.reporting.tables.cells import printable
     from flops_fit.sweep.rundir import RunDir
     from flops_fit.sweep.status import find_trials

@@ -71,7 +71,7 @@ def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
 
 
 def print_error(error: FlopsFitError) -> None:
-    """Print what is wrong, then how to continue."""
+    """Print the error, then how to continue."""
     typer.echo(shown_text(f"error: {error.message}"), err=True)
     if error.hint:
         typer.echo(shown_text(f"\nhint: {error.hint}"), err=True)

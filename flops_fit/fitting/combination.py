@@ -567,7 +567,7 @@ def find_misses(test: BackTest, *, members: Sequence[str] = MEMBERS) -> list[Mis
 def _fits_below(
     test: BackTest, cut: int, members: Sequence[str]
 ) -> tuple[dict[str, Frontier], dict[str, np.ndarray]]:
-    """Each member's frontier from the lowest levels, and its residuals of ln loss on all runs."""
+    """Return each member's frontier from the lowest levels, and its residuals of ln loss."""
     everything = test.fitted
     surface = test.surface_below(cut, 0)
     runs = surface.observations
@@ -660,7 +660,7 @@ def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float | 
 
 
 def _weighted_median(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Return the weighted median, halfway between two values where the weights are split evenly."""
+    """Return the weighted median; halfway between two values if the weights are split evenly."""
     ordered = sorted(values, key=lambda m: values[m])
     half, seen = math.fsum(weights[m] for m in ordered) / 2, 0.0
     for method in ordered:

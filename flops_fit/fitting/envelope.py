@@ -127,7 +127,7 @@ def _turns_right(x: Array, y: Array, i: int, j: int, k: int) -> bool:
 
 
 def lowest_in_bins(x: Array, y: Array) -> list[int]:
-    """Return the lowest point of each bin of x, where it is below those of all smaller bins."""
+    """Return the lowest point of each bin of x, if it is below those of all smaller bins."""
     bins = np.minimum((x - x.min()) / np.ptp(x) * NUM_BINS, NUM_BINS - 1).astype(int)
     order = np.lexsort((y, bins))
     first = np.unique(bins[order], return_index=True)[1]

@@ -156,7 +156,7 @@ class ModelSection(_Section):
 
     @property
     def named(self) -> list[str | dict[str, Any]]:
-        """The sizes, where they are names or sets of arguments; else empty."""
+        """The sizes, if they are names or sets of arguments; else empty."""
         if not isinstance(self.sizes, list):
             return []
         return [size for size in self.sizes if isinstance(size, str | dict)]

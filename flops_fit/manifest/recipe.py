@@ -220,14 +220,14 @@ class Recipe:
 
     @property
     def bare_learning_rate(self) -> float | None:
-        """The peak rate at the rule's reference; None where the published constants hold."""
+        """The peak rate at the rule's reference; None: the published constants."""
         if self.learning_rate is None and self.learning_rate_rule not in _PUBLISHED:
             return _RATE / 2 if self.schedule in ("wsd", "constant") else _RATE
         return self.learning_rate
 
     @property
     def bare_batch_tokens(self) -> int | None:
-        """The step at the rule's reference; None where the published constants hold."""
+        """The step at the rule's reference; None: the published constants."""
         if self.batch_tokens is None and self.batch_rule not in _PUBLISHED:
             return _BATCH_TOKENS
         return self.batch_tokens
@@ -248,7 +248,7 @@ class Recipe:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data, as it is recorded with a trial; trackers are no part of it."""
+        """Return the recipe as plain data, as a trial records it, without trackers."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["log_with"]
         return values | {"betas": list(self.betas)}

@@ -80,7 +80,7 @@ def warmup_of(trial: Trial, recipe: Recipe) -> int:
 
 
 def branch_step(trial: Trial, recipe: Recipe) -> int:
-    """Steps that a trial's trunk has done where it branches off."""
+    """Return the steps of a trial's trunk before the trial branches off."""
     assert trial.trunk is not None, "a trial by itself has no branch"
     return cooldown_start(
         trial.steps, warmup=trial.trunk.warmup_steps, cooldown_fraction=recipe.cooldown_fraction

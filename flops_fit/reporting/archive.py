@@ -92,7 +92,7 @@ class SampledFrontier:
 
 
 def plain(value: Any) -> Any:
-    """Return the value as JSON-ready data: tuples become lists, what is not finite becomes None."""
+    """Return the value as JSON-ready data: tuples become lists, non-finite numbers become None."""
     kind = type(value)
     if kind is float:
         return value if math.isfinite(value) else None
@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def write_fields(directory: Path, held: Mapping[str, Any]) -> Path:
-    """Keep the fields of a Result in a directory; gives the file's path."""
+    """Write the fields of a Result into a directory; return the file's path."""
     path = directory / _FILE
     data = {"format": _FORMAT, **fields_to_dict(held)}
     # Without indents json's fast encoder serves: a tenth of the time for many observations.
@@ -261,7 +261,7 @@ def _rows(columns: Mapping[str, Sequence[float]]) -> tuple[Mapping[str, float], 
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers that are; what is not finite is left out."""
+    """Return the finite numbers."""
     return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 

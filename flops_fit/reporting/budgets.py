@@ -53,7 +53,7 @@ def _is_among(budget: float, others: Iterable[float]) -> bool:
 
 
 def _rounded(group: Sequence[float]) -> float:
-    """Return the round number that one of these stands for, else the shortest of them."""
+    """Return the round number near one of these, or else the shortest of them."""
     for budget in group:
         round_one = float(f"{budget:.{_ROUND_DIGITS - 1}e}")
         if math.isclose(budget, round_one, rel_tol=SAME):

@@ -83,7 +83,7 @@ class Setting:
         )
 
     def seconds(self, flops_per_token: float, tokens: float) -> float | None:
-        """Wall-clock of training at the rates of the sweep's trials; None where not known."""
+        """Return the seconds of training at the rates of the sweep's trials; None if not known."""
         if not self.timings:
             return None
         return training_seconds(flops_per_token, tokens, self.timings)
@@ -100,7 +100,7 @@ class Setting:
         return not known or not min(known) / _SAME <= flops_per_token <= max(known) * _SAME
 
     def around(self, params: float, count: FlopsPerToken) -> list[Buildable]:
-        """The nearest sizes below and above; beyond the counted ones, their trend goes on."""
+        """Return the nearest sizes below and above; beyond the counted ones, by their trend."""
         below = [size for size in self.sizes if size.params <= params]
         above = [size for size in self.sizes if size.params > params]
         found = [*below[-1:], *above[:1]]
@@ -139,7 +139,7 @@ def with_setting(row: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
 def buildable_rows(
     laws: Mapping[float, LossLaw | None], setting: Setting, optima: Mapping[float, float]
 ) -> list[dict[str, Any]]:
-    """The sizes on either side of each optimum, each with its loss and cost against the optimum.
+    """Return the sizes on both sides of each optimum, with loss and cost relative to it.
 
     Args:
         laws: a law of loss near the optimum of each budget, in FLOPs; None where there is none.

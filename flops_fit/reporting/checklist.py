@@ -56,7 +56,7 @@ def checklist(
     targets: Sequence[float] = (),
     record: Record | None = None,
 ) -> list[Check]:
-    """Return every rule, answered as far as the study allows.
+    """Return every rule, checked as far as the study allows.
 
     Args:
         fits: by method.

@@ -127,7 +127,7 @@ class Comparison:
         return compared_sentence(self.multipliers(), self.first.name, self.second.name)
 
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
-        """`frontier`: N, D and loss against compute, both laid over each other."""
+        """Draw `frontier`: N, D and loss against compute, both results in one figure."""
         from flops_fit.reporting.figures.frontier import frontier_figure
         from flops_fit.reporting.figures.style import figure_text
 

@@ -141,7 +141,7 @@ class Contents:
 
     @cached_property
     def conventions(self) -> list[dict[str, Any]]:
-        """The exponents under each convention of N and C; none where they count the same."""
+        """The exponents under each convention of N and C; empty if all count the same."""
         from flops_fit.fitting.conventions import by_convention
 
         return by_convention(self.result.fits)
@@ -153,7 +153,7 @@ class Contents:
 
     @cached_property
     def costs(self) -> list[dict[str, Any]]:
-        """Expected against real cost: a row a budget, and one for the sweep."""
+        """Expected and real cost: a row for each budget, and one for the sweep."""
         return cost_rows(self.trial_costs, price_per_device_second=self.result.setting.cost(1.0))
 
     @cached_property
@@ -184,7 +184,7 @@ class Contents:
         return self.draw()
 
     def draw(self, columns: Columns = None) -> dict[str, Figure]:
-        """The figures anew, in their natural sizes or to fill one or two columns of a paper."""
+        """Draw the figures again, in their natural sizes or for one or two columns of a paper."""
         from flops_fit.reporting.figures.gallery import draw
 
         return draw(
@@ -242,7 +242,7 @@ class Contents:
         ]
 
     def _provenance(self) -> list[Section]:
-        """Fingerprint, versions and manifest of the run, where there is one."""
+        """Fingerprint, versions and manifest of the run, if there is one."""
         from flops_fit.reporting.page import Section
 
         if self.result.record is None:
@@ -260,7 +260,7 @@ class Contents:
 
 
 def _items(provenance: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    """Return the entries of one part of the provenance; none where it was not recorded."""
+    """Return the entries of one part of the provenance; empty if it was not recorded."""
     return list((provenance.get(name) or {}).items())
 
 

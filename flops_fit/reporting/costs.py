@@ -90,7 +90,7 @@ def _expected(record: Record) -> dict[str, float | None]:
 def cost_rows(
     costs: Sequence[TrialCost], *, price_per_device_second: float | None
 ) -> list[dict[str, Any]]:
-    """Return a row a budget and one for all of them (`budget_flops` None); times are device times.
+    """Return a row for each budget and one for all (`budget_flops` None), with device times.
 
     All but `unended_*` is of the trials that ended, so that expected and real stand for the same
     trials; `unended_*` (None where there are none) is what the others took so far.

@@ -81,7 +81,7 @@ def signal(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> Iter
 
 
 def _noise_of(fits: Mapping[str, Fit], observations: Sequence[Observation]) -> float:
-    """Standard deviation of ln loss about the surface, or about the mean where there is none."""
+    """Return the standard deviation of ln loss about the surface, or else about the mean."""
     surface = fits.get("surface")
     if surface is not None and surface.residuals:
         middle = median(surface.residuals)

@@ -31,7 +31,7 @@ _SAME_SHAPE = {"mup": "width", "params": "porian"}
 
 @dataclass(frozen=True)
 class TransferResult:
-    """A study of learning rates and what it says.
+    """A study of learning rates and its result.
 
     Attributes:
         transfer: optima, slope, verdict and costs.

@@ -38,7 +38,7 @@ _SIMULATED = Note(
 
 
 def read_source(source: Any, *, table: TableOptions | None = None, **options: Any) -> Result:
-    """Fit a run directory, or a table of finished runs; what is neither is no run directory.
+    """Fit a run directory, or a table of finished runs.
 
     Args:
         source: a path of either, or a table in memory.
@@ -125,7 +125,7 @@ def read_run(
 def _usable(
     prepared: Prepared, plan: Plan, state: LedgerState
 ) -> tuple[list[Observation], list[Excluded], LadderCheck | None]:
-    """The finished trials to fit, those left out and why, and the ladder check if it has failed.
+    """Return the trials to fit, those left out and why, and the ladder check if it failed.
 
     What the ladder check names is left out of a ladder that nobody has decided on yet.
     """
@@ -140,7 +140,7 @@ def _usable(
 
 
 def _ended(state: LedgerState) -> list[Excluded]:
-    """The trials that ended without a loss, and the attempts that diverged before another."""
+    """Return the trials without a loss, and the diverged attempts before a retry."""
     ended = [
         Excluded(trial_id, f"{word}: {entry.error or 'no reason given'}")
         for word, entries in (("diverged", state.diverged), ("failed", state.failed))
@@ -259,7 +259,7 @@ def write_report(
     formats: Sequence[str] = ("png", "svg"),
     columns: Literal[1, 2] | None = None,
 ) -> list[Path]:
-    """Write a result, its page of all tables and its figures; gives the paths, the page first.
+    """Write a result, its page and its figures; return the paths, the page first.
 
     Args:
         result: what to write.
@@ -285,7 +285,7 @@ def _methods_for(plan: Plan, asked: Sequence[str] | None) -> Sequence[str] | Non
 
 
 def _known_methods(methods: Sequence[str] | None) -> Sequence[str] | None:
-    """Return the methods, checked; None where none are named: all that the runs allow."""
+    """Return the checked methods; None if none are named: all that the runs allow."""
     from flops_fit.fitting.fit import METHODS
 
     for method in methods or ():

@@ -46,7 +46,7 @@ class Record:
 
     @classmethod
     def read(cls, directory: Path | None) -> Record | None:
-        """Return the record of a run directory; None where there is none, or it cannot be read."""
+        """Return the record of a run directory; None if it has none, or it cannot be read."""
         if directory is None or not RunDir(directory).is_run():
             return None
         run = RunDir(directory)

@@ -114,7 +114,7 @@ class Result:
 
     @property
     def verdict(self) -> Judgement:
-        """`trust`, `provisional` or `refuse`; the reasons stand in `reasons`."""
+        """`trust`, `provisional` or `refuse`; `reasons` has the reasons."""
         return self._judged.judgement
 
     @property
@@ -123,7 +123,7 @@ class Result:
         return list(self._judged.reasons)
 
     def predict(self, compute_budget: float | str, *, method: str | None = None) -> Optimum:
-        """The compute-optimal model size and amount of data for a budget, with 95 % intervals.
+        """Return the compute-optimal model size and data for a budget, with 95 % intervals.
 
         Args:
             compute_budget: FLOPs, as a number or as text (`"1e20"`).
@@ -263,7 +263,7 @@ class Result:
         *,
         method: str = "surface",
     ) -> Answer:
-        """The best allocation of a budget where only `unique_tokens` differ and the rest repeat.
+        """Return the best allocation of a budget if tokens beyond `unique_tokens` repeat.
 
         The worth of repeats is that of language models (Muennighoff et al. 2023,
         arXiv:2305.16264); it is not fitted to these trials. Figures: `epochs`, and
@@ -275,7 +275,7 @@ class Result:
     def with_serving(
         self, loss: float | str, served_tokens: float | str, *, method: str = "surface"
     ) -> Answer:
-        """The N that reaches a loss with the least FLOPs of training and of serving together.
+        """Return the N that reaches a loss with the least FLOPs of training plus serving.
 
         Figures: `total_flops`; `saved`, against the compute-optimal model of the same loss;
         `params_without_serving`, that model's size. Source: Sardana et al. 2024 (arXiv:2401.00448).
@@ -289,7 +289,7 @@ class Result:
     def overtrained(
         self, compute_budget: float | str, multiple: float | str, *, method: str = "surface"
     ) -> Answer:
-        """The loss at `multiple` times the optimal tokens per parameter, at the same compute.
+        """Return the loss at `multiple` times the optimal tokens per parameter and equal compute.
 
         Figures: `tokens_per_param` and `waste`, the share of the compute that the optimum would
         save. A multiple below 1 under-trains.
@@ -312,7 +312,7 @@ class Result:
         return near_optimal_params(law, budget, waste)
 
     def law_near(self, budget: float, method: str) -> LossLaw | None:
-        """A law of loss near a method's optimum, or None; the combination moves the surface."""
+        """Return a law of loss near a method's optimum, or None."""
         try:
             if method == "combination":
                 law = loss_law_of(self.fit("surface"))
@@ -322,14 +322,14 @@ class Result:
             return None
 
     def _near_optimal(self, budget: float, method: str) -> tuple[float, float] | None:
-        """The range of params that wastes at most 1 % of a budget; None without a surface."""
+        """Return the params that waste at most 1 % of a budget; None without a surface."""
         try:
             return self.near_optimal(budget, method=method)
         except FitError:
             return None
 
     def plot(self, columns: Columns = None) -> dict[str, Figure]:
-        """The figures by name, those that the observations allow; to fill 1 or 2 columns if asked.
+        """Draw the figures that the observations allow, by name; for 1 or 2 columns if asked.
 
         `isoflop` (curves, parabolas, minima), `frontier` (N, D and loss against compute),
         `surface`, `residuals`, `curves` (of training), `agreement` (of the methods at targets),
@@ -344,7 +344,7 @@ class Result:
         *,
         columns: Columns = None,
     ) -> list[Path]:
-        """Write every figure into a directory, in each format; gives the files' paths."""
+        """Write every figure into a directory, in each format; return the files' paths."""
         from flops_fit.reporting.figures.style import save_figure
 
         target = Path(directory)
@@ -377,7 +377,7 @@ class Result:
         }
 
     def save(self, directory: str | Path) -> Path:
-        """Keep the result as `result.json` in a directory; gives the file's path."""
+        """Write the result as `result.json` into a directory; return the file's path."""
         return write_fields(Path(directory), {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
@@ -390,7 +390,7 @@ class Result:
         return cls(**read_fields(Path(directory)))
 
     def tables(self, *, without: Collection[str] = ()) -> dict[str, Table]:
-        """The tables of the report by name, in the order of reading; none that is left out."""
+        """Return the tables of the report by name, in the order of reading."""
         return self._contents.tables(without=without)
 
     def table_names(self) -> list[str]:
@@ -426,7 +426,7 @@ class Result:
         return render_screen(self, screen, self._contents.buildable)
 
     def answers(self) -> list[str]:
-        """The optimum at each budget that is asked for, else at the largest, a sentence each."""
+        """Return a sentence with the optimum at each requested budget, or else at the largest."""
         return self._contents.answers()
 
     def to_html(self) -> str:
@@ -434,7 +434,7 @@ class Result:
         return self._contents.page()
 
     def seal(self, compute_budget: float | str, *, method: str | None = None) -> Seal:
-        """The prediction for a budget, sealed before the run: see `Seal.digest` and `Seal.score`.
+        """Seal the prediction for a budget before the run: see `Seal.digest` and `Seal.score`.
 
         Raises:
             FitError: as for `predict`.
@@ -445,7 +445,7 @@ class Result:
         return Seal.of(self._row(budget, fit.method), self.used)
 
     def compare(self, other: Result, *, method: str = "surface") -> Comparison:
-        """This result beside another: laws, and the compute that the other needs for equal loss.
+        """Compare with another result: laws, and the compute that the other needs for equal loss.
 
         Raises:
             FitError: one of them has no such surface, or they differ in units.

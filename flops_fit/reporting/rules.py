@@ -729,5 +729,5 @@ DOUBTS = frozenset(
 
 
 def rule_of(code: str) -> Rule | None:
-    """Return the first rule with a code; None where there is none."""
+    """Return the first rule with a code; None if there is none."""
     return next((rule for rule in RULES if rule.code == code), None)

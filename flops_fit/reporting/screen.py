@@ -190,7 +190,7 @@ def _reason(note: Note, width: int) -> list[str]:
 
 
 def _step(parts: Sequence[str], width: int) -> list[str]:
-    """Return an action and its command, in one line where they fit."""
+    """Return an action and its command, in one line if they fit."""
     line = " " * 6 + "  ".join(parts)
     if not parts or len(line) <= width:
         return [line] if parts else []
@@ -204,7 +204,7 @@ def _step(parts: Sequence[str], width: int) -> list[str]:
 
 
 def gravest(reasons: Sequence[Note]) -> list[Note]:
-    """The reasons in order of gravity; those without a rule keep their place after the others."""
+    """Return the reasons in order of gravity; those without a rule come last."""
     order = {rule.code: place for place, rule in reversed(list(enumerate(rules.RULES)))}
     return sorted(reasons, key=lambda note: order.get(note.code, len(order)))
 
@@ -242,7 +242,7 @@ def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
 
 
 def _table(result: Reported, width: int) -> list[str]:
-    """Return the headline's optimum at some budgets; intervals give way where there is no room."""
+    """Return the headline's optimum at some budgets; without intervals if they do not fit."""
     rows = [row for row in result.rows if row["method"] == result.headline]
     if not rows or result.verdict == "refuse":
         return []

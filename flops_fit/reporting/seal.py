@@ -164,7 +164,7 @@ def score_prediction(directory: Path, budget_flops: float, loss: float) -> dict[
 
 
 def _budget_of(entry: PredictionSealed) -> float:
-    """Return the budget that a sealed prediction is for, in FLOPs; NaN where it does not say."""
+    """Return the budget of a sealed prediction, in FLOPs; NaN if it has none."""
     budget = entry.prediction.get("budget_flops")
     return float(budget) if isinstance(budget, int | float) else math.nan
 

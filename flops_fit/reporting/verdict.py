@@ -161,7 +161,7 @@ def _is_inside(optimum: Optimum, observations: Sequence[Observation]) -> bool:
 
 
 def _shortened(reasons: Sequence[Note]) -> tuple[Note, ...]:
-    """The reasons without repeats; of one code at most MAX_TOLD, the last saying how many more."""
+    """Return the reasons without repeats, at most MAX_TOLD of one code."""
     by_code: dict[str, list[Note]] = {}
     for note in dict.fromkeys(reasons):
         by_code.setdefault(note.code, []).append(note)
@@ -188,7 +188,7 @@ def in_order(fits: Mapping[str, Fit]) -> dict[str, Fit]:
 
 
 def headline_method(fits: Mapping[str, Fit]) -> str | None:
-    """The method that answers when none is asked for: a sound one first, in HEADLINE's order.
+    """Return the method that answers by default: the first sound one in HEADLINE's order.
 
     A form that others are held against speaks only where none of those that answer is usable.
     """
@@ -371,7 +371,7 @@ _SAME = 1e-6  # relative difference up to which two budgets are one
 
 
 def misfit(fits: Mapping[str, Fit]) -> float:
-    """Return the median deviation of the log losses from the surface; 0 where it is not known."""
+    """Return the median deviation of the log losses from the surface; 0 if it is not known."""
     return (fits["surface"].residual_mad or 0.0) if "surface" in fits else 0.0
 
 
@@ -402,7 +402,7 @@ def unknown_optimum(
     observations: Sequence[Observation],
     targets: Sequence[float],
 ) -> Note | None:
-    """The largest target at which N is known less well than the range of sizes that were trained.
+    """Return the largest target whose interval of N is wider than the range of trained sizes.
 
     None where there is no such target.
     """

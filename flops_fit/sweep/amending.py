@@ -19,7 +19,7 @@ from flops_fit.sweep.status import find_trials
 
 
 def drop_trials(directory: Path, asked: Sequence[str], *, why: str) -> list[Trial]:
-    """Leave trials out of all fits, and out of what is still to be trained.
+    """Leave trials out of all fits, and do not train them.
 
     Args:
         directory: the run directory.
@@ -55,7 +55,7 @@ def restore_trials(directory: Path, asked: Sequence[str]) -> list[Trial]:
 
 
 def retry_trials(directory: Path, asked: Sequence[str]) -> list[Trial]:
-    """Have trials trained again from their start, whatever came of them; return them.
+    """Have trials trained again from their start, whatever their outcome; return them.
 
     What they left (outcome, checkpoints, curve) is removed before the entry is written: a crash in
     between leaves a trial that is as it was in the ledger.

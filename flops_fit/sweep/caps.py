@@ -1,4 +1,4 @@
-"""Hard caps of a sweep: what it may spend in all, in FLOPs and in device time.
+"""Hard caps on a sweep's FLOPs and device time.
 
 FLOPs are known before a trial starts, so a sweep never spends more than its cap on trials that end
 well. Device time is forecast from the trials that have finished; a trial that would pass the cap by
@@ -148,7 +148,7 @@ class Allowance:
         return None if began is None else time.monotonic() - began
 
     def passed_by(self, waiting: Sequence[Trial]) -> CapReached | None:
-        """Return the cap that the first waiting trial would pass, beside those that run."""
+        """Return the cap that the first waiting trial would exceed, given the running ones."""
         if not waiting or self._caps.are_none:
             return None
         state = self._ledger.state
@@ -186,7 +186,7 @@ class Allowance:
         return self._caps.out_of_time(seconds * self._caps.devices_per_trial, open_trials)
 
     def _cost(self, trial: Trial) -> float:
-        """FLOPs that a trial will spend: all of its own where the trunk before it is missing."""
+        """Return the FLOPs that a trial will spend: with its trunk's if the trunk is missing."""
         if trial.trunk is None or trial.trunk_id is None:
             return trial.flops
         kept = self._ledger.state.trunk_tokens.get(trial.trunk_id, ())

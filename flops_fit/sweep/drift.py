@@ -31,7 +31,7 @@ _HINT = (
 
 
 def match_identity(run: RunDir, experiment: Experiment, *, search_path: list[Path]) -> Identity:
-    """Compare this process with the sweep's record, or write the record where it is the first.
+    """Compare this process with the sweep's record; the first process writes the record.
 
     Raises:
         RunDirError: the code, a version or the data is another.

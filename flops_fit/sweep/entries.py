@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStarted(Entry):
-    """A sweep begins: the ledger's format, the experiment, and what its numbers depend on."""
+    """A sweep begins: the ledger's format, the experiment, and the versions of its numbers."""
 
     event: ClassVar[Event] = Event.SWEEP_STARTED
 
@@ -114,7 +114,7 @@ class TrialStopped(TrialEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded(Details, TrialEntry):
-    """A trial ended: what it spent, and everything that its outcome says beside the loss.
+    """A trial ended: its cost, and all of its outcome but the loss.
 
     Attributes:
         tokens, flops, wall_seconds: as in the outcome.

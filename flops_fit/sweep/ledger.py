@@ -276,7 +276,7 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> list[Entry]:
-    """Return every whole entry, for a reader beside the writer; changes nothing.
+    """Return every whole entry, also while the ledger is written; change nothing.
 
     Raises:
         LedgerError: the file is missing; a line before the last cannot be read, was edited, or is
@@ -369,7 +369,7 @@ class Line:
 
 
 def scan_ledger(path: Path) -> Iterator[Line]:
-    """Return each whole line with what is wrong with it; changes nothing.
+    """Return each whole line with its defect, if any; change nothing.
 
     Raises:
         LedgerError: the file cannot be read, or has a newer format.

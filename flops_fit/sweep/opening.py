@@ -101,11 +101,11 @@ class RateGrid:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the command asks for nothing of its own."""
+        """Whether the command sets no value."""
         return self == RateGrid()
 
     def on(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with this grid in place of its own.
+        """Return the manifest with this grid.
 
         Raises:
             ManifestError: a value breaks a rule of [transfer].

@@ -45,7 +45,7 @@ def provenance_of(
 
 
 def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:
-    """Refuse to go on with another experiment than the run directory's."""
+    """Refuse to continue with another experiment than the run directory's."""
     provenance = read_json(run.provenance)
     refuse_other_study(run, provenance, study)
     refuse_mixed(run, simulated=simulated)

@@ -75,7 +75,7 @@ class Ranks:
 
 
 def this_rank() -> int | None:
-    """Return the number of this process among a trial's ranks; None where it is alone."""
+    """Return this process's rank in its trial; None if it is the only process."""
     rank = os.environ.get("RANK")
     return None if rank is None or os.environ.get("WORLD_SIZE", "1") == "1" else int(rank)
 
@@ -116,7 +116,7 @@ def record_failure(directory: Path, rank: int, reason: str) -> None:
 
 
 def killed_rank(said: str) -> str | None:
-    """Return the rank that a signal ended, by the launcher's report; None where none was.
+    """Return the rank that a signal ended, by the launcher's report; None if none was.
 
     Not by SIGTERM: with that the launcher itself ends the ranks that lost their peer.
     """

@@ -125,7 +125,7 @@ def _chosen(
     found: Sequence[Weakness],
     directory: Path,
 ) -> tuple[Decision, str]:
-    """Return the next runs, whatever they cost, and the command that trains them.
+    """Return the next runs, regardless of cost, and the command that trains them.
 
     If the goal is reached, a finer goal is set, since there would be no next runs.
     """
@@ -186,14 +186,14 @@ def _costs(
 
 
 def _rounded_up(value: float, digits: int) -> float:
-    """Round a positive value up to so many significant digits."""
+    """Round a positive value up to a number of significant digits."""
     value *= 1 + 1e-9  # sums of the same terms differ by rounding
     unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
     return float(f"{math.ceil(value / unit) * unit:.{digits - 1}e}")
 
 
 def _notes(belief: Belief, target_flops: float) -> list[str]:
-    """Return the best size at the target with its standard error, and a warning of much noise."""
+    """Return the best size at the target with its standard error, and a warning of high noise."""
     params = format_count(math.exp(belief.log_params(target_flops)))
     notes = [
         f"best size at {format_flops(target_flops)} FLOPs: {params} params, "

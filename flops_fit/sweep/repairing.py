@@ -1,4 +1,4 @@
-"""Keeps what is whole of a damaged ledger; the original is saved beside it."""
+"""Keeps the whole lines of a damaged ledger, and saves the original beside it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def examine(run: RunDir) -> Repair:
 
 
 def repair(run: RunDir) -> tuple[Repair, Path | None]:
-    """Write the ledger anew with what is whole; returns where the original lies, None if unchanged.
+    """Rewrite the ledger with its whole lines; return the original's path, None if unchanged.
 
     Raises:
         LedgerError: the file cannot be read, or nothing in it is whole.

@@ -91,7 +91,7 @@ def _below(top_flops: float, count: int) -> tuple[float, ...]:
 
 
 def _levels_of(plan: Plan, sizes: Sequence[Size], *, tokens_per_param: float) -> tuple[float, ...]:
-    """A plan's own budgets, from the top down, and lower ones where they are fewer than three.
+    """Return a plan's budgets, from the top down, with lower ones to make at least three.
 
     Of a plan without curves: levels over the compute of its trials, up to where the largest size is
     the optimum.
@@ -176,7 +176,7 @@ def conduct_adaptively(
 
 
 def unmet_goal(state: LedgerState) -> Note | None:
-    """A note that the sweep ended without reaching its goal, and why; None if it reached it."""
+    """Return a note on why the sweep ended before its goal; None if it reached it."""
     last = state.decisions[-1] if state.decisions else None
     figures = {} if last is None else last.figures
     # Older ledgers name the standard error alone.
@@ -223,7 +223,7 @@ def extended(plan: Plan, decision: Decision) -> Plan:
 
 
 def _has_ended(trial: Trial, state: LedgerState) -> bool:
-    """Return whether a trial is over for now: trained, whatever came of it, or dropped."""
+    """Return whether a trial has ended: trained, with any outcome, or dropped."""
     states = (state.finished, state.diverged, state.failed, state.dropped)
     return any(trial.trial_id in ended for ended in states)
 

@@ -91,7 +91,7 @@ class RunDir:
         return self.path / "trunks" / trunk_id
 
     def drop_trunks(self) -> None:
-        """Remove what trunks left, once no trial is to come that would go on from it."""
+        """Remove the files of trunks that no remaining trial continues."""
         shutil.rmtree(self.path / "trunks", ignore_errors=True)
 
     def outcome(self, trial_id: str) -> Path:
@@ -178,7 +178,7 @@ def write_outcome(run: RunDir, outcome: Outcome) -> None:
 
 
 def read_outcome(run: RunDir, trial: Trial) -> Outcome | None:
-    """Return the outcome that a trial left; None where it left none.
+    """Return the outcome of a trial; None if it has none.
 
     A broken outcome is kept as `outcome.broken.json` and fails its trial: an outcome of another
     trial, of other tokens than planned, or finished without a loss, is broken too.
@@ -209,7 +209,7 @@ class StepProgress:
 
 
 def read_progress(run: RunDir, trial_id: str) -> StepProgress | None:
-    """Return how far a trial has come, as it last said; None where it has not, or it is broken."""
+    """Return a trial's last reported progress; None if there is none, or it is broken."""
     path = run.progress(trial_id)
     if not path.exists():
         return None

@@ -55,7 +55,7 @@ class Execution:
 
 
 def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate | None:
-    """Cost a sweep before its first trial, and keep the estimate beside its plan.
+    """Estimate a sweep's cost before its first trial, and keep the estimate beside its plan.
 
     An adaptive sweep has no trials yet. The static plan with its top and its total stands for
     them, so the estimate is an upper bound.
@@ -87,7 +87,7 @@ def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate 
 def carry_out(
     sweep: OpenSweep, execution: Execution | None = None, *, watcher: Watcher | None = None
 ) -> SweepSummary:
-    """Train what the ledger lacks, as far as the caps allow.
+    """Train the trials that the ledger lacks, within the caps.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop the sweep; each running trial keeps a checkpoint.
 

@@ -22,7 +22,7 @@ class StallWatch:
 
     @contextlib.contextmanager
     def watching(self, on_stall: Callable[[], None]) -> Iterator[None]:
-        """Watch until the block ends; `on_stall` is called in a thread of its own."""
+        """Watch until the block ends; `on_stall` is called in a separate thread."""
         ended = threading.Event()
 
         def watch() -> None:

@@ -1,4 +1,4 @@
-"""A run directory -> how far its sweep is; reads files only, beside a running conductor.
+"""Reads the state of a sweep from its run directory, also while a conductor runs.
 
 A trial runs if it was started and has not ended, or if a worker holds its lease and reported
 progress. Nobody is asked: a conductor or a worker that died is seen by how long ago its files

@@ -57,7 +57,7 @@ class Bench:
     """Trains the trials of one process; the experiment is loaded once, with the first trial."""
 
     def __init__(self, run: RunDir, experiment: Experiment | None = None) -> None:
-        """Take the run directory, and the experiment where it is made of live objects."""
+        """Keep the run directory, and the experiment if it is made of live objects."""
         # Absolute: a plugin may change the working folder.
         self.run = run = RunDir(run.path.absolute())
         self.leases = Leases(run)
@@ -114,7 +114,7 @@ class Bench:
 
     @contextlib.contextmanager
     def _leased(self, trial: Trial) -> Iterator[bool]:
-        """Hold the lease of a trial; False where it has ended meanwhile, or we are to stop."""
+        """Hold the lease of a trial; False if the trial has ended, or this process is to stop."""
         trial_id = trial.trial_id
         if this_rank() is not None or self._law is not None or self.leases.holds(trial_id):
             yield True
@@ -168,7 +168,7 @@ class Bench:
         end_process()
 
     def _trial(self, trial_id: str) -> Trial:
-        """Return a trial of the plan, which an adaptive sweep writes anew with each decision.
+        """Return a trial of the plan, which an adaptive sweep rewrites with each decision.
 
         Raises:
             RunDirError: the plan does not have it.
@@ -180,7 +180,7 @@ class Bench:
         return self._trials[trial_id]
 
     def _drop_trunk(self, ended: Trial) -> None:
-        """Remove a trunk's checkpoints once nothing can go on from them.
+        """Remove a trunk's checkpoints once no trial can continue from them.
 
         That is so when every trial of the trunk has ended, for good, and each state was gone on
         from. An adaptive sweep keeps more of them, for trials that are not decided on yet.
@@ -209,7 +209,7 @@ class Bench:
         return self._manifest.execution.stall_minutes
 
     def claimed(self) -> Generator[str]:
-        """Pending trials that are nobody else's."""
+        """Yield pending trials that no other process holds."""
         return claimed(
             self.run,
             self.leases,
@@ -314,7 +314,7 @@ class Bench:
             )
 
     def make_trackers(self) -> Trackers | None:
-        """Return the manifest's trackers for one trial; None where none is named or usable."""
+        """Return the manifest's trackers for one trial; None if none is named or usable."""
         from flops_fit.training.trackers import Trackers
 
         manifest = self._manifest
@@ -329,7 +329,7 @@ class Bench:
         )
 
     def _load(self) -> Experiment:
-        """The experiment, loaded from the run directory's manifest, with the data it began with."""
+        """Load the experiment from the run directory's manifest; refuse changed data."""
         if self._experiment is None:
             folders = [Path(folder) for folder in self._provenance["search_path"]]
             self._experiment = load_experiment(self._manifest, search_path=folders)
@@ -353,7 +353,7 @@ def _read_trials(run: RunDir) -> dict[str, Trial]:
 
 
 def end_process() -> None:
-    """End this process at once, with its children where it leads a session of its own."""
+    """End this process at once, with its children if it leads a session."""
     if os.getsid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -445,7 +445,7 @@ def _stopping(bench: Bench, is_idle: threading.Event | None = None) -> Iterator[
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Send standard output and error to a file, whoever writes them."""
+    """Redirect standard output and error of this process and its children to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = os.dup(1), os.dup(2)
     with path.open("a", encoding="utf-8") as log:
@@ -462,6 +462,6 @@ def _logging_to(path: Path) -> Iterator[None]:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """Return an exception's kind and the first line of what it says; of a syntax error its last."""
+    """Return an exception's class and the first line of its text; of a syntax error the last."""
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     return lines[-1 if isinstance(error, SyntaxError) else 0]

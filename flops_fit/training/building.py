@@ -1,4 +1,4 @@
-"""The model of a trial: as its seed draws it, and compiled where the recipe says so."""
+"""Builds the model of a trial from its seed, and compiles it if the recipe asks for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compiled(model: nn.Module, recipe: Recipe) -> Any:
 
 
 def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give each parameter zeros of its own, to which every backward pass adds.
+    """Give each parameter a gradient of zeros, to which every backward pass adds.
 
     A gradient that autograd takes over from a CUDA graph lies in the graph's memory: the next pass
     overwrites it, and accumulated gradients are silently those of the last part.

@@ -29,7 +29,7 @@ def is_models_own(loss: object) -> bool:
 
 
 def bound(loss: Any, model: nn.Module) -> Any:
-    """Return the loss for this model: `loss.of_model(model)` where the loss has such a method."""
+    """Return the loss for this model: `loss.of_model(model)` if the loss has this method."""
     bind = getattr(loss, "of_model", None)
     return bind(model) if callable(bind) else loss
 
@@ -65,7 +65,7 @@ def loss_on(model: nn.Module, batch: Batch, loss: Any) -> torch.Tensor:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call a model on inputs: by keyword where they are a mapping whose names it takes."""
+    """Call a model on inputs: by keyword if they are a mapping with names that it takes."""
     return _called(model, inputs)
 
 
@@ -115,7 +115,7 @@ class _Parameters:
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in found)
 
     def of(self, inputs: Mapping[Any, Any]) -> dict[str, Any] | None:
-        """Return the keyword arguments in a mapping; None where it is one argument itself.
+        """Return the keyword arguments in a mapping; None if the mapping is one argument.
 
         Entries that `forward` does not name are left out, as `Trainer` does.
         """

@@ -125,7 +125,7 @@ def load_common(directory: Path, *, session: Session, most_steps: int | None = N
 
 
 def drop_newer(directory: Path, state: Any, *, session: Session) -> None:
-    """Remove what this process has beyond the state that all go on from.
+    """Remove this process's checkpoints beyond the state from which all processes continue.
 
     Else these files would pass for the newest two, and those that follow be dropped.
     """
@@ -158,7 +158,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Let everything that draws go on from a state."""
+    """Restore a state of all random generators."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(state["torch"])
@@ -186,7 +186,7 @@ def _step_of(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a power cut, where the system can (not on Windows)."""
+    """Make a rename survive a power cut, if the system can (not on Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

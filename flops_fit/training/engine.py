@@ -223,7 +223,7 @@ class Training:
         return _finite(float(self.losses[max(0, self.step - self.window) : self.step].mean()))
 
     def add_curve_point(self) -> float:
-        """Evaluate a point of the training curve; gives its loss."""
+        """Evaluate a point of the training curve and return its loss."""
         loss = self.heldout.mean(self._part_losses())
         if math.isfinite(loss) and self.session.rank == 0:
             self.curve.add(
@@ -271,7 +271,7 @@ class Training:
         return {**state, "trial_id": self.trial.trial_id, "meter": times}
 
     def save_trunk(self) -> None:
-        """Keep the trunk's state for other trials, where it is one that they go on from."""
+        """Keep the trunk's state, if other trials continue from it."""
         if self.trunk is not None and self.step in self.kept_steps:
             self.save(self.trunk, most_kept=None)
 

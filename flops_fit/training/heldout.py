@@ -100,7 +100,7 @@ class HeldOut:
         return {"inexact_parts": tuple(compared)}
 
     def spread(self, examples: float) -> list[int]:
-        """Numbers of evenly spaced batches that hold about so many examples; at least one."""
+        """Return indices of evenly spaced batches with about this many examples, at least one."""
         total = len(self.counts)
         count = max(1, min(total, round(total * examples / self.examples)))
         return [(2 * index + 1) * total // (2 * count) for index in range(count)]

@@ -25,7 +25,7 @@ _EXAMPLES = 2  # batch norm wants more than one
 def may_be_idle(
     build: Build, value: Any, data: LoadedData, loss: Callable[[Any, Any], torch.Tensor]
 ) -> bool:
-    """Return whether some parameter may get no gradient in some step, as far as can be told.
+    """Return whether a parameter may lack a gradient in some step, as far as is known.
 
     Args:
         build: makes the model of a size value on torch's current default device.

@@ -35,7 +35,7 @@ _ASK_SECONDS = 2.0
 
 
 class Interrupted(Exception):  # noqa: N818  # It is a way to end, not an error.
-    """The trial was asked to stop; a checkpoint holds all that is needed to go on."""
+    """The trial was asked to stop; its checkpoint lets it continue."""
 
 
 def train(

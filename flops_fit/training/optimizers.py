@@ -124,7 +124,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def _is_no_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is a bare one, and a table or a vector whatever its dimensions."""
+    """Return whether a parameter counts as a table or a vector, whatever its dimensions."""
     if name.startswith("weight"):
         return False
     return bool(_TABLE.search(name)) or sum(length > 1 for length in parameter.shape) < 2

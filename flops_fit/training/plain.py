@@ -80,7 +80,7 @@ def _refused(owner: str, found: str) -> PluginError:
 
 
 def to_plain(value: Any) -> Any:
-    """Return the value with numpy's numbers and arrays as tensors; itself where it holds none."""
+    """Return the value with numpy's numbers and arrays as tensors."""
     if isinstance(value, np.generic) or type(value) in (np.ndarray, np.memmap):
         if value.dtype.hasobject:
             return value
@@ -102,7 +102,7 @@ def from_plain(value: Any) -> Any:
 
 
 def _rebuilt(value: Any, function: Callable[[Any], Any]) -> Any:
-    """A dict, list or tuple with `function` of each entry, or itself where that changes none.
+    """Apply `function` to each entry of a dict, list or tuple; return itself if none changes.
 
     A key that is a number of numpy becomes Python's, which is the same key.
     """

@@ -1,4 +1,4 @@
-"""A trial that diverged, trained again with another seed where the recipe says so.
+"""Trains a diverged trial again with another seed, if the recipe asks for it.
 
 What was discarded stays on record: `discarded.json` beside the trial, which the outcome repeats,
 and its curves as `curve-discarded-<attempt>.jsonl` and `training-discarded-<attempt>.jsonl`.

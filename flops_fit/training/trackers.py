@@ -83,7 +83,7 @@ class Trackers:
     _told: int = 0
 
     def start(self, run: Run, place: Mapping[str, Any]) -> None:
-        """Open a run in each tracker, or go on with the one of that id.
+        """Open a run in each tracker, or continue the one with this id.
 
         Further attempts at a trial go on in its run.
 
@@ -103,7 +103,7 @@ class Trackers:
             self._guarded(name, "note the run", partial(tracker.store_init_configuration, whole))
 
     def log(self, values: Mapping[str, float | None], *, step: int) -> None:
-        """Log numbers at a step; those that are not known are left out, and those told before."""
+        """Log known numbers at a step, unless they were logged before."""
         at = step if self._run is None else self._run.discarded_steps + step
         if at < self._told:
             return  # An attempt that ran out of memory came as far.
@@ -140,7 +140,7 @@ class Trackers:
         self._open[name] = tracker
 
     def _guarded(self, name: str, what: str, call: Callable[[], None]) -> None:
-        """Call a tracker; what it raises ends the tracking, never the trial."""
+        """Call a tracker; an error ends the tracking, never the trial."""
         try:
             with _undisturbed():
                 call()
@@ -153,7 +153,7 @@ class Trackers:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Whatever draws goes on afterwards as if nothing had been drawn in between."""
+    """Restore all random generators after the block."""
     state = random_state()
     try:
         yield

@@ -111,7 +111,7 @@ def part_weights(
 
 
 def weighed(value: torch.Tensor, weight: Weight) -> torch.Tensor:
-    """The part's loss times its weight; zero for a part without units, whose mean is not finite."""
+    """Return the part's loss times its weight; zero for a part without units."""
     if isinstance(weight, float):
         return value if weight == 1.0 else value * weight
     weight = weight.to(value)
@@ -149,7 +149,7 @@ def compare_parts(model: nn.Module, loss: Any, batch: Batch) -> tuple[float, flo
 
 
 def mean_of(losses: Sequence[float], weights: Sequence[float]) -> float:
-    """The mean of losses by their weights; what has none counts for nothing, whatever its loss."""
+    """Return the weighted mean of losses; a loss without weight is ignored, even if not finite."""
     pairs = [(loss, weight) for loss, weight in zip(losses, weights, strict=True) if weight]
     whole = sum(weight for _, weight in pairs)
     return sum(loss * weight for loss, weight in pairs) / whole if whole else math.nan

@@ -83,7 +83,7 @@ class Images(Dataset[dict[str, torch.Tensor]]):
 
 @dataclass(frozen=True)
 class Cifar10:
-    """A training and a held-out set, and what is to be known of them."""
+    """A training and a held-out set, with their facts."""
 
     train: Images
     heldout: Images
@@ -159,7 +159,7 @@ def _from_hub(split: str, path: str | None) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _find_batches(path: Path) -> Path | None:
-    """The folder of the original batches: `path` or the usual one in it; None if neither is."""
+    """Return the folder of the original batches: `path` or the usual one in it, or None."""
     for folder in (path, path / "cifar-10-batches-py"):
         if (folder / "test_batch").is_file():
             return folder

@@ -130,7 +130,7 @@ class Glyphs(Dataset[dict[str, torch.Tensor]]):
 
 @dataclass(frozen=True)
 class GlyphData:
-    """An endless training set and a fixed held-out one, and what is to be known of them."""
+    """An endless training set and a fixed held-out one, with their facts."""
 
     train: Glyphs
     heldout: torch.utils.data.TensorDataset
@@ -186,7 +186,7 @@ def glyphs(
 
 
 def draw_glyphs(characters: str) -> torch.Tensor:
-    """Each character in each font, centred: float32, shape (characters, fonts, 32, 32), 0 to 1."""
+    """Return each character in each font, centred: float32, (characters, fonts, 32, 32), 0 to 1."""
     import matplotlib as mpl
     from PIL import Image, ImageDraw, ImageFont
 

@@ -57,7 +57,7 @@ cross_entropy.count = count_targets  # type: ignore[attr-defined]
 
 
 class ModelLoss:
-    """The loss that the model computes itself, as `transformers` models do where they get `labels`.
+    """The loss that the model computes itself, as `transformers` models do if they get `labels`.
 
     The model is called with the whole batch, and the loss is read from what it returns: `loss` of
     an object or a mapping, the scalar of a tuple (`logits, loss`), or the scalar itself.
@@ -97,7 +97,7 @@ class ModelLoss:
         )
 
     def count(self, targets: Any) -> Any:
-        """Return how many labels the loss is the mean of; examples where there are no labels."""
+        """Return the number of labels that the loss is a mean over; examples if there are none."""
         if isinstance(targets, Mapping):
             first = next(each for each in targets.values() if isinstance(each, torch.Tensor))
             return len(first)

@@ -27,7 +27,7 @@ _HELDOUT_OF = 10
 
 @dataclass(frozen=True)
 class StdlibText:
-    """A training and a held-out set, and what is to be known of them."""
+    """A training and a held-out set, with their facts."""
 
     train: Windows
     heldout: Windows
@@ -112,5 +112,5 @@ def _names(root: Path) -> list[str]:
 
 
 def _as_tensor(text: bytes) -> torch.Tensor:
-    """Return the bytes as a tensor of its own: uint8, shape (len(text),)."""
+    """Return the bytes as a new tensor: uint8, shape (len(text),)."""
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)

@@ -31,7 +31,7 @@ _ENDS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]")
 
 @dataclass(frozen=True)
 class Stories:
-    """A training and a held-out set, and what is to be known of them."""
+    """A training and a held-out set, with their facts."""
 
     train: Windows
     heldout: Windows

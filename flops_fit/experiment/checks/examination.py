@@ -145,7 +145,7 @@ class _Subject:
         return check_growth(self.counts)
 
     def count_params(self) -> str:
-        """Hold the model's count against what it trains."""
+        """Compare the model's own count with the parameters that it trains."""
         from flops_fit.experiment.checks.model import check_count
 
         return check_count(self.build, self.smallest)

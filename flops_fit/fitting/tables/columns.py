@@ -272,7 +272,7 @@ def _choose_loss(
 
 
 def _first_of(names: Sequence[str]) -> str | None:
-    """The plainest of several held-out losses: validation before test; None if none is plain."""
+    """Return the main one of several held-out losses: validation before test; else None."""
     by_name = {normalise(name): name for name in reversed(names)}
     for name in ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss"):
         if name in by_name:
@@ -281,7 +281,7 @@ def _first_of(names: Sequence[str]) -> str | None:
 
 
 def heldout_losses(headers: Sequence[str]) -> list[str]:
-    """The columns that hold held-out losses, by their names: `val_loss`, `val/c4`, `eval_bpb`."""
+    """Return the columns of held-out losses, by their names: `val_loss`, `val/c4`, `eval_bpb`."""
     plain = [name for name in headers if _HELDOUT.fullmatch(normalise(name))]
     if plain:
         return plain

@@ -32,7 +32,7 @@ _NAMES = (
 
 
 def unit_in_name(name: str) -> str | None:
-    """The unit that a loss column's name states: `val_bpb` -> bits; None where it states none."""
+    """Return the unit in a loss column's name: `val_bpb` -> bits; None if it has none."""
     return next((unit for unit, pattern in _NAMES if pattern.search(name)), None)
 
 

@@ -136,7 +136,7 @@ def parse_cell(cell: Any, *, has_decimal_commas: bool = False) -> tuple[float | 
 
 
 def _factor(words: str) -> float | None:
-    """The factor of a unit, with the noun that may follow it: `B tokens`, `million params`."""
+    """Return the factor of a unit, with or without a noun: `B tokens`, `million params`."""
     parts = words.split()
     if len(parts) == 2 and unit_factor(parts[1]) == 1.0:
         return unit_factor(parts[0])

@@ -292,7 +292,7 @@ def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> 
 
 
 def fill_budgets(budgets: Array, flops: Array) -> Array:
-    """The budgets, and for rows without one a budget of other rows within 10 % of their FLOPs."""
+    """Return the budgets; a row without one gets a budget within 10 % of its FLOPs."""
     known = np.unique(budgets[np.isfinite(budgets)])
     blank = np.flatnonzero(~np.isfinite(budgets) & np.isfinite(flops))
     filled = budgets.copy()

@@ -95,7 +95,7 @@ class Belief:
         return slope
 
     def error(self, flops: float) -> float:
-        """Standard error of ln N_opt at a budget; as far as it was looked for if there is none."""
+        """Return the standard error of ln N_opt at a budget; the searched range if it has none."""
         if abs(self.log_params(flops) - _guess(flops)) > _EDGE:
             return _REACH
         slope = self.slope(flops)

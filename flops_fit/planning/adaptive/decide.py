@@ -145,7 +145,7 @@ def _after_pilot(terms: Terms, history: History) -> Decision:
 
 
 def _percent(half_width: float) -> str:
-    """Return a half-width in ln N as `+-14 %`, or as a factor where it is large."""
+    """Return a half-width in ln N as `+-14 %`, or as a factor if it is large."""
     if half_width > 0.5:
         return f"a factor of {math.exp(min(half_width, 50.0)):.3g}"
     return f"+-{math.expm1(half_width):.1%}".replace("%", " %")

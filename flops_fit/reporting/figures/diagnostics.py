@@ -46,7 +46,7 @@ def surface_figure(
     targets: Sequence[float] = (),
     columns: Columns = None,
 ) -> Figure:
-    """Return the fitted loss over N and D as contours, the frontier across them, the trials on it.
+    """Draw the fitted loss over N and D as contours, with the frontier and the trials.
 
     Args:
         fit: of the surface; its parameters are E, A, B, alpha, beta.
@@ -89,7 +89,7 @@ def surface_figure(
 
 
 def _deviation(fit: Fit, percent: np.typing.NDArray[np.float64]) -> float:
-    """The median deviation of log loss that the verdict names, in percent; 0 without a run."""
+    """Return the verdict's median deviation of log loss, in percent; 0 without a run."""
     if fit.residual_mad is not None:
         return 100 * fit.residual_mad
     return 100 * mad(np.log1p(percent / 100)) if len(percent) else 0.0
@@ -248,7 +248,7 @@ def _believed(row: Mapping[str, Any], key: str) -> tuple[float, float]:
 
 
 def _draw_ground(axes: Axes, law: Surface, n: Any, d: Any) -> ContourSet:
-    """The law as a pale ground with contours; n, d: float64, shapes (params,) and (tokens,)."""
+    """Draw the law in pale colours with contours; n: shape (params,), d: shape (tokens,)."""
     # float64, shape (tokens, params)
     losses = law.E + law.A * n[None, :] ** -law.alpha + law.B * d[:, None] ** -law.beta
     # The excess over E falls by powers of N and D, so even colours are even in its logarithm.
@@ -306,7 +306,7 @@ def _round_levels(losses: Any) -> list[float]:
 
 
 def _pale() -> ListedColormap:
-    """Viridis mixed with white, dark where the loss is high, for grounds that carry lines."""
+    """Return viridis mixed with white, dark for high losses, as a background of lines."""
     colours = np.array(colormaps["viridis_r"](np.linspace(0, 1, 256)))
     return ListedColormap(0.45 * colours + 0.55)
 

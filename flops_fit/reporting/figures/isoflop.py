@@ -95,7 +95,7 @@ def isoflop_figure(
 
 
 def minima_of(fits: Mapping[str, Fit]) -> tuple[Minimum, ...]:
-    """Return the minima of the isoflop fit; empty where there is none."""
+    """Return the minima of the isoflop fit; empty if there is no fit."""
     return fits["isoflop"].minima if "isoflop" in fits else ()
 
 
@@ -113,7 +113,7 @@ def _curves(
 
 
 def _near_best(curve: Sequence[Observation], window: float | None) -> Sequence[Observation]:
-    """The sizes that the parabola was fitted to: within `window` times the best, where 5 are."""
+    """Return the sizes that the parabola was fitted to: within `window` times the best."""
     if window is None or not curve:
         return curve
     best = min(curve, key=lambda o: o.loss).params

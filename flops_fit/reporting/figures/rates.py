@@ -191,7 +191,7 @@ def _say_what_is_missing(axes: Axes, transfer: Transfer, size_param: str) -> Non
 
 
 def _rates(axes: Axes, which: str, name: str) -> None:
-    """A logarithmic axis of learning rates: round ones, fewer of a decade where it is wide."""
+    """Set a logarithmic axis of learning rates, with round ticks."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()

@@ -77,7 +77,7 @@ _STYLE: dict[str, Any] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw with the fonts and lines of this report, whatever the user's matplotlibrc says."""
+    """Draw with this report's fonts and lines instead of the user's matplotlibrc."""
     with mpl.rc_context():
         mpl.rcdefaults()
         for name, value in _STYLE.items():
@@ -120,19 +120,19 @@ def flops_label(value: float) -> str:
 
 
 def log_counts(axes: Axes, which: str, name: str) -> None:
-    """A logarithmic axis of counts (`20k`, `1.5M`), four to nine labelled ticks."""
+    """Set a logarithmic axis of counts (`20k`, `1.5M`), with four to nine labelled ticks."""
     _logarithmic(axes, which, lambda value: format_count(value, 2))
     _label(axes, which, name)
 
 
 def log_flops(axes: Axes, which: str, name: str) -> None:
-    """A logarithmic axis of FLOPs; whole powers of ten where two fit, since others are wide."""
+    """Set a logarithmic axis of FLOPs, with whole powers of ten if two of them fit."""
     _logarithmic(axes, which, flops_label, wanted=2)
     _label(axes, which, name)
 
 
 def log_loss(axes: Axes, which: str, name: str) -> None:
-    """A logarithmic axis of losses: plain round ticks where they span little."""
+    """Set a logarithmic axis of losses, with plain round ticks if the range is small."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
@@ -147,7 +147,7 @@ def log_loss(axes: Axes, which: str, name: str) -> None:
 
 
 def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write the figure as `<stem>.<format>`; the same figure gives the same bytes.
+    """Write the figure as `<stem>.<format>`; equal figures give equal bytes.
 
     Its layout is solved once and then stays as it is.
     """
@@ -160,7 +160,7 @@ def save_figure(figure: Figure, stem: Path, formats: Sequence[str] = ("png", "sv
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:
-    """Return the figure as a file of one format; no date stands in it."""
+    """Return the figure as a file of one format, without a date."""
     buffer = io.BytesIO()
     with paper_style():
         figure.savefig(buffer, format=kind, dpi=200, metadata=_NO_DATE.get(kind))
@@ -174,7 +174,7 @@ def _label(axes: Axes, which: str, name: str) -> None:
 
 
 def _logarithmic(axes: Axes, which: str, text: Callable[[float], str], wanted: int = 4) -> None:
-    """Log scale with ticks chosen from the limits that stand now; call it when all is drawn."""
+    """Set a log scale with ticks for the present limits; call it after drawing."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
@@ -201,7 +201,7 @@ class ApartLocator(FixedLocator):
         self._size = float(mpl.rcParams["xtick.labelsize"])  # in points
 
     def __call__(self) -> list[float]:
-        """Return the most values of a regular choice whose labels stand apart."""
+        """Return the most regular values whose labels do not touch."""
         for stride in range(1, len(self._values)):
             for first in range(stride):
                 chosen = self._values[first::stride]

@@ -1,4 +1,4 @@
-"""Tables of what a sweep costs, what it buys, and what its answer costs to act on."""
+"""Tables of a sweep's cost, its gain, and the cost of building near the optimum."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def latex_number(text: str) -> str:
 
 
 def _head(column: Column) -> str:
-    """Return a header; its unit, or its last words, on a line of their own where it is long."""
+    """Return a header; of a long one, the unit or the last words are on a second line."""
     text = column.header
     first, bracket, unit = text.partition(" (")
     if bracket:
@@ -149,7 +149,7 @@ def _aligned(columns: Sequence[Column], widths: Mapping[str, float]) -> str:
 
 
 def _lines(row: Mapping[str, Any], columns: Sequence[Column]) -> list[str]:
-    """Return a row; its intervals, where there are any, on a line below."""
+    """Return a row, with its intervals on a line below."""
     below = [_interval(row, column) for column in columns]
     first = _joined([_value(row, column) for column in columns])
     if not any(below):

@@ -35,7 +35,7 @@ class PictureCurve:
 def isoflop_picture(
     curves: Sequence[PictureCurve], *, width: int, height: int, is_unicode: bool = True
 ) -> list[str]:
-    """The lines of the picture, `height` of them and at most `width` wide; none without room."""
+    """Return the `height` lines of the picture, at most `width` wide; empty without room."""
     columns, rows = width - _MARGIN - _LABEL - 2, height - 1
     points = [point for curve in curves for point in curve.points]
     if not points or columns < 20 or rows < 4:

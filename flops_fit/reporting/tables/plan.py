@@ -1,4 +1,4 @@
-"""Tables of what a plan buys, of what is weak in a sweep, and of its next runs."""
+"""Tables of a plan's expected precision, of a sweep's weaknesses, and of its next runs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _MEDIANS = (
 
 
 def speed_rows(record: Record) -> list[dict[str, Any]]:
-    """Return a row a size and kind of device, by rising params; none of a rehearsal.
+    """Return a row for each size and kind of device, by params; empty for a rehearsal.
 
     Rates and shares are medians over the finished trials, memory is the largest; what no trial of
     the size measured is None.
@@ -78,6 +78,6 @@ def speeds_table(rows: Sequence[Mapping[str, Any]], unit: str = "token") -> Tabl
 
 
 def _known(ended: Sequence[TrialFinished], key: str, of: Any) -> float | None:
-    """Return the median or the largest of what was measured; None where nothing was."""
+    """Return the median or the largest of the measured values; None if there are none."""
     values = [value for each in ended if (value := getattr(each, key)) is not None]
     return None if not values else of(values)

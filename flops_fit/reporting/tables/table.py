@@ -107,7 +107,7 @@ COST = Column("cost_flops", "to train (FLOPs)", "flops", is_optional=True)
 
 
 def with_costs(trials: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Trials as plain data, with `cost_flops` if any of them goes on from a trunk."""
+    """Return trials as plain data, with `cost_flops` if any of them continues a trunk."""
     shared = [(trial.get("trunk") or {}).get("shared_tokens", 0) for trial in trials]
     if not any(shared):
         return tuple(map(dict, trials))
@@ -220,7 +220,7 @@ def laws_table(fits: Mapping[str, Fit]) -> Table:
 
 
 def _telling_error(fit: Fit, name: str) -> float | None:
-    """The standard error of a parameter, where it is no larger than the width of the interval."""
+    """Return a parameter's standard error, if it is not larger than the interval's width."""
     error, interval = fit.standard_errors.get(name), fit.intervals.get(name)
     is_wild = error is not None and interval is not None and error > interval[1] - interval[0]
     return None if is_wild else error
@@ -315,7 +315,7 @@ def _parameters(fit: Fit) -> dict[str, float]:
 
 
 def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sums over trials; the largest memory; None where a trial's figure is not known."""
+    """Return sums over trials and the largest memory; None if a trial's figure is not known."""
     totals: dict[str, Any] = {}
     for key in ("flops", "wall_seconds", "memory_bytes", "cost"):
         values = [row.get(key) for row in rows]

@@ -107,12 +107,12 @@ class _Needs:
 
 @dataclass(frozen=True)
 class _Room:
-    """Columns laid out in the width of a terminal."""
+    """Columns arranged in the width of a terminal."""
 
     needs: Sequence[_Needs]
 
     def parts(self, width: int, *, keys: Sequence[int]) -> list[list[int]]:
-        """The columns side by side if they all fit; else in parts, each of which has the keys."""
+        """Return the columns in one part if they fit; else in several parts with the key columns."""
         every = list(range(len(self.needs)))
         if self._least(every) <= width:
             return [every]
@@ -126,7 +126,7 @@ class _Room:
         return [sorted([*keys, *part]) for part in parts] or [every]
 
     def widths(self, places: Sequence[int], width: int) -> list[int | None]:
-        """The width of each of these columns of numbers, with neat headers where they fit."""
+        """Return the width of each of these columns of numbers, with whole headers if they fit."""
         needs = [self.needs[place] for place in places]
         is_neat = sum(each.neat + _GAP for each in needs) <= width
         return [

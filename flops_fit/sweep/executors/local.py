@@ -148,7 +148,7 @@ class _Slot:
         self.child: subprocess.Popen[str] | None = None
 
     def ask_to_stop(self) -> None:
-        """Ask the worker to end: it keeps a checkpoint of what it was at."""
+        """Ask the worker to save a checkpoint and end."""
         if self.child is not None and self.child.poll() is None:
             self.child.terminate()
 
@@ -163,13 +163,13 @@ class _Slot:
         return True
 
     def end(self) -> None:
-        """Wait for a worker that ends by itself, and end what is left of it."""
+        """Wait for a worker to end, and end its remaining processes."""
         self.is_gone(time.monotonic() + _DEATH_SECONDS)
         self.kill()
         self.child = None
 
     def kill(self) -> None:
-        """End the worker, and the processes that load its data: it leads a group of its own."""
+        """End the worker and the processes that load its data, as one process group."""
         if self.child is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child.pid, signal.SIGKILL)

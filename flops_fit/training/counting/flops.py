@@ -1,4 +1,4 @@
-"""FLOPs of a size, counted without training it and, where it can be, without weights.
+"""Counts the FLOPs of a size without training it and, if possible, without weights.
 
 FLOPs are those of matrix products, convolutions, attention and Fourier transforms, op by op. Only
 the forward pass is counted, since a backward pass is counted differently by different kernels

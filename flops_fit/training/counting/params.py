@@ -34,7 +34,7 @@ class Params:
 def counted(
     build: Callable[..., Any], *, active: Callable[[Any], int] | None = None
 ) -> Callable[..., Any]:
-    """The same factory, whose models have `num_params()`: what they train, shared weights once.
+    """Return the factory with `num_params()` added to its models; shared weights count once.
 
     Args:
         build: a class or a function that returns a `torch.nn.Module`.
@@ -157,7 +157,7 @@ def _embedded(model: Any) -> int:
 
 
 def _counter(model: Any, active: Callable[[Any], int] | None) -> Callable[..., int]:
-    """Return the method that `counted` adds; it takes `active` only where that can be told."""
+    """Return the method that `counted` adds; it takes `active` only if that is known."""
     if active is None:
         share = _routed_share(model)
         if share is None:

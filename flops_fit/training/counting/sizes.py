@@ -41,7 +41,7 @@ def describe_sizes(
     count: Count,
     loss: Loss | None = None,
 ) -> tuple[list[Size], list[Note]]:
-    """Return every size with its params and FLOPs; no weights are allocated where that can be.
+    """Return every size with its params and FLOPs; if possible, without allocating weights.
 
     Args:
         build: makes the model of a size value on torch's current default device.

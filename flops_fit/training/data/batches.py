@@ -42,7 +42,7 @@ _ITERABLE_HELDOUT_EXAMPLES = 4096
 
 @dataclass(frozen=True)
 class LoadedData:
-    """A training and a held-out set, what is known of them, and what a reader must know.
+    """A training and a held-out set, their facts, and warnings.
 
     Attributes:
         train, heldout: a Dataset, an IterableDataset or a DataLoader each.
@@ -85,7 +85,7 @@ def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = 
 
 
 def _find_pair(made: object) -> tuple[Any, Any]:
-    """(train, held-out or None) of whatever was returned.
+    """Return (train, held-out or None) from a plugin's result.
 
     Raises:
         PluginError: it is neither a set, nor a pair of sets, nor a container that has `train`.
@@ -154,7 +154,7 @@ def _checked(name: str, made: object) -> Any:
 
 
 def _collated_by(made: object, train: Any, heldout: Any) -> tuple[Any, Any]:
-    """Return the sets, joined to batches by the container's own collator where it has one."""
+    """Return the sets, collated by the container's own collator if it has one."""
     collate = None
     for name in ("collate_fn", "data_collator"):
         own = made.get(name) if isinstance(made, Mapping) else getattr(made, name, None)
@@ -177,7 +177,7 @@ def _kind_of(made: object) -> str:
 
 
 def _hint_for(made: Sequence[Any]) -> str:
-    """Return what was probably meant."""
+    """Return a hint on what was probably meant."""
     if any(isinstance(each, torch.Tensor) for each in made):
         return "wrap tensors in a set: `TensorDataset(inputs, targets)`, one set for each part"
     if len(made) == 3 and all(_is_source(each) for each in made):
@@ -318,14 +318,14 @@ def heldout_batches(heldout: Any, *, batch: int, examples: int | None) -> list[B
 
 
 def _read(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
-    """Batches of so many examples, the same ones whatever the set draws to choose or make them."""
+    """Yield batches of this many examples; random sets always yield the same ones."""
     with Draws().apart():
         seed_draws(0)
         return _read_chosen(source, batch=batch, examples=examples, is_spread=is_spread)
 
 
 def _read_chosen(source: Any, *, batch: int, examples: int | None, is_spread: bool) -> list[Batch]:
-    """Batches of so many examples, the first ones or, of a map-style set, evenly spaced ones."""
+    """Yield batches of this many examples: the first or, of a map-style set, evenly spaced ones."""
     collate: Any = collate_rows
     if isinstance(source, DataLoader):
         if not is_plain_loader(source):

@@ -33,7 +33,7 @@ class Draws:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Let the generators go on where the data set left them, and then where the model did."""
+        """Run a block with the data set's generators, then restore the model's."""
         models = torch.get_rng_state(), random.getrandbits(64), _NUMPY.get_bit_generator()
         if self._torch is not None:
             torch.set_rng_state(self._torch)
@@ -65,7 +65,7 @@ def seed_draws(seed: int) -> None:
 
 
 def restore_draws(state: dict[str, Any]) -> None:
-    """Let the generators go on from what `Draws.state` gave."""
+    """Restore the generators from the result of `Draws.state`."""
     torch.set_rng_state(state["torch"])
     random.seed(state["python"])
     np.random.set_state(("MT19937", *state["numpy"]))

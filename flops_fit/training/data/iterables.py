@@ -44,7 +44,7 @@ class IterableStream:
         self._resumed: Mapping[str, Any] | None = None
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
-        """The next `count` examples as a batch, or only the `part` of them that is asked for."""
+        """Return the next `count` examples as a batch, or only the requested `part` of them."""
         held = sum(count_examples(batch) for batch in self._held)
         if held < count:
             with self._draws.apart():
@@ -76,7 +76,7 @@ class IterableStream:
         raise nothing_yielded()
 
     def _open(self) -> Iterator[Batch]:
-        """Open the epoch, which a set that was told its place goes on with."""
+        """Open the epoch; a set that knows its position continues from it."""
         resumed, self._resumed = self._resumed, None
         if not self._is_placed:
             self._set_epoch()

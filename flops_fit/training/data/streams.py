@@ -37,7 +37,7 @@ _RESIDENT_BYTES = 4 * 2**30
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
-    """Return a seed of its own for each purpose, so that no two draws share a stream of numbers."""
+    """Return a separate seed for each purpose, so that no two share a stream of numbers."""
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
@@ -246,7 +246,7 @@ class MapStream:
         return torch.Generator().manual_seed(derive_seed(self.seed, *purpose))
 
     def take(self, count: int, *, part: slice = slice(None)) -> Batch:
-        """The next `count` examples as a batch, or only the `part` of them that is asked for."""
+        """Return the next `count` examples as a batch, or only the requested `part` of them."""
         return self.fetch(self.indices(count)[part])
 
     def state(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class MapStream:
 
 
 def on_device(dataset: Any, device: torch.device) -> Any:
-    """Return the set with its examples on the device, where they lie in memory and are few enough.
+    """Return the set with its examples on the device, if they are in memory and few enough.
 
     A `TensorDataset`, or a set with `batch_of`, `num_bytes` and `to(device)`; any other set is
     returned as it is.

@@ -106,7 +106,7 @@ def _keys(ahead: MapStream, count: int, part: slice) -> Iterator[tuple[int, torc
 
 
 class ReadAhead(IterableStream):
-    """An `IterableStream` whose source is read by one process of its own, to the same examples."""
+    """An `IterableStream` whose source a separate process reads; its examples are the same."""
 
     def _read(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "epoch", self._epoch))
@@ -127,7 +127,7 @@ def _seed_worker(seed: int, worker: int) -> None:
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Start a loader's processes, to which the set is sent where they are not forked.
+    """Start a loader's processes; if they are not forked, the set is pickled.
 
     Raises:
         PluginError: the set cannot be sent.
@@ -145,7 +145,7 @@ def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 
 def open_stream(train: Any, *, seed: int) -> Stream:
-    """Return the endless stream of a training set, whatever kind it is.
+    """Return the endless stream of a training set of any kind.
 
     A DataLoader that only batches and shuffles a map-style set is unwrapped: the trial sets the
     batch, and the seed sets the order. One with a sampler or batches of its own is taken as it is.
@@ -160,7 +160,7 @@ def open_stream(train: Any, *, seed: int) -> Stream:
 
 
 def open_with_workers(train: Any, *, seed: int, workers: int, device: torch.device) -> Stream:
-    """Return the stream of a training set, fetched by `workers` processes where that helps.
+    """Return the stream of a training set, fetched by `workers` processes if that helps.
 
     A set that lies in memory, a DataLoader of the user's own and a set that keeps its own state
     are read in this process, as without workers.

@@ -1,4 +1,4 @@
-"""The energy that a trial takes, where its device keeps count of it.
+"""Measures the energy of a trial, if its device counts it.
 
     NVIDIA GPUs (Volta and later)   NVML's count of the whole board; needs `nvidia-ml-py`
     CPUs under Linux                RAPL's counts of the packages, memory left out; the files
@@ -46,7 +46,7 @@ class Counter(Protocol):
 
 
 class EnergyMeter:
-    """Adds up what a trial takes; None where nothing counts, or it stopped on the way."""
+    """Sums the energy of a trial; None if no counter exists, or it stopped."""
 
     def __init__(self, counter: Counter | None) -> None:
         """Count from now on."""
@@ -60,7 +60,7 @@ class EnergyMeter:
         return None if self._counter is None else self._counter.source
 
     def poll(self) -> None:
-        """Read once in a while, since counts start anew at their end; costs next to nothing."""
+        """Read the counter from time to time, since it wraps around."""
         if self._counter is not None and time.monotonic() - self._read_at >= _READ_SECONDS:
             self._read()
 
@@ -101,7 +101,7 @@ class BoardCounter:
     _last: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the count as it stands."""
+        """Read the count."""
         self._last = self._count()
 
     @classmethod
@@ -159,7 +159,7 @@ class PackageCounter:
     _own: float = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take the counts as they stand."""
+        """Read the counts."""
         self._last = [_number(zone / "energy_uj") for zone in self.zones]
         self._busy, self._own = _busy_seconds(self.stat), self.own_seconds()
 

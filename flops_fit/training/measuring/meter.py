@@ -42,7 +42,7 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(session.device)
 
     def start(self, *, tokens: int) -> None:
-        """Training begins (or goes on, with `tokens` seen before)."""
+        """Training begins, or continues after `tokens`."""
         self._synchronize()
         self._before = self._evaluating  # of the untrained model: no part of training's time
         self._tokens = tokens
@@ -98,7 +98,7 @@ class Meter:
         }
 
     def restore(self, state: dict[str, float | None]) -> None:
-        """Count on from a checkpoint's times; where it knew no energy, none is known."""
+        """Continue from a checkpoint's times; energy is unknown if the checkpoint has none."""
         self._earlier_joules = state.get("joules")
         self._earlier = {name: state[name] or 0.0 for name in self._earlier}
         self.untimed_tokens = int(state["untimed_tokens"] or 0)
@@ -174,7 +174,7 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 
 
 def matmul_peak(device: torch.device, precision: str, threads: int) -> float | None:
-    """The FLOP/s that a large square matrix product reaches here: what utilisation is a share of.
+    """Return the FLOP/s of a large square matrix product here, the reference of utilisation.
 
     Measured once a process, in well under a second: a stated peak would be of another clock, and
     of no processor that nobody has listed. None where it cannot be measured, as where a trial
@@ -230,7 +230,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Memory of the device, or of the machine on a CPU, in bytes; None where it cannot be told."""
+    """Return the memory of the device, or of the machine on a CPU, in bytes; None if not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     try:

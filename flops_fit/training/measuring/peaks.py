@@ -59,7 +59,7 @@ _SAYS_NOTHING = re.compile(r"nvidia|amd|instinct|geforce|\d+gb?|hbm3e?|sxm\d?|oa
 
 
 def nominal_peak(device_name: str, precision: str) -> float | None:
-    """Return the published peak of a device in FLOP/s; None where the table has none.
+    """Return the published peak of a device in FLOP/s; None if the table has none.
 
     Whatever a name holds beyond the table's own words (`Laptop`, `Ti`, `MIG 1g.10gb`) makes it
     another device.
