@@ -112,7 +112,7 @@ class _Room:
     needs: Sequence[_Needs]
 
     def parts(self, width: int, *, keys: Sequence[int]) -> list[list[int]]:
-        """Return the columns in one part if they fit; else in several parts with the key columns."""
+        """Return the columns in one part if they fit; else in parts with the key columns."""
         every = list(range(len(self.needs)))
         if self._least(every) <= width:
             return [every]
