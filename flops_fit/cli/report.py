@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,9 @@ def report(
     groups = groups_of(sources, tables[0], loss_column, read)
     if groups is not None:
         print_groups(groups, layout, as_json=as_json)
+        _write_groups(groups, output if figures else None, drawing)
+        if all(result.verdict == "refuse" for result in groups.values()):
+            refuse_without_law(next(iter(groups.values())))
         return
     results = [read(source, table=table) for source, table in zip(sources, tables, strict=True)]
     if len(results) > 1:
@@ -308,6 +312,21 @@ def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:
     written = write_report(result, folder, formats=drawing.formats, columns=drawing.columns)
     said = [path for path in written if path.suffix in (".html", f".{drawing.formats[0]}")]
     say(f"written: {', '.join(str(path) for path in said)}")
+
+
+def _write_groups(groups: Mapping[str, Result], folder: Path | None, drawing: Drawing) -> None:
+    """Write the report of each group into a folder of its name below `folder`."""
+    if folder is None:
+        return
+    used: set[str] = set()
+    for label, result in groups.items():
+        name = stem = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._-")[:80] or "group"
+        number = 1
+        while name.lower() in used:
+            number += 1
+            name = f"{stem}-{number}"
+        used.add(name.lower())
+        write(result, folder / name, drawing)
 
 
 def refuse_without_law(result: Result) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from flops_fit.fitting.points import Observation
 
 SAME = 1e-6  # relative difference up to which two budgets are one
+_MEANT = 0.01  # relative difference up to which the largest compute goes by a budget's name
 _ROUND_DIGITS = 3  # of the numbers that people state; one lies this near by chance once in 1,000
 
 
@@ -38,6 +39,19 @@ def own_budgets(observations: Sequence[Observation]) -> list[float]:
         high = math.floor(math.log10(max(spent)) + SAME)
         own = {10.0**power for power in range(low, high + 1)} or {max(spent)}
     return distinct_budgets(own)
+
+
+def default_targets(observations: Sequence[Observation]) -> tuple[float, float]:
+    """Return the largest compute of the runs and ten times as much, in FLOPs.
+
+    Sizes and tokens are often stated in a few digits, so their 6 N D misses the budget that was
+    meant: a budget of the runs or a number of one digit within 1 % stands for the largest compute.
+    """
+    largest = max(seen.flops for seen in observations)
+    named = [*own_budgets(observations), float(f"{largest:.0e}")]
+    near = min(named, key=lambda budget: abs(math.log(budget / largest)))
+    meant = near if math.isclose(near, largest, rel_tol=_MEANT) else largest
+    return meant, 10 * meant
 
 
 def asked_budgets(

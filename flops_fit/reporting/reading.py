@@ -15,7 +15,7 @@ from flops_fit.fitting.tables.table import TableOptions, read_table
 from flops_fit.fitting.tables.trackers import is_project
 from flops_fit.manifest.files import read_json, write_atomic
 from flops_fit.planning.plan import Plan
-from flops_fit.reporting.budgets import distinct_budgets, own_budgets
+from flops_fit.reporting.budgets import default_targets, distinct_budgets, own_budgets
 from flops_fit.reporting.result import Result
 from flops_fit.sweep.ledger import LedgerState, observations_of, read_ledger, replay
 from flops_fit.sweep.provenance import require_trials, resume
@@ -214,8 +214,7 @@ def read_table_of_runs(
     from flops_fit.fitting.solver.search import LARGE
 
     read = read_table(source, table)
-    largest = max(seen.flops for seen in read.observations)
-    targets = tuple(distinct_budgets(budgets or (largest, 10 * largest)))
+    targets = tuple(distinct_budgets(budgets or default_targets(read.observations)))
     rows = distinct_budgets([*own_budgets(read.observations), *targets])
     _refuse_floor(read.observations, options.irreducible_loss)
     is_large = len(read.observations) > LARGE
