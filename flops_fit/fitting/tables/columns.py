@@ -58,6 +58,7 @@ _GUESSES: Mapping[str, tuple[str, ...]] = {
     "name": ("trial_id", "id"),
     "state": ("status", "run_state"),
 }  # fmt: skip
+_PREFIX = re.compile(r"^(config|summary|summary_metrics|params|metrics|hparams|args)[./]")
 _PLAIN_LOSSES = ("loss", "final_loss", "cross_entropy", "ce_loss", "nll", "nll_loss")
 _BIT_LOSSES = ("bpb", "bits_per_byte", "bits_per_token", "bits_per_character", "bpc")
 _HELDOUT = re.compile(
@@ -89,8 +90,11 @@ class Choice:
 
 
 def normalise(name: str) -> str:
-    """Return a column's name in lower case, with one underscore for other characters."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    """Return a column's name in lower case, with one underscore for other characters.
+
+    A tracker's prefix, as in `config.n_params` (W&B) or `metrics.val_loss` (MLflow), is left out.
+    """
+    return re.sub(r"[^a-z0-9]+", "_", _PREFIX.sub("", name.lower())).strip("_")
 
 
 def choose_columns(

@@ -29,6 +29,7 @@ _SPACES = dict.fromkeys(map(ord, "\u00a0\u2009\u202f '\u2019_"), None)
 _PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _POWER = re.compile(rf"({_PLAIN})?\s*[x*\u00d7\u00b7]?\s*10\s*(?:\^|\*\*)\s*([+-]?\d+)")
 _WITH_UNIT = re.compile(rf"[~\u2248]?\s*({_PLAIN})\s*([A-Za-z][A-Za-z/ _-]*)?")
+_PLUS_MINUS = re.compile(r"\s*(?:\u00b1|\+/-|\+-)\s*[\d.,eE+-]+\s*$")
 _COMMA = re.compile(r"\d,\d")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?(?:\s*[A-Za-z].*)?")
 _DOTS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3}){2,}(?:,\d*)?")
@@ -107,6 +108,7 @@ def parse_cell(cell: Any, *, has_decimal_commas: bool = False) -> tuple[float | 
     text = cell.strip()
     if len(text) > _MOST_DIGITS:
         return None, False
+    text = _PLUS_MINUS.sub("", text)
     if has_decimal_commas and "," in text:
         text = text.replace(".", "").replace(",", ".")
     elif _THOUSANDS.fullmatch(text):

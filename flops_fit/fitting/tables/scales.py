@@ -129,6 +129,13 @@ def check_units(
         what = f"the FLOPs of {where} are {_times(factor / SIX)} 6 N D{about}"
         usual = f"C / (N D) is {format_flops(factor)}; {FLOPS_RANGE[0]:g} to {FLOPS_RANGE[1]:g} "
         raise _refusal(f"{what} ({usual}is usual)", middle, factor, names)
+    counted = "flops" if "flops" in names else "flops_per_token"
+    if counted in names and counted not in sure and _is_forward_only(counts.ratio):
+        raise ObservationsError(
+            f"the FLOPs of {where} are 2 N D in every row, which is the forward pass alone; training "
+            "takes about 6 N D",
+            hint=f"--scale {counted}=3; if the numbers are right as they are: --scale {counted}=1",
+        )
     per_param = found["tokens"] / found["params"]
     if not _inside(per_param, TOKENS_RANGE):
         raise _refusal(
@@ -148,6 +155,12 @@ def _median(values: Array) -> float | None:
     """Return the median of the known values; None for fewer than MIN_ROWS rows."""
     known = values[np.isfinite(values) & (values > 0)]
     return float(np.median(known)) if len(known) >= MIN_ROWS else None
+
+
+def _is_forward_only(ratio: Array) -> bool:
+    """Return whether C / (N D) is 2 within 1 % in nine rows of ten."""
+    known = ratio[np.isfinite(ratio)]
+    return known.size > 0 and bool(np.mean(np.abs(known / 2 - 1) < 0.01) >= 0.9)
 
 
 def _inside(value: float, limits: tuple[float, float]) -> bool:

@@ -125,6 +125,9 @@ def test_one_run_with_many_rising_steps_is_a_training_curve_and_can_be_undone(tm
         ({"N": R["N"], "D": R["D"], "C": [c / 1e18 for c in R["C"]]}, "flops=1e18"),
         ({"N": [n / 1e6 for n in R["N"]], "D": [d / 1e9 for d in R["D"]], "C": R["C"]},
          "params=1e6,tokens=1e9"),
+        ({"N": R["N"], "D": R["D"], "C": [c / 3 for c in R["C"]]}, "flops=3"),
+        ({"N": R["N"], "D": R["D"], "flops_per_token": [2 * n for n in R["N"]]},
+         "flops_per_token=3"),
     ],
 )  # fmt: skip
 def test_other_units_are_refused_with_the_scale_that_reads_them(tmp_path, columns, fix):
@@ -152,6 +155,30 @@ def test_a_column_that_states_its_unit_is_read_in_it(tmp_path, columns, factors)
         for (name, factor), key in zip(columns.items(), factors, strict=True)
     }
     assert_planted(read(tmp_path, text_of({**cells, "loss": R["L"]})))
+
+
+def test_forward_flops_that_the_caller_confirms_are_used_as_they_are(tmp_path):
+    text = text_of({"N": R["N"], "D": R["D"], "C": [c / 3 for c in R["C"]], "loss": R["L"]})
+    table = read(tmp_path, text, scale={"flops": 1})
+    assert [seen.flops for seen in table.observations] == [c / 3 for c in R["C"]]
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens", "loss"),
+    [
+        ("config.n_params", "config.tokens", "summary.val_loss"),
+        ("params.n_params", "params.tokens_seen", "metrics.eval_loss"),
+        ("config/num_params", "summary/tokens_seen", "summary/eval/loss"),
+    ],
+)
+def test_prefixes_of_trackers_are_read(tmp_path, params, tokens, loss):
+    assert_planted(read(tmp_path, text_of({params: R["N"], tokens: R["D"], loss: R["L"]})))
+
+
+@pytest.mark.parametrize("sign", ["\u00b1", "+/-", " +- "])
+def test_a_loss_with_its_plus_minus_is_read(tmp_path, sign):
+    losses = [f"{loss:.5f}{sign}0.01" for loss in R["L"]]
+    assert_planted(read(tmp_path, text_of({"N": R["N"], "D": R["D"], "loss": losses})))
 
 
 def test_exchanged_columns_are_refused_with_the_exchange(tmp_path):
