@@ -132,8 +132,8 @@ def check_units(
     counted = "flops" if "flops" in names else "flops_per_token"
     if counted in names and counted not in sure and _is_forward_only(counts.ratio):
         raise ObservationsError(
-            f"the FLOPs of {where} are 2 N D in every row, which is the forward pass alone; training "
-            "takes about 6 N D",
+            f"the FLOPs of {where} are 2 N D in every row, which is the forward pass alone; "
+            "training takes about 6 N D",
             hint=f"--scale {counted}=3; if the numbers are right as they are: --scale {counted}=1",
         )
     per_param = found["tokens"] / found["params"]
