@@ -42,7 +42,7 @@ def run(
     price_per_hour: PriceOption = None,
     accept_drift: AcceptDriftOption = None,
 ) -> None:
-    """Train a sweep or continue it, then report. A changed [sweep] trains only what is new."""
+    """Train a sweep or continue it, then report. A changed sweep trains only new trials."""
     from flops_fit.cli.progress import watching
     from flops_fit.planning.notes import share_of_target
     from flops_fit.sweep.caps import Limits, make_caps

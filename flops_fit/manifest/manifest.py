@@ -40,7 +40,13 @@ class _Section(BaseModel):
 
 
 class SizeRange(_Section):
-    """Sizes between two values: `{ min = 16, max = 512, multiple_of = 8 }`."""
+    """Sizes between two values: `{ min = 16, max = 512, multiple_of = 8 }`.
+
+    Attributes:
+        min: smallest size value.
+        max: largest size value.
+        multiple_of: every size value is a multiple of this number.
+    """
 
     min: Count
     max: Count
@@ -54,7 +60,15 @@ class SizeRange(_Section):
 
 
 class StatedSize(_Section):
-    """A size whose counts are stated, so that planning need not build the model."""
+    """A size whose counts are stated, so that planning need not build the model.
+
+    Attributes:
+        size_value: value of the size parameter.
+        params: number of trainable parameters.
+        params_non_embedding: number of parameters outside embeddings.
+        params_active: number of parameters that one token passes through (mixture of experts).
+        flops_per_token: training FLOPs per unit of data.
+    """
 
     size_value: Annotated[int | float, Field(gt=0)]
     params: Annotated[int, BeforeValidator(lambda value: _whole(value))]
@@ -69,6 +83,18 @@ class ModelSection(_Section):
     Sizes may be names, or sets of arguments, smallest first: `sizes = ["tiny", "small"]` or
     `sizes = [{ width = 64, depth = 2 }, { width = 96, depth = 3 }]`. Their size values are then
     their places in the list: 1, 2, 3, ...
+
+    Attributes:
+        plugin: name of an installed model plugin, or `"module:attribute"`. Modules are looked up
+            beside the manifest, in the current folder, and among installed packages.
+        size_param: constructor argument that sets the size. It may be left out only if `sizes` are
+            sets of arguments.
+        sizes: list of values, names or sets of arguments, smallest first; or
+            `{ min, max, multiple_of }`; or `"auto"`, which tries 1, 2, 3, 4, 6, 8, 12, ... as far
+            as the budgets reach and skips what the model refuses.
+        kwargs: other constructor arguments.
+        derive: constructor arguments that follow from the size by arithmetic, such as
+            `{ num_heads = "size // 64" }`.
     """
 
     plugin: str
@@ -171,7 +197,19 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """[data]: the data set; stated facts replace those of the plugin."""
+    """[data]: the data set; stated facts replace those of the plugin.
+
+    Attributes:
+        plugin: name of an installed data plugin, or `"module:attribute"`: a callable that returns a
+            training and a held-out set.
+        kwargs: arguments of the plugin.
+        unit: name of one unit of data, such as `"token"`; the plugin's, or `"example"`.
+        units_per_example: units of data in one example; the plugin's, or 1.
+        unique_units: units of data in the training set, for warnings about repeated data.
+        loss_unit: unit of the loss; the plugin's, or `"nats"`.
+        causal: whether each target must be predicted from what comes before it. `check` then
+            proves that no output sees its own target.
+    """
 
     plugin: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -186,9 +224,12 @@ class LossSection(_Section):
     """[loss]: the function that compares outputs with targets.
 
     Attributes:
-        plugin: its name; "model" takes the loss that the model computes itself.
-        kwargs: what the plugin is called with first, where it is a class or a factory.
-        offset: is added to every loss, so that one that may be negative can be fitted; None: 0.
+        plugin: name of an installed loss plugin, or `"module:attribute"`: a callable
+            (outputs, targets) -> mean loss in nats per unit; `"model"` takes the loss that the
+            model computes itself.
+        kwargs: arguments that a loss class or factory is called with first.
+        offset: constant that is added to every loss, so that a loss that may be negative can be
+            fitted; 0 if left out.
     """
 
     plugin: str
@@ -197,7 +238,13 @@ class LossSection(_Section):
 
 
 class FlopsSection(_Section):
-    """[flops]: how the FLOPs of one unit of data are counted."""
+    """[flops]: how the FLOPs of one unit of data are counted.
+
+    Attributes:
+        count: `"counted"`: operation by operation; `"6nd"`: six times the params; `"model"`: the
+            model's own `flops_per_token()`; `"plugin"`: `count_flops(model, batch)` of the model's
+            class or module; or `"module:function"`, such a function elsewhere.
+    """
 
     count: str = "counted"
 
@@ -213,7 +260,17 @@ class FlopsSection(_Section):
 class ExecutionSection(_Section):
     """[execution]: where trials run, and which files they keep; it never changes a result.
 
-    A trial without a sign of life for `stall_minutes` fails, and its process is ended.
+    Attributes:
+        executor: name of an installed executor plugin.
+        workers: number of trials side by side; as many as fit if left out.
+        threads_per_worker: CPU threads of each worker.
+        devices_per_trial: processes that share the batches of one trial, with one device each.
+        device: device of the trials.
+        price_per_hour: price of one device for one hour, in any currency.
+        checkpoint_minutes: minutes between two checkpoints of a trial.
+        stall_minutes: a trial without a sign of life for so many minutes fails, and its process is
+            ended.
+        keep_checkpoints: whether ended trials keep their newest two checkpoints.
     """
 
     executor: str = "local"
@@ -228,7 +285,13 @@ class ExecutionSection(_Section):
 
 
 class ReportSection(_Section):
-    """[report]: the questions that the report answers."""
+    """[report]: the questions that the report answers.
+
+    Attributes:
+        budgets: FLOPs to answer for, besides the budgets of the sweep.
+        methods: names of the fitting methods; all that the runs allow if empty.
+        bootstrap: number of resamples behind the intervals; 0 uses the covariance instead.
+    """
 
     budgets: list[Flops] = Field(default_factory=list)
     methods: list[str] = Field(default_factory=list)
@@ -239,10 +302,11 @@ class TransferSection(_Section):
     """[transfer]: a study of learning rates; it never changes the sweep's trials.
 
     Attributes:
-        sizes: which sizes; the smallest, a middle one and the largest planned if empty.
-        rates: how many rates at each, spaced by the factor `step` about the recipe's own.
-        replicates: seeds a rate.
-        tokens: units of data that every size sees; the fewest of any planned trial if None.
+        sizes: size values, two or more; the smallest, a middle and the largest planned if empty.
+        rates: number of learning rates at each size; the recipe's own is in the middle.
+        step: factor from one learning rate to the next.
+        replicates: seeds of each learning rate.
+        tokens: units of data that every size sees; the fewest of any planned trial if left out.
     """
 
     sizes: list[int | float] = Field(default_factory=list)
@@ -253,7 +317,21 @@ class TransferSection(_Section):
 
 
 class Manifest(_Section):
-    """An experiment as written and validated."""
+    """An experiment as written and validated.
+
+    Attributes:
+        name: name of the experiment; the run directory is `runs/NAME`.
+        seed: seed of the first replicate, of the held-out split and of the bootstrap.
+        model: which model, and its sizes.
+        data: which data set.
+        loss: which loss.
+        flops: how FLOPs are counted.
+        sweep: which trials to run.
+        training: recipe of every trial.
+        execution: where the trials run.
+        report: what to answer.
+        transfer: the study of learning rates.
+    """
 
     name: str = "experiment"
     seed: int = 0

@@ -85,11 +85,15 @@ class Recipe:
             averages is that of `weight_decay` at the reference (`batch_tokens`,
             `batch_reference_tokens`); `powerlines`: so that it follows the published power of
             tokens per parameter, whatever `weight_decay` is.
-        betas, eps: AdamW's; `momentum`: SGD's.
+        betas: AdamW's decay rates of the two moments.
+        eps: AdamW's epsilon.
+        momentum: momentum of `sgd`.
         clip_norm: largest norm of the whole gradient; 0 does not clip.
         schedule: from the peak to `final_learning_rate_fraction` at the trial's own end. `linear`
             and `cosine` fall from the end of warm-up on, `wsd` holds the peak and falls linearly
             over the last `cooldown_fraction` of the steps, `constant` never falls.
+        cooldown_fraction: share of the steps over which `wsd` falls.
+        final_learning_rate_fraction: rate at the end of the schedule, as a fraction of the peak.
         share_trunks: under `wsd`, trials of one size and seed share the part before their
             cool-downs, with one batch and one warm-up (`planning/trunks.py`).
         warmup_fraction: share of the steps over which the rate rises linearly from zero.
@@ -108,8 +112,8 @@ class Recipe:
             step accumulates gradients. None: the whole step.
         precision: `auto` is bf16 (fp16 where bf16 is missing) on CUDA and fp32 elsewhere.
         compile: whether `torch.compile` is used; worth its seconds of start for long trials.
-        cuda_graphs: whether each step's kernels are replayed as one on CUDA, through
-            `torch.compile`; worth most where a model is small for its device.
+        cuda_graphs: whether each step's kernels are replayed as one CUDA graph, through
+            `torch.compile`; it helps most if the model is small for its device.
         deterministic: ask the device for deterministic kernels (CPU results repeat anyway).
         heldout_batch: examples in one evaluation batch.
         heldout_examples: how many held-out examples count, evenly spaced over a map-style set,

@@ -66,8 +66,9 @@ class Goal(BaseModel):
     """The goal of an adaptive sweep: `{ at = 1e21, params_within = 0.2 }`.
 
     Attributes:
-        at: FLOPs of the budget whose optimum is wanted.
-        params_within: half-width of the 90 % interval of ln N_opt there (0.2: about +-20 %).
+        at: FLOPs of the budget whose optimal size is wanted.
+        params_within: half-width of the 90 % interval of ln N_opt at that budget; 0.2 means about
+            +-20 %.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -77,7 +78,31 @@ class Goal(BaseModel):
 
 
 class SweepSection(BaseModel):
-    """[sweep]: the trials to run."""
+    """[sweep]: the trials to run.
+
+    Attributes:
+        design: `isoflop`: sizes at each budget; `ladder`: few runs at the top, more and wider ones
+            below; `grid`: sizes x tokens per parameter; `fixed-tokens`: sizes x numbers of tokens.
+        budgets: `isoflop`: FLOPs of each curve. With `total_flops` the budgets keep their ratios.
+        total_flops: FLOPs that the whole sweep may cost; the design is sized to it.
+        sizes_per_budget: `isoflop`: number of sizes on each curve.
+        tokens_per_param: where the optimum is expected; the sizes are centred on it. A `grid` takes
+            a list, which is its second axis.
+        size_span: `isoflop`: each curve runs from the expected params divided by this factor to the
+            expected params times this factor.
+        top_flops: `ladder`: FLOPs of each of the largest runs, instead of `total_flops`.
+        levels: `ladder`: number of budgets.
+        level_spacing: `ladder`: ratio of each budget to the one below it.
+        num_sizes: `grid`, `fixed-tokens`: number of sizes, evenly spaced in log params; 6, or every
+            size in the list of `[model]`, if left out.
+        size_range: `grid`, `fixed-tokens`: ratio of the largest to the smallest params.
+        largest_params: `grid`, `fixed-tokens`: params of the largest size, instead of
+            `total_flops`.
+        tokens: `fixed-tokens`: units of data, a list; three or more for a compute-optimal size.
+        replicates: seeds of each point: `seed`, `seed + 1`, ...
+        goal: the goal of `run --adaptive`: `{ at = 1e21, params_within = 0.2 }`. It may change
+            during a sweep.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
