@@ -398,7 +398,7 @@ def _source(
     if isinstance(model_cls, str | Path):
         given = (model_size_param, model_kwargs, dataset, loss_fn, compute_budgets, *options)
         if any(value is not None and value != "" for value in given):
-            raise TypeError("a manifest says everything: give its path alone")
+            raise TypeError("a manifest states all options: give its path alone")
         return Path(model_cls)
     if not model_size_param:
         raise TypeError("`model_size_param` is missing: the argument that sets the model's size")

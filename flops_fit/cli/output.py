@@ -64,8 +64,8 @@ def shown_text(text: str) -> str:
 def leave_interrupted(sweep: OpenSweep, summary: SweepSummary) -> NoReturn:
     """Say how to continue a sweep that Ctrl-C stopped, and leave with the exit code for it."""
     say(
-        f"stopped: {summary.finished} trials finished, {summary.pending} to go; "
-        f"go on with: {sweep.command}"
+        f"stopped: {summary.finished} trials finished, {summary.pending} to train; "
+        f"continue with: {sweep.command}"
     )
     sys.exit(INTERRUPTED)
 

@@ -175,11 +175,13 @@ def _put(
 def _read(text: str | None, code: int) -> dict[str, Any]:
     """Return a child's answer, or raise its error."""
     if text is None and code == 1:
-        raise RuntimeError("the process that loads the plugins met a bug: see its traceback above")
+        raise RuntimeError(
+            "the process that loads the plugins failed by a bug: see its traceback above"
+        )
     if text is None:
         raise PluginError(
             f"the process that loads the plugins died (exit code {code})",
-            hint="a plugin, or a library it uses, ended the interpreter: see what it printed above",
+            hint="a plugin, or a library it uses, ended the interpreter: see its output above",
         )
     answer: dict[str, Any] = json.loads(text)
     if "error" in answer:

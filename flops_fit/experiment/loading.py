@@ -58,8 +58,8 @@ def load_experiment(manifest: Manifest, *, search_path: Sequence[Path]) -> Exper
     """
     if manifest.model.plugin.startswith(LIVE):
         raise PluginError(
-            f"this experiment was made of live objects ({manifest.model.plugin}), which another "
-            "process cannot load",
+            f"this experiment consists of live objects ({manifest.model.plugin}), which other "
+            "processes cannot load",
             hint="call `find_optimal` again with the same objects and `run_dir`, or write a "
             "manifest that names them by import path",
         )
@@ -114,7 +114,7 @@ def load_loss(manifest: Manifest, *, search_path: Sequence[Path]) -> Any:
         loss_fn = guard("loss", loss.plugin, lambda: make_loss(**loss.kwargs))
     if not callable(loss_fn):
         raise PluginError(
-            f"loss plugin `{loss.plugin}` is a {type(loss_fn).__name__}, not something to call",
+            f"loss plugin `{loss.plugin}` is a {type(loss_fn).__name__}, which is not callable",
             hint="a loss is called with (outputs, targets)",
         )
     return loss_fn if loss.offset is None else Raised(loss_fn, loss.offset)

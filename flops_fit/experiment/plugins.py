@@ -81,7 +81,7 @@ def problem_of(plugin: Listed) -> str | None:
         loaded = guard(plugin.kind, plugin.name, point.load)
     except PluginError as error:
         return error.message.removeprefix(f"{plugin.kind} plugin `{plugin.name}` ")
-    return None if callable(loaded) else f"is a {type(loaded).__name__}, not something to call"
+    return None if callable(loaded) else f"is a {type(loaded).__name__}, which is not callable"
 
 
 def _points(kind: Kind) -> list[EntryPoint]:
@@ -125,8 +125,8 @@ def find_plugin(kind: Kind, name: str) -> EntryPoint:
     if len(claims) > 1:
         told = ", ".join(f"{_package(point)} (`{point.value}`)" for point in claims)
         raise PluginError(
-            f"{len(claims)} packages claim the {kind} plugin `{name}`: {told}",
-            hint=f"uninstall one, or name the one you mean: `{claims[0].value}`",
+            f"{len(claims)} packages provide the {kind} plugin `{name}`: {told}",
+            hint=f"uninstall one, or name the intended one: `{claims[0].value}`",
         )
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
@@ -198,7 +198,7 @@ def check_takes(
     """
     if not callable(factory):
         raise PluginError(
-            f"{kind} plugin `{name}` is a {type(factory).__name__}, not something to call",
+            f"{kind} plugin `{name}` is a {type(factory).__name__}, which is not callable",
             hint="name a class or a function",
         )
     try:

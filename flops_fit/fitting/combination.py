@@ -8,7 +8,8 @@ A method's standard error at a distance is its prior's, scaled by what the folds
 
     s_m^2(d) = s_prior,m^2(d) * (n0 + sum w_k e_k^2 / s_prior,m^2(d_k)) / (n0 + sum w_k)
 
-with n0 = 3, so that few folds leave the prior as it is. Weights are 1 / s_m^6, separately for ln
+with n0 = 3, so that few folds leave the prior as it is (n0 = 20 for the weights in ln N, since the
+vertex of one parabola is a noisy test). Weights are 1 / s_m^6, separately for ln
 loss and for ln N, and vary smoothly with the distance d (decades beyond the largest run). Tokens
 follow from the FLOP count. The combination is tested in the same way, each fold with the weights
 that only the folds before it give; its errors make the model's share of the intervals.
@@ -45,6 +46,9 @@ MEMBERS = ("isoflop", "extrapolation", "general", "surface")
 
 _PRIOR_FOLDS = 3.0
 """How many folds a prior counts for."""
+
+_PRIOR_FOLDS_OF_PARAMS = 20.0
+"""The same for the weights in ln N: the vertex of one parabola shows little of a method's error."""
 
 _PRIOR_FREEDOM = 4.0
 """Degrees of freedom that the priors add to the folds': they rest on several published sweeps."""
@@ -173,9 +177,10 @@ class Scale:
         *,
         most: float = _MOST,
         recent: float = _RECENT,
+        folds: float = _PRIOR_FOLDS,
     ) -> Scale:
         """Return a method's scale from the errors of these folds, as known at a later `cut`."""
-        total = weight = _PRIOR_FOLDS
+        total = weight = folds
         for miss, error, noise in zip(misses, errors, noises, strict=True):
             if error is None:
                 continue
@@ -256,7 +261,8 @@ class Combination:
     def _params_scale(self, method: str, misses: Sequence[Miss], cut: int) -> Scale:
         errors = [miss.params.get(method) for miss in misses]
         noises = [miss.params_noise for miss in misses]
-        return Scale.of(misses, cut, errors, PARAMS_PRIORS[method], noises)
+        prior = PARAMS_PRIORS[method]
+        return Scale.of(misses, cut, errors, prior, noises, folds=_PRIOR_FOLDS_OF_PARAMS)
 
     @cached_property
     def own_errors(self) -> list[tuple[Miss, float | None, float | None]]:

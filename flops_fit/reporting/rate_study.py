@@ -99,7 +99,7 @@ def read_transfer(directory: Path) -> TransferResult:
         raise FitError(
             f"`{directory}` has no finished trial yet",
             code="no_observations",
-            hint=f"`flops-fit transfer {directory}` goes on with it",
+            hint=f"`flops-fit transfer {directory}` continues it",
         )
     own = _SAME_SHAPE.get(recipe.learning_rate_rule, recipe.learning_rate_rule)
     return TransferResult(

@@ -75,7 +75,7 @@ class Leases:
             LeaseLostError: it was lost.
         """
         if not self.holds(trial_id):
-            raise LeaseLostError(f"another process has taken trial {trial_id} over")
+            raise LeaseLostError(f"another process has taken over trial {trial_id}")
 
     def wait(self, trial_id: str, *, is_over: Callable[[], bool]) -> bool:
         """Take a lease, waiting for its owner; False once `is_over`, without the lease."""

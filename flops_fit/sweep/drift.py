@@ -25,7 +25,7 @@ from flops_fit.manifest.files import read_json, write_json
 from flops_fit.sweep.rundir import RunDir
 
 _HINT = (
-    "undo the change to go on with that sweep; start a new one with --run-dir; or, if the change "
+    "undo the change to continue that sweep; start a new one with --run-dir; or, if the change "
     'cannot move a loss, record why: --accept-drift "TEXT"'
 )
 

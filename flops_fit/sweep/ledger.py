@@ -412,8 +412,8 @@ def _scan(path: Path, content: bytes) -> Iterator[Line]:
 
 
 _REPAIR = (
-    "a crash cannot do this: the file was changed by hand or damaged; restore it from a copy, or "
-    "keep what is whole: flops-fit repair RUN_DIR"
+    "a crash cannot cause this: the file was changed by hand or damaged; restore it from a copy, "
+    "or keep its whole lines: flops-fit repair RUN_DIR"
 )
 
 

@@ -122,7 +122,7 @@ def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study
     if held == "transfer":
         raise RunDirError(
             f"`{run.path}` holds a study of learning rates, not a sweep",
-            hint=f"`flops-fit transfer {run.path}` goes on with it and shows it",
+            hint=f"`flops-fit transfer {run.path}` continues it and shows it",
         )
     raise RunDirError(
         f"`{run.path}` holds a sweep, not a study of learning rates",
@@ -178,5 +178,5 @@ def require_trials(directory: Path, plan: Plan) -> None:
         raise RunDirError(
             f"`{directory}` has no trials yet: its adaptive sweep was stopped before it had "
             "decided on the first ones",
-            hint=f"go on with it: flops-fit run {directory}",
+            hint=f"continue it: flops-fit run {directory}",
         )

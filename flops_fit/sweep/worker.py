@@ -150,7 +150,7 @@ class Bench:
         minutes = self.stalls.seconds / 60
         reason = (
             f"no step ended within {minutes:g} minutes (`stall_minutes` in [execution]), so the "
-            "trial was ended; its log shows where it was"
+            "trial was ended; its log shows the last output"
         )
         directory = self.run.trial(trial.trial_id)
         directory.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ def build_on(build: Build, value: Any, device: str) -> nn.Module:
         kind = type(error).__name__
         raise PluginError(
             f"the model cannot be built at size {value}: {kind}: {error}",
-            hint="try the constructor by hand with the manifest's `size_param` and `kwargs`",
+            hint="call the constructor by hand with the manifest's `size_param` and `kwargs`",
         ) from error
     if not isinstance(model, nn.Module):
         raise PluginError(

@@ -138,5 +138,5 @@ def explain_call(error: Exception, model: nn.Module) -> PluginError:
         f"`{type(_bare(model)).__name__}.forward` failed on the data's inputs: "
         f"{type(error).__name__}: {error}",
         hint="call the model by hand on one batch of the data: it gets `inputs` as they are, or "
-        "the batch's entries by keyword where `forward` takes their names",
+        "the batch's entries by keyword if `forward` takes their names",
     )

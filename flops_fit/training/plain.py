@@ -74,7 +74,7 @@ def check_plain(state: object, *, owner: str) -> None:
 def _refused(owner: str, found: str) -> PluginError:
     return PluginError(
         f"{owner} holds what a checkpoint cannot be read back from: {found}",
-        hint="let it hold numbers, strings, tensors, arrays of numpy without objects, and dicts, "
+        hint="keep only numbers, strings, tensors, arrays of numpy without objects, and dicts, "
         "lists and tuples of such",
     )
 

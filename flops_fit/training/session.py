@@ -145,7 +145,7 @@ def _decide_precision(asked: str, kind: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if asked == "fp16" and not kind.startswith("cuda"):
         raise ManifestError(
-            f"`training.precision` is `fp16`, which cannot be trained in on `{kind}`",
+            f"`training.precision` is `fp16`, which cannot be used for training on `{kind}`",
             hint='use "auto", "fp32" or "bf16"',
         )
     return asked

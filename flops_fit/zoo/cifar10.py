@@ -178,7 +178,7 @@ def _read_batches(folder: Path, names: tuple[str, ...]) -> tuple[torch.Tensor, t
             pixels.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
             labels += batch[b"labels"]
         except (pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
-            raise ValueError(f"`{place}` is no batch of CIFAR-10: {error}") from None
+            raise ValueError(f"`{place}` is not a batch of CIFAR-10: {error}") from None
     return torch.from_numpy(np.concatenate(pixels)), torch.tensor(labels, dtype=torch.int64)
 
 
@@ -198,6 +198,6 @@ class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Return the few names that an array's pickle needs."""
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, which is no array")
+            raise pickle.UnpicklingError(f"it loads `{module}.{name}`, which is not an array")
         module = module.replace("numpy.core", "numpy._core")
         return super().find_class(module, name)

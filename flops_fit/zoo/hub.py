@@ -41,8 +41,8 @@ def load_split(name: str, split: str, path: str | Path | None = None) -> dataset
         return datasets.load_dataset(name, split=split)
     except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise ConnectionError(
-            f"the data set `{name}` cannot be had from the Hugging Face hub ({error}). Where there "
-            f"is a network, run: hf download {name} --repo-type dataset --local-dir FOLDER; then "
+            f"the data set `{name}` cannot be loaded from the Hugging Face hub ({error}). With a "
+            f"network, run: hf download {name} --repo-type dataset --local-dir FOLDER; then "
             'copy the folder here and give it in the manifest: kwargs = { path = "FOLDER" }'
         ) from None
 

@@ -43,7 +43,7 @@ def logits_of(outputs: Any) -> torch.Tensor:
         return found
     has = ", ".join(f"`{key}`" for key in outputs) if isinstance(outputs, Mapping) else ""
     raise TypeError(
-        f"no logits in what the model gave, a `{type(outputs).__name__}`"
+        f"no logits in the model's outputs, a `{type(outputs).__name__}`"
         f"{' with ' + has if has else ''}: return them as a tensor or as `logits`"
     )
 
@@ -92,7 +92,7 @@ class ModelLoss:
         if isinstance(loss, torch.Tensor):
             return loss
         raise TypeError(
-            f"the model gave no loss, but a `{type(outputs).__name__}`: it returns `loss` only "
+            f"the model returned no loss, but a `{type(outputs).__name__}`: it returns `loss` only "
             "where the batch has the labels that it asks for"
         )
 

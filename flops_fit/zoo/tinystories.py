@@ -161,7 +161,8 @@ def _find_encoder(tokenizer: str, train: Any) -> _Encoder:
             made = Tokenizer.from_pretrained(tokenizer)
         except Exception as error:  # The library raises plain `Exception`s.
             raise ConnectionError(
-                f"the tokenizer `{tokenizer}` cannot be had from the Hugging Face hub ({error}); "
+                f"the tokenizer `{tokenizer}` cannot be loaded from the Hugging Face hub "
+                f"({error}); "
                 'without a network, set tokenizer = "bytes" or "bpe:4096", or the path of a '
                 "`tokenizer.json`"
             ) from None

@@ -122,7 +122,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path, uninterrupted):
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in said
-    assert "go on with: flops-fit run runs/killed" in said
+    assert "continue with: flops-fit run runs/killed" in said
     assert entries(tmp_path)[-1]["event"] == "sweep_interrupted"
     resumed = [sys.executable, "-m", "flops_fit", "run", "runs/killed"]
     subprocess.run(resumed, cwd=tmp_path, check=False, capture_output=True)

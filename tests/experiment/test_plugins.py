@@ -67,7 +67,7 @@ def test_a_name_that_two_packages_claim_is_refused_rather_than_drawn(site, monke
     monkeypatch.syspath_prepend(str(site))
     assert [each.where for each in list_plugins() if each.name == "deep"] == ["nets:Deep"]
     assert find_plugin("model", "deep").value == "nets:Deep"
-    with pytest.raises(PluginError, match="2 packages claim the model plugin `rnn`") as caught:
+    with pytest.raises(PluginError, match="2 packages provide the model plugin `rnn`") as caught:
         find_plugin("model", "rnn")
     assert "`nets:Rnn`" in caught.value.hint
     assert "nets-two (`other:Rnn`)" in caught.value.message

@@ -174,7 +174,7 @@ def test_a_run_far_above_the_law_is_repeated_and_left_out():
     history = sweep(terms(params_within=0.03, target_flops=10 * TOP), spoil=spoil)
     (gone,) = bad
     asked = [reason for d in history.decisions for reason in d.reasons.values()]
-    assert any("once more with another seed" in reason for reason in asked)
+    assert any("repeated with another seed" in reason for reason in asked)
     assert gone in history.left_out
     (cell,) = {
         (r.trial.size, r.trial.budget_flops) for r in history.runs if r.trial.trial_id == gone
@@ -221,8 +221,8 @@ def test_where_no_run_is_left_to_choose_the_next_level_opens_and_the_reason_is_t
     last = history.decisions[-1]
     assert last.action == "stop"
     assert history.spent_flops < 400 * TOP
-    assert "no run is left to choose among" in last.reason
-    assert "the runs scatter by" in last.reason
+    assert "no candidate is left" in last.reason
+    assert "the noise of the runs" in last.reason
     opened = {few.level_of(trial) for d in history.decisions[:-1] for trial in d.trials}
     assert opened == set(range(len(few.budgets)))
     cells = [(r.trial.size.size_value, r.trial.budget_flops) for r in history.runs]

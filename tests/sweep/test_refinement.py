@@ -215,7 +215,7 @@ def test_a_cap_above_the_total_raises_nothing_and_a_new_total_does(tmp_path, wri
     assert rehearse(tmp_path, is_adaptive=True, max_flops=2e13).spent_flops <= 3e12
     told = read_run(tmp_path / "runs/planted").notes
     (note,) = [note for note in told if note.code == "goal_not_reached"]
-    assert "nothing else can be paid for" in note.message
+    assert "no other run is affordable" in note.message
     assert "goal +-2.0 %" in note.message
     assert 3e12 < rehearse(tmp_path, is_adaptive=True, total_flops=5e12).spent_flops <= 5e12
 

@@ -182,7 +182,7 @@ def test_a_batch_that_is_no_batch_is_refused_and_runs_nothing(tmp_path):
     folder = cifar10_batches(tmp_path)
     (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": Bad(), b"labels": []}))
     with pytest.raises(
-        ValueError, match=r"data_batch_3` is no batch.*it asks for `builtins\.print"
+        ValueError, match=r"data_batch_3` is not a batch.*it loads `builtins\.print"
     ):
         cifar10(path=str(folder))
     (folder / "data_batch_3").unlink()

@@ -64,7 +64,7 @@ def check_causal(
         model: its weights may be trained or not; noise is added to them.
         batch: several examples.
         loss: (outputs, targets) -> scalar tensor.
-        declared: whether the data says that it is causal.
+        declared: whether the data states that it is causal.
 
     Raises:
         PluginError: an output sees its target.
@@ -75,24 +75,24 @@ def check_causal(
     length = _length(targets)
     if length is None:
         if not declared:
-            raise InapplicableError("the data does not say that it is causal")
+            raise InapplicableError("the data is not declared causal")
         raise DoubtfulError(
-            "the data says that it is causal, but its targets have no positions",
-            hint="let targets have the shape (examples, positions, ...), or drop `causal`",
+            "the data is declared causal, but its targets have no positions",
+            hint="give targets the shape (examples, positions, ...), or remove `causal`",
         )
     case = _Case(_with_noise(model), inputs, targets, length)
     ahead = _offset_of_data(case)
     if not declared and is_models_own(loss) and not getattr(loss, "shifts", False):
-        raise InapplicableError("the model's own loss does not say that it is causal")
+        raise InapplicableError("the model's own loss is not declared causal")
     if not declared and (ahead is None or not 0 <= ahead <= 1):
-        raise InapplicableError("the data does not say that it is causal")
+        raise InapplicableError("the data is not declared causal")
     try:
         return _judge(case, loss, ahead)
     except PluginError as error:
         if declared:
             raise
-        hint = f"{error.hint}; or, if that is meant, say so: [data] causal = false"
-        where = "the inputs themselves" if ahead == 0 else "the inputs one position on"
+        hint = f"{error.hint}; or, if that is intended, declare it: [data] causal = false"
+        where = "the inputs themselves" if ahead == 0 else "the inputs shifted by one position"
         message = f"the targets are {where}, yet {error.message}"
         if ahead == 0:
             message = f"the targets are {where}: {error.message}"
@@ -122,17 +122,17 @@ def _judge(case: _Case, loss: Callable[[Any, Any], torch.Tensor], ahead: int | N
     if asked is not None and asked <= 0:
         where = "at the same position" if asked == 0 else f"{-asked} positions before"
         raise PluginError(
-            f"each target is given away: an output is scored on what its input {where} says",
+            f"the targets are leaked: each output is scored on a value that its input {where} says",
             hint=SHIFT_MEND,
         )
     seen = _look_ahead(case)
     if seen is not None:
         output, changed = seen
         raise PluginError(
-            f"the model looks ahead: the output at position {output} changes with the inputs from "
-            f"position {changed} on",
-            hint="mask attention (`is_causal=True`), pad convolutions on the left only, and let no "
-            "norm or pooling run over positions",
+            f"the model sees future inputs: output {output} changes with the inputs "
+            f"from position {changed} on",
+            hint="mask attention (`is_causal=True`), pad convolutions on the left only, and do not "
+            "normalise or pool over positions",
         )
     if asked is not None and asked > 1:
         raise DoubtfulError(
@@ -230,8 +230,8 @@ def _look_ahead(case: _Case) -> tuple[int, int] | None:
             after = _sequences(call(case.model, _changed_from(case, place)), case)
         if not before:
             raise DoubtfulError(
-                "the data says that it is causal, but no output has a position for each target",
-                hint="let outputs have the shape (examples, positions, ...)",
+                "the data is declared causal, but no output has a position for each target",
+                hint="return outputs of shape (examples, positions, ...)",
             )
         for first, second in zip(before, after, strict=True):
             change = _by_position(first - second, case)
@@ -242,7 +242,7 @@ def _look_ahead(case: _Case) -> tuple[int, int] | None:
     if not matters:
         raise DoubtfulError(
             "no output changes when the inputs change",
-            hint="let `forward` use its inputs",
+            hint="use the inputs in `forward`",
         )
     return None
 

@@ -60,8 +60,8 @@ def describe_batch(data: LoadedData, *, needs_targets: bool = True) -> str:
         kinds.append(f"inputs {_kind(inputs)}, targets {_kind(targets)}")
     if kinds[0] != kinds[1]:
         raise PluginError(
-            f"training gives {kinds[0]}, but the held-out set {kinds[1]}",
-            hint="let both sets make their examples in the same way",
+            f"the training set yields {kinds[0]}, but the held-out set yields {kinds[1]}",
+            hint="make the examples of both sets in the same way",
         )
     return f"{kinds[0]} in a batch of two"
 
@@ -83,8 +83,8 @@ def check_goes_on(source: Any, *, claimed: int | None) -> str:
         return _check_indices(dataset)
     if not isinstance(source, DataLoader) and iter(source) is source:
         raise PluginError(
-            f"it can be read only once: a {type(source).__name__} never begins anew",
-            hint="wrap it in a class whose `__iter__` begins anew each time",
+            f"it can be read only once: a {type(source).__name__} cannot start again",
+            hint="wrap it in a class whose `__iter__` starts again each time",
         )
     said = _said_length(source) or claimed
     seen, ended = 0, True
@@ -105,8 +105,7 @@ def check_goes_on(source: Any, *, claimed: int | None) -> str:
     if next(_batches(source), None) is None:
         raise PluginError(
             f"it can be read only once: after {seen:,} examples a second pass yields nothing",
-            hint="let `__iter__` begin anew each time; a generator object cannot: wrap it in a "
-            "class",
+            hint="start again in each `__iter__`; a generator object cannot: wrap it in a class",
         )
     return f"an epoch of {seen:,} examples" if ended else f"{seen:,} examples read, and more"
 
@@ -128,7 +127,7 @@ def check_repeatable(heldout: Any) -> str:
         raise PluginError(
             f"the held-out set changes: {changed} of its first {len(first)} examples differ when "
             "it is read again",
-            hint="draw it once, from a fixed seed: every trial must be measured on the same "
+            hint="draw it once, with a fixed seed: every trial must be measured on the same "
             "examples, without augmentation",
         )
     return f"its first {len(first):,} examples are the same twice"
@@ -177,8 +176,8 @@ def _compare(data: LoadedData, *, seconds: float) -> str:
             f"training and held-out set share examples: {len(shared):,} of {len(heldout):,} "
             f"held-out ones were found among {len(seen):,} of training"
             + (f", {read}, so about {estimate:.1%} are in all" if share and share < 1 else ""),
-            hint="split before windows are cut or examples are drawn, and drop duplicates: a loss "
-            "on examples that were trained on says nothing of new ones",
+            hint="split before windows are cut or examples are drawn, and drop duplicates: the "
+            "loss on trained examples does not show the loss on new ones",
         )
     found = f"{len(shared):,} of {len(heldout):,} held-out examples were found"
     return f"{found} among {len(seen):,} of training, {'all of it' if share == 1.0 else read}"
@@ -270,7 +269,7 @@ def _check_indices_apart(train: Any, heldout: Any) -> None:
     if both := len(chosen & held):
         raise PluginError(
             f"training and held-out set share examples: {both:,} numbers of the same data set",
-            hint="let the two subsets have no index in common",
+            hint="give the two subsets no common index",
         )
 
 

@@ -43,7 +43,7 @@ def examine(manifest: Manifest, *, search_path: Sequence[Path]) -> list[Finding]
     seen.check("data", f"dataset plugin `{data}` loads", it.load_data)
     seen.check("loss", f"loss plugin `{loss}` loads", it.load_loss)
     seen.check("batch", "a batch has inputs and targets", it.draw_batch, needs=["data"])
-    seen.check("epoch", "the training set goes on as it says", it.read_training, needs=["batch"])
+    seen.check("epoch", "the training set has its stated length", it.read_training, needs=["batch"])
     seen.check("heldout", "the held-out set stays the same", it.read_heldout, needs=["batch"])
     seen.check("apart", "no held-out example is trained on", it.compare_sets, needs=["epoch"])
     seen.check("sizes", "every size can be built", it.build_sizes, needs=["model"])

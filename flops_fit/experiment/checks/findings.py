@@ -68,7 +68,7 @@ class Examination:
         missing = [self._broken[need] for need in needs if need in self._broken]
         if missing:
             self._broken[name] = missing[0]
-            self._add(claim, "skipped", f"not checked, since this failed: {missing[0]}")
+            self._add(claim, "skipped", f"not checked, because this check failed: {missing[0]}")
             return
         try:
             self._add(claim, "passed", prove())

@@ -59,8 +59,8 @@ def check_sizes(build: Build, values: Sequence[SizeValue]) -> tuple[str, dict[Si
         if len(seen) > 1:
             told = " and then ".join(f"{each.params:,}" for each in seen)
             raise PluginError(
-                f"`num_params()` is not the same each time: size {value} gave {told}",
-                hint="let it depend on the model alone: sum `p.numel()` over its parameters",
+                f"`num_params()` changes from call to call: size {value} gave {told}",
+                hint="make it depend on the model alone: sum `p.numel()` over its parameters",
             )
         (counts[value],) = seen
     if refused:
@@ -69,7 +69,7 @@ def check_sizes(build: Build, values: Sequence[SizeValue]) -> tuple[str, dict[Si
         more = f" (so do sizes {others})" if others else ""
         raise PluginError(
             f"size {value} fails: {met.message}{more}",
-            hint=met.hint or "leave it out of `sizes`, or fix the constructor",
+            hint=met.hint or "remove it from `sizes`, or fix the constructor",
         )
     return f"{len(counts)} sizes, {min(ends)} to {max(ends)}, built without weights", counts
 
@@ -105,7 +105,7 @@ def check_count(build: Build, value: SizeValue) -> str:
     if abs(said - real) > 0.01 * max(said, real):
         raise DoubtfulError(
             f"`num_params()` says {said:,} at size {value}, but {real:,} numbers are trained",
-            hint="count every trainable parameter once; what is left out moves the law's exponents",
+            hint="count every trainable parameter once; missing ones shift the law's exponents",
         )
     return f"{said:,} at size {value}"
 
@@ -143,16 +143,16 @@ def check_step(model: nn.Module, batch: Batch, loss: Loss, *, recipe: Recipe) ->
         values = gradient.coalesce().values() if gradient.is_sparse else gradient
         if not torch.isfinite(values).all():
             raise PluginError(
-                f"the gradient of `{name}` is not finite at the first step: the loss would be nan "
-                "at the next",
-                hint="look for a root or a norm of exact zeros, and for what overflows",
+                f"the gradient of `{name}` is not finite at the first step, so the next loss "
+                "would be nan",
+                hint="look for a root or a norm of exact zeros, and for overflow",
             )
     left = [name for name in trained if name not in reached]
     if left:
         named = ", ".join(f"`{name}`" for name in left[:_MOST_NAMED])
         raise DoubtfulError(
             f"{len(left)} of {len(trained)} parameters get no gradient from this batch: {named}",
-            hint="leave unused ones out of the model, or out of `num_params()`; experts that no "
+            hint="remove unused ones from the model, or from `num_params()`; experts that no "
             "example of this batch visits are fine",
         )
     return f"{first:.4g} on the first batch, with a finite gradient for every parameter"
@@ -193,7 +193,7 @@ def loss_of_outputs(outputs: Any, targets: Any, loss: Loss) -> torch.Tensor:
         raise
     except Exception as error:
         raise PluginError(
-            f"the loss failed on what the model gives, a `{type(outputs).__name__}`: "
+            f"the loss failed on the model's outputs, a `{type(outputs).__name__}`: "
             f"{type(error).__name__}: {error}",
             hint="it is called with (outputs, targets), as the model and the data give them",
         ) from error
@@ -279,7 +279,7 @@ def check_learning(
     raise PluginError(
         f"the loss does not fall on one batch: {reports[0]}; at a hundredth of the learning rate "
         f"{reports[-1]}",
-        hint="look whether the loss rewards what it should punish, whether outputs depend on the "
+        hint="check whether the loss has the right sign, whether outputs depend on the "
         "inputs, and whether [training] fits the model",
     )
 
@@ -308,9 +308,9 @@ def check_repeats(model: nn.Module, batch: Batch, loss: Loss) -> str:
     if first != second and abs(first - second) > _SAME * max(abs(first), abs(second)):
         raise DoubtfulError(
             f"the loss of one batch is {first:.6g} and then {second:.6g} in evaluation: the model "
-            "keeps a state from batch to batch, or draws at random",
-            hint="reset the state at the start of `forward`, and draw only while `self.training`; "
-            "else held-out losses depend on the order of the batches",
+            "keeps state between batches, or is random in evaluation mode",
+            hint="reset the state at the start of `forward`, and be random only in training mode "
+            "(`self.training`); else held-out losses depend on the order of the batches",
         )
     return f"{first:.6g} twice"
 
@@ -352,9 +352,9 @@ def _params_on_light(build: Build, value: SizeValue) -> Params:
     first, second = params_of(model), params_of(model)
     if first != second:
         raise PluginError(
-            f"`num_params()` is not the same each time: {first.params:,} and then "
+            f"`num_params()` changes from call to call: {first.params:,} and then "
             f"{second.params:,} from one model",
-            hint="let it depend on the model alone: sum `p.numel()` over its parameters",
+            hint="make it depend on the model alone: sum `p.numel()` over its parameters",
         )
     return first
 

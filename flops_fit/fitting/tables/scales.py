@@ -254,7 +254,7 @@ def misfits(counts: Counts) -> dict[int, str]:
         return {}
     off = np.abs(np.log(ratio / middle)) > math.log(ROW_FACTOR)
     return {
-        int(k): f"params, tokens and FLOPs do not fit together: C / (N D) is {ratio[k]:.3g}, and "
+        int(k): f"params, tokens and FLOPs contradict each other: C / (N D) is {ratio[k]:.3g}, and "
         f"{middle:.3g} in the median row"
         for k in np.flatnonzero(off & np.isfinite(ratio))
     }

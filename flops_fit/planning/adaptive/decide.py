@@ -69,8 +69,8 @@ def decide(terms: Terms, history: History) -> Decision:
     lost = sum(run.loss is None for run in history.runs)
     if lost >= _MANY_LOST and 2 * lost > len(history.runs):
         reason = (
-            f"{lost} of {len(history.runs)} runs diverged or failed: more of them would tell little"
-            " before the reason is known (too high a learning rate, too little memory?)"
+            f"{lost} of {len(history.runs)} runs diverged or failed: find the reason before more "
+            "are trained (too high a learning rate, too little memory?)"
         )
         figures = {"flops": history.spent_flops}
         return Decision(len(history.decisions), "stop", reason, figures=figures)
@@ -293,12 +293,12 @@ def _why_none(there: Sequence[Trial], states: TrunkStates, left_flops: float, si
     """Return the reason for which no candidate was chosen."""
     if not there:
         return (
-            "no run is left to choose among: every size near the optimum was run twice at each "
-            f"level of compute, and the runs scatter by {sigma:.1%} about the law"
+            "no candidate is left: every size near the optimum was run twice at each "
+            f"level of compute, and the noise of the runs about the law is {sigma:.1%}"
         )
     if any(states.cost_flops(trial) <= left_flops for trial in there):
-        return "no run that can be paid for would narrow it"
-    return "nothing else can be paid for"
+        return "no affordable run would narrow the interval"
+    return "no other run is affordable"
 
 
 def _open_level(terms: Terms, history: History, belief: Belief, runs: Sequence[Run]) -> int:

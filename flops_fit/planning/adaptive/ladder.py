@@ -57,9 +57,9 @@ class LadderCheck:
         """The meaning of a failed check, in a sentence."""
         lowest = "lowest level" if self.num_dropped == 1 else "two lowest levels"
         return (
-            f"small-scale drift: the runs at {format_flops(self.budget_flops)} FLOPs tell another "
-            f"law than the rest; with the {lowest} N at the target is {math.exp(self.shift):.2f} "
-            f"times what it is without, {self.sigmas:.1f} standard errors"
+            f"small-scale drift: the runs at {format_flops(self.budget_flops)} FLOPs follow "
+            f"another law than the rest; with the {lowest}, N at the target is "
+            f"{math.exp(self.shift):.2f} times as large, {self.sigmas:.1f} standard errors"
         )
 
 

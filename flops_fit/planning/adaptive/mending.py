@@ -99,7 +99,7 @@ def outvoted(terms: Terms, history: History, belief: Belief) -> tuple[tuple[str,
         for k in np.flatnonzero(is_off).tolist()
         if any(cell == cells[k] and not is_off[j] for j, cell in enumerate(cells))
     ]
-    because = "far above the law, and the same cell with another seed is not" if gone else ""
+    because = "far above the law, although the same cell with another seed is not" if gone else ""
     return tuple(gone), because
 
 
@@ -130,7 +130,7 @@ def _far_above(terms: Terms, history: History, belief: Belief) -> list[Weakness]
             continue
         message = (
             f"the loss of {format_count(trial.size.params)} params is "
-            f"{math.expm1(float(residuals[k])):.1%} above the law: once more with another seed"
+            f"{math.expm1(float(residuals[k])):.1%} above the law; it is repeated with another seed"
         )
         remedy = terms.repeated(history, trial)
         found.append(Weakness("far_above_law", trial.budget_flops, message, remedy))
@@ -158,10 +158,10 @@ def _without_loss(terms: Terms, history: History, levels: Sequence[int]) -> list
         near = [s for s in sizes if abs(math.log(s.params / at)) < _BESIDE]
         if near and terms.at_level(run.trial):
             remedy = terms.trial(nearest_size(near, at), level)
-            message += ": a size beside it stands in"
+            message += "; a neighbouring size replaces it"
         else:
             remedy = terms.repeated(history, run.trial)
-            message += ": once more with another seed"
+            message += "; it is repeated with another seed"
         found.append(Weakness("no_loss", budget, message, remedy))
     return found
 

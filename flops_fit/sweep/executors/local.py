@@ -81,7 +81,9 @@ class LocalExecutor:
         try:
             began = time.monotonic()
             if not self._are_gone(began + _SILENT_SECONDS):
-                sys.stderr.write("the running trials are being kept; Ctrl-C again ends them now\n")
+                sys.stderr.write(
+                    "the running trials save a checkpoint; Ctrl-C again ends them at once\n"
+                )
                 self._are_gone(began + _STOP_SECONDS)
         except KeyboardInterrupt:
             pass

@@ -260,7 +260,7 @@ def _read_facts(
     if isinstance(per_example, bool) or not isinstance(per_example, int) or per_example < 1:
         raise PluginError(
             f"the data's `units_per_example` is {per_example!r}: expected a whole number from 1",
-            hint="say how many units of data (tokens, images) one example holds",
+            hint="state how many units of data (tokens, images) one example holds",
         )
     if values.get("unique_units") is None:
         length = example_count(train)
