@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from flops_fit.cli.output import is_quiet, is_verbose
-from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.conductor import Progress as TrialProgress
 from flops_fit.sweep.conductor import Watcher
 from flops_fit.sweep.entries import DecisionMade, Entry, TrialEnded, TrialFinished, TrialStarted
 from flops_fit.sweep.ledger import read_ledger, replay
+from flops_fit.sweep.provenance import read_plan
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_count, format_duration, format_flops
 
@@ -32,7 +32,7 @@ def watching(run: RunDir) -> Iterator[Watcher]:
     if is_quiet():
         yield Watcher()
         return
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     console = Console(stderr=True)
     display = _Bars(plan, run, console) if console.is_terminal else _Lines(plan, run, console)
     with display:

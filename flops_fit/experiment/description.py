@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from flops_fit.errors import Note
+from flops_fit.manifest.files import STORED, Count, from_plain
 from flops_fit.manifest.manifest import Manifest, SizeRange, StatedSize
 from flops_fit.manifest.trials import Size
 from flops_fit.training.data.facts import DataFacts
@@ -30,11 +33,13 @@ class Description:
         num_devices: how many of them there are; 0 for a CPU.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
     sizes: tuple[Size, ...]
     facts: DataFacts
     notes: tuple[Note, ...] = ()
     device: str = "cpu"
-    num_devices: int = 0
+    num_devices: Count = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain data."""
@@ -42,14 +47,8 @@ class Description:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Description:
-        """Return the object that `to_dict` made plain."""
-        return cls(
-            sizes=tuple(Size(**size) for size in data["sizes"]),
-            facts=DataFacts(**data["facts"]),
-            notes=tuple(Note(**note) for note in data["notes"]),
-            device=data["device"],
-            num_devices=data["num_devices"],
-        )
+        """Return the description that `to_dict` made plain."""
+        return from_plain(cls, data)
 
 
 def stated_description(manifest: Manifest) -> Description | None:

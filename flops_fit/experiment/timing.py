@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from flops_fit.experiment.loading import Experiment
+from flops_fit.manifest.files import STORED, Count, NotNegative, Positive
 from flops_fit.manifest.trials import Trial
 
 
@@ -30,15 +33,17 @@ class Timing:
         nominal_flops_per_second: the peak that their vendor publishes; None where none is listed.
     """
 
-    flops_per_token: float
-    seconds_per_token: float
-    evaluation_seconds: float = 0.0
-    memory_bytes: int | None = None
-    setup_seconds: float = 0.0
-    startup_seconds: float = 0.0
-    available_bytes: int | None = None
-    matmul_flops_per_second: float | None = None
-    nominal_flops_per_second: float | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    flops_per_token: Positive
+    seconds_per_token: Positive
+    evaluation_seconds: NotNegative = 0.0
+    memory_bytes: Count | None = None
+    setup_seconds: NotNegative = 0.0
+    startup_seconds: NotNegative = 0.0
+    available_bytes: Count | None = None
+    matmul_flops_per_second: NotNegative | None = None
+    nominal_flops_per_second: NotNegative | None = None
 
     @property
     def flops_per_second(self) -> float:

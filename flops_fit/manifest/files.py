@@ -152,17 +152,23 @@ def parse_as(kind: type[T], content: bytes | str, *, path: Path, line: int | Non
 
 
 def _mistake(error: ValidationError) -> str:
-    """Return the first broken rule: the field, what was expected, what was found."""
-    found = error.errors()
-    first = found[0]
+    """Return what is wrong with a file that breaks a rule."""
+    first = error.errors()[0]
     if first["type"] == "json_invalid":
         return f"is not JSON: {first['ctx']['error']}"
+    return f"is not usable: {what_is_wrong(error)}"
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Return the first broken rule: which field, what was found, what was expected."""
+    found = error.errors()
+    first = found[0]
     field = f"`{place_of(first['loc'])}`" if first["loc"] else "it"
     more = f" ({len(found) - 1} more fields are wrong)" if len(found) > 1 else ""
     if first["type"] == "missing":
-        return f"is not usable: {field} is missing{more}"
+        return f"{field} is missing{more}"
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"is not usable: {field} is {shown(first['input'])}, expected {expected}{more}"
+    return f"{field} is {shown(first['input'])}, expected {expected}{more}"
 
 
 def from_plain(kind: type[T], data: Any) -> T:

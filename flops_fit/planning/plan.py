@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 from flops_fit.errors import Note, PlanError
+from flops_fit.manifest.files import STORED, from_plain
 from flops_fit.manifest.rules import MIN_STEPS
 from flops_fit.manifest.trials import Size, Trial
 
@@ -35,6 +38,8 @@ class Plan:
         has_curves: whether trials of one `budget_flops` form an isoFLOP curve; else it is only
             each trial's own compute.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
 
     trials: tuple[Trial, ...]
     warnings: tuple[Note, ...] = ()
@@ -80,12 +85,8 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Return the object that `to_dict` made plain."""
-        return cls(
-            tuple(Trial.from_dict(trial) for trial in data["trials"]),
-            tuple(Note(warning["code"], warning["message"]) for warning in data["warnings"]),
-            data.get("has_curves", True),
-        )
+        """Return the plan that `to_dict` made plain."""
+        return from_plain(cls, data)
 
 
 @dataclass(frozen=True)

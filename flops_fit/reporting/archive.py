@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from flops_fit.errors import FitError, Note, RunDirError
 from flops_fit.fitting.details import FitStatus, Waste
@@ -30,7 +33,15 @@ from flops_fit.fitting.law import (
     SurfaceFrontier,
 )
 from flops_fit.fitting.points import Excluded, Observation, Optimum
-from flops_fit.manifest.files import read_json, write_atomic
+from flops_fit.manifest.files import (
+    Positive,
+    Text,
+    from_plain,
+    read_json,
+    what_is_wrong,
+    write_atomic,
+)
+from flops_fit.manifest.mistakes import shown
 from flops_fit.reporting.details import details_from_dict, details_to_dict, gain_from_dict
 
 _FILE = "result.json"
@@ -128,7 +139,7 @@ def read_fields(directory: Path) -> dict[str, Any]:
             f"`{path}` has format {data.get('format')!r}; this version reads {_FORMAT}",
             hint="make the report again from the run directory or the table",
         )
-    return fields_from_dict(data)
+    return fields_from_dict(data, path=path)
 
 
 def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,28 +168,61 @@ def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain(value) for key, value in data.items()}
 
 
-def fields_from_dict(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inverse of `fields_to_dict`."""
-    observations = observations_from_dict(data["observations"])
+def fields_from_dict(data: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
+    """Return the inverse of `fields_to_dict`; `path` names the file in an error.
+
+    Raises:
+        RunDirError: a field is missing or broken.
+    """
+    held: dict[str, Any] = {}
+    for name, read in _readers(held).items():
+        try:
+            held[name] = read(data.get(name, []) if name in _LATER_FIELDS else data[name])
+        except KeyError as error:
+            raise _broken(path, name, f"has no `{error.args[0]}`") from None
+        except ValidationError as error:
+            raise _broken(path, name, what_is_wrong(error)) from None
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            found = f"begins with {shown(data[name])}, expected what `report` writes ({error})"
+            raise _broken(path, name, found) from None
+    return held
+
+
+_LATER_FIELDS = ("wastes", "gains")
+"""Fields that files of the first versions lack."""
+
+
+def _readers(held: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
+    """Return how each field is read; `held` has the fields that were read before it."""
+    notes = partial(from_plain, tuple[Note, ...])
     return {
-        "name": data["name"],
-        "unit": data["unit"],
-        "loss_unit": data["loss_unit"],
-        "fits": {m: fit_from_dict(fit, observations) for m, fit in data["fits"].items()},
-        "failures": {
-            method: FitError(error["message"], code=error["code"], hint=error["hint"])
-            for method, error in data["failures"].items()
+        "name": partial(from_plain, Text),
+        "unit": partial(from_plain, Text),
+        "loss_unit": partial(from_plain, Text),
+        "observations": observations_from_dict,
+        "fits": lambda fits: {
+            m: fit_from_dict(fit, held["observations"]) for m, fit in fits.items()
         },
-        "observations": observations,
-        "excluded": tuple(Excluded(**excluded) for excluded in data["excluded"]),
-        "targets": tuple(data["targets"]),
-        "notes": tuple(Note(**note) for note in data["notes"]),
-        "plan_warnings": tuple(Note(**note) for note in data["plan_warnings"]),
-        "run_dir": None if data["run_dir"] is None else Path(data["run_dir"]),
-        "predictions": tuple(optimum_from_dict(optimum) for optimum in data["predictions"]),
-        "wastes": tuple(Waste(**waste) for waste in data.get("wastes", ())),
-        "gains": tuple(gain_from_dict(gain) for gain in data.get("gains", ())),
+        "failures": lambda failures: {
+            method: FitError(error["message"], code=error["code"], hint=error["hint"])
+            for method, error in failures.items()
+        },
+        "excluded": partial(from_plain, tuple[Excluded, ...]),
+        "targets": lambda targets: tuple(from_plain(Positive, each) for each in targets),
+        "notes": notes,
+        "plan_warnings": notes,
+        "run_dir": lambda run_dir: None if run_dir is None else Path(run_dir),
+        "predictions": lambda optima: tuple(optimum_from_dict(optimum) for optimum in optima),
+        "wastes": partial(from_plain, tuple[Waste, ...]),
+        "gains": lambda gains: tuple(gain_from_dict(gain) for gain in gains),
     }
+
+
+def _broken(path: Path, name: str, found: str) -> RunDirError:
+    return RunDirError(
+        f"`{path}` is not usable: `{name}` {found}",
+        hint="make the report again from the run directory or the table",
+    )
 
 
 def fit_to_dict(fit: Fit, positions: Mapping[Observation, int]) -> dict[str, Any]:
@@ -243,7 +287,15 @@ def observations_to_dict(observations: Sequence[Observation]) -> dict[str, list[
 
 
 def observations_from_dict(columns: Mapping[str, Sequence[Any]]) -> tuple[Observation, ...]:
-    """Return the inverse of `observations_to_dict`."""
+    """Return the inverse of `observations_to_dict`.
+
+    Raises:
+        ValueError: a column holds what is no number, or no text.
+    """
+    for name, values in columns.items():
+        usual = {str} if name in ("name", "run") else {int, float}
+        if not {type(value) for value in values} <= {*usual, type(None)}:
+            raise ValueError(f"`{name}` is no list of {'texts' if str in usual else 'numbers'}")
     rows = zip(*columns.values(), strict=True)
     return tuple(Observation(**dict(zip(columns, row, strict=True))) for row in rows)
 

@@ -69,8 +69,8 @@ class Setting:
             }
             return cls(tuple(named[params] for params in sorted(named)))
         execution = record.manifest.execution
-        described = (record.provenance.get("description") or {}).get("sizes") or ()
-        sizes = [Buildable(s["size_value"], s["params"], s["flops_per_token"]) for s in described]
+        described = () if record.provenance is None else record.provenance.description.sizes
+        sizes = [Buildable(s.size_value, s.params, s.flops_per_token) for s in described]
         ended = record.ledger.finished.values()
         devices = sorted({entry.device for entry in ended if entry.device})
         count = execution.devices_per_trial

@@ -202,8 +202,8 @@ def _of_spending(record: Record, targets: Sequence[float]) -> Iterator[Check]:
         )
     yield Check(
         rules.RUNS_KEPT,
-        bool(record.provenance.get("fingerprint")),
-        f"fingerprint {record.provenance.get('fingerprint', 'missing')}; "
+        record.provenance is not None,
+        f"fingerprint {'missing' if record.provenance is None else record.provenance.fingerprint}; "
         f"{len(record.ledger.finished)} finished, {len(record.ledger.diverged)} diverged, "
         f"{len(record.ledger.failed)} failed",
     )

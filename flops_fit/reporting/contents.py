@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -165,7 +165,7 @@ class Contents:
     def _basis(self) -> str:
         """Return the source of the expected times."""
         record = self.result.record
-        return "" if record is None else str(record.estimate.get("basis", ""))
+        return "" if record is None else record.estimate.basis
 
     def extras(self) -> dict[str, Any]:
         """Return the parts of the JSON other than fits, predictions and checks."""
@@ -248,20 +248,17 @@ class Contents:
         if self.result.record is None:
             return []
         provenance = self.result.record.provenance
-        lines = [
-            f"fingerprint  {provenance.get('fingerprint', 'not recorded')}",
-            *(f"{name:<12} {version}" for name, version in _items(provenance, "versions")),
-            *(f"data.{name}: {value}" for name, value in _items(provenance, "data")),
-        ]
+        lines = ["fingerprint  not recorded"]
+        if provenance is not None:
+            lines = [
+                f"fingerprint  {provenance.fingerprint}",
+                *(f"{name:<12} {version}" for name, version in provenance.versions.items()),
+                *(f"data.{name}: {value}" for name, value in (provenance.data or {}).items()),
+            ]
         return [
             Section("Provenance", text="\n".join(lines)),
             Section("Manifest", text=self.result.record.manifest_text),
         ]
-
-
-def _items(provenance: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    """Return the entries of one part of the provenance; empty if it was not recorded."""
-    return list((provenance.get(name) or {}).items())
 
 
 def _figure_section(name: str, figure: Figure) -> Section:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from flops_fit.experiment.timing import Timing
 from flops_fit.planning.estimate import estimate_plan
 from flops_fit.planning.plan import Plan
 from flops_fit.reporting.record import Record
@@ -67,12 +66,8 @@ def _expected(record: Record) -> dict[str, float | None]:
     An adaptive sweep's trials were not known to its estimate: theirs are by the sizes that were
     timed for it.
     """
-    known = {row["trial_id"]: row.get("wall_seconds") for row in record.estimate.get("trials", ())}
-    names = {field.name for field in fields(Timing)}
-    timings = [
-        Timing(**{name: value for name, value in told.items() if name in names})
-        for told in record.estimate.get("timings", ())
-    ]
+    known = {row.trial_id: row.wall_seconds for row in record.estimate.trials}
+    timings = record.estimate.timings
     chosen = tuple(trial for trial in record.plan.trials if trial.trial_id not in known)
     if not timings or not chosen:
         return known

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.errors import FitError
 from flops_fit.fitting.carryover import Transfer, fit_transfer
 from flops_fit.fitting.rates import RatePoint
-from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.files import write_json
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import settings
 from flops_fit.manifest.trials import Trial
-from flops_fit.planning.plan import Plan
 from flops_fit.reporting.tables.rates import describe_transfer, optima_table, rule_costs_table
 from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
-from flops_fit.sweep.provenance import resume
+from flops_fit.sweep.provenance import read_plan, resume
 from flops_fit.sweep.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def read_transfer(directory: Path) -> TransferResult:
     """
     run = RunDir(directory)
     prepared = resume(directory, study="transfer")
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     state = replay(read_ledger(run.ledger)) if run.ledger.exists() else replay([])
     manifest = prepared.manifest
     recipe = manifest.training

@@ -13,12 +13,12 @@ from flops_fit.fitting.options import FitOptions
 from flops_fit.fitting.points import Excluded, Observation
 from flops_fit.fitting.tables.table import TableOptions, read_table
 from flops_fit.fitting.tables.trackers import is_project
-from flops_fit.manifest.files import read_json, write_atomic
+from flops_fit.manifest.files import write_atomic
 from flops_fit.planning.plan import Plan
 from flops_fit.reporting.budgets import default_targets, distinct_budgets, own_budgets
 from flops_fit.reporting.result import Result
 from flops_fit.sweep.ledger import LedgerState, observations_of, read_ledger, replay
-from flops_fit.sweep.provenance import require_trials, resume
+from flops_fit.sweep.provenance import read_plan, require_trials, resume
 from flops_fit.sweep.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_run(
 
     run = RunDir(directory)
     prepared = resume(directory)
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     state = replay(read_ledger(run.ledger))
     require_trials(directory, plan)
     simulated = (_SIMULATED,) if state.is_simulated else ()

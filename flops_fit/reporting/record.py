@@ -6,22 +6,73 @@ nothing is unpickled. A directory that lacks one of them has no record.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from flops_fit.errors import FlopsFitError
+from pydantic import ConfigDict
+
+from flops_fit.errors import FlopsFitError, RunDirError
+from flops_fit.experiment.timing import Timing
 from flops_fit.fitting.points import Observation
-from flops_fit.manifest.files import read_json
+from flops_fit.manifest.files import (
+    STORED,
+    HexId,
+    NotNegative,
+    Positive,
+    Text,
+    parse_as,
+    read_as,
+    read_json,
+    read_text,
+)
 from flops_fit.manifest.manifest import Manifest, read_manifest
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
+from flops_fit.sweep.provenance import Provenance, read_plan, read_provenance
 from flops_fit.sweep.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class ExpectedTrial:
+    """How long one trial was expected to take; None: not known."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    trial_id: HexId
+    wall_seconds: NotNegative | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The estimate that was made before the sweep began; empty where none was made.
+
+    Attributes:
+        trials: the trials that were planned then.
+        timings: the sizes that were timed.
+        basis: where the times come from, for the reader.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    trials: tuple[ExpectedTrial, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    basis: Text = ""
+
+
+@dataclass(frozen=True)
+class _CurvePoint:
+    """One line of a training curve."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    tokens: Positive
+    flops: Positive
+    loss: Positive
 
 
 @dataclass(frozen=True)
@@ -33,31 +84,36 @@ class Record:
         manifest: the experiment as written.
         plan: its trials.
         ledger: what happened to them.
-        provenance: fingerprint, versions, data, description.
-        estimate: what the sweep was expected to cost before it began; empty where none was made.
+        provenance: what the sweep was started from; None: not recorded.
+        estimate: how long the sweep was expected to take before it began.
     """
 
     directory: Path
     manifest: Manifest
     plan: Plan
     ledger: LedgerState
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    estimate: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+    estimate: Expected = field(default_factory=Expected)
 
     @classmethod
     def read(cls, directory: Path | None) -> Record | None:
-        """Return the record of a run directory; None if it has none, or it cannot be read."""
+        """Return the record of a run directory; None where there is none, or it cannot be read.
+
+        Raises:
+            RunDirError: `estimate.json` is broken: no other command reads it.
+        """
         if directory is None or not RunDir(directory).is_run():
             return None
         run = RunDir(directory)
+        estimate = read_as(Expected, run.estimate) if run.estimate.exists() else Expected()
         try:
             return cls(
                 directory,
                 read_manifest(run.manifest),
-                Plan.from_dict(read_json(run.plan)),
+                read_plan(run),
                 replay(read_ledger(run.ledger)) if run.ledger.exists() else LedgerState(),
-                read_json(run.provenance) if run.provenance.exists() else {},
-                read_json(run.estimate) if run.estimate.exists() else {},
+                read_provenance(run) if run.provenance.exists() else None,
+                estimate,
             )
         except FlopsFitError:
             # The report stands without a record; `status` and `run` name what is broken.
@@ -66,8 +122,8 @@ class Record:
     @property
     def unique_units(self) -> int | None:
         """The number of different units in the training set; None if endless or not known."""
-        facts = (self.provenance.get("description") or {}).get("facts") or {}
-        return self.manifest.data.unique_units or facts.get("unique_units")
+        facts = None if self.provenance is None else self.provenance.description.facts
+        return self.manifest.data.unique_units or (None if facts is None else facts.unique_units)
 
     @cached_property
     def transfer(self) -> Mapping[str, Any] | None:
@@ -82,10 +138,10 @@ class Record:
         told = study.report / "transfer.json"
         if not told.is_file():
             return None
+        if self.provenance is None:
+            return None
         try:
-            is_same = read_json(study.provenance).get("fingerprint") == self.provenance.get(
-                "fingerprint"
-            )
+            is_same = read_provenance(study).fingerprint == self.provenance.fingerprint
             return read_json(told) if is_same else None
         except FlopsFitError:
             return None
@@ -93,7 +149,7 @@ class Record:
     @property
     def manifest_text(self) -> str:
         """The manifest as written."""
-        return RunDir(self.directory).manifest.read_text(encoding="utf-8")
+        return read_text(RunDir(self.directory).manifest)
 
     def curves(self) -> dict[str, list[Observation]]:
         """Return the training curve of each finished trial that left one, by trial id.
@@ -105,8 +161,8 @@ class Record:
             path = RunDir(self.directory).trial(trial.trial_id) / "curve.jsonl"
             if trial.trial_id not in self.ledger.finished or not path.is_file():
                 continue
-            for line in path.read_text(encoding="utf-8").splitlines():
-                point = _point(line, trial)
+            for line in _lines(path):
+                point = _point(line, path, trial)
                 if point is not None:
                     curves.setdefault(trial.trial_id, []).append(point)
         return curves
@@ -118,13 +174,18 @@ class Record:
         return math.fsum(entry.wall_seconds for entry in ended)
 
 
-def _point(line: str, trial: Trial) -> Observation | None:
-    """Read one line of a training curve."""
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a curve; none where the file cannot be read."""
     try:
-        point = json.loads(line)
-        tokens, flops, loss = (float(point[key]) for key in ("tokens", "flops", "loss"))
-    except (ValueError, TypeError, KeyError):
+        return read_text(path).splitlines()
+    except RunDirError:
+        return []
+
+
+def _point(line: str, path: Path, trial: Trial) -> Observation | None:
+    """Return a line of a training curve as a point; None where it is none."""
+    try:
+        point = parse_as(_CurvePoint, line, path=path)
+    except RunDirError:
         return None
-    if not all(math.isfinite(value) and value > 0 for value in (tokens, flops, loss)):
-        return None
-    return Observation(trial.size.params, tokens, flops, loss, run=trial.trial_id)
+    return Observation(trial.size.params, point.tokens, point.flops, point.loss, run=trial.trial_id)

@@ -21,12 +21,13 @@ from typing import Any
 from flops_fit.errors import ManifestError, Note, RunDirError
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.prepared import Prepared, written
-from flops_fit.manifest.files import read_json, write_atomic, write_json
+from flops_fit.manifest.files import write_as, write_atomic, write_json
 from flops_fit.manifest.manifest import Manifest, manifest_from, parse_manifest
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.entries import SweepExtended
 from flops_fit.sweep.ledger import Ledger, LedgerState
+from flops_fit.sweep.provenance import read_plan, read_provenance
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_flops
 
@@ -108,7 +109,7 @@ def extend(run: RunDir, prepared: Prepared, plan: Plan) -> Note:
     Raises:
         RunDirError: the plans do not mix.
     """
-    old, mark = Plan.from_dict(read_json(run.plan)), fingerprint(prepared.manifest)
+    old, mark = read_plan(run), fingerprint(prepared.manifest)
     with closing(Ledger.open(run.ledger)) as ledger:
         extension = extension_of(old, plan, ledger.state)
         write_atomic(run.manifest, prepared.text)
@@ -122,12 +123,13 @@ def extend(run: RunDir, prepared: Prepared, plan: Plan) -> Note:
                     no_longer_asked=len(extension.no_longer_asked),
                 )
             )
-    changed = {
-        "fingerprint": mark,
-        "identity": prepared.manifest.identity,
-        "description": prepared.description.to_dict(),
-    }
-    write_json(run.provenance, {**read_json(run.provenance), **changed})
+    changed = replace(
+        read_provenance(run),
+        fingerprint=mark,
+        identity=prepared.manifest.identity,
+        description=prepared.description,
+    )
+    write_as(run.provenance, changed)
     return extension.note(run)
 
 

@@ -15,33 +15,37 @@ without manifest.toml, which is not a run directory: the next start lays it down
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flops_fit.errors import ManifestError, Note, RunDirError
 from flops_fit.experiment.description import stated_description
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import require_trackers
 from flops_fit.experiment.prepared import Prepared, prepare
-from flops_fit.manifest.files import read_json, write_atomic, write_json
+from flops_fit.manifest.files import write_as, write_atomic, write_json
 from flops_fit.manifest.manifest import Manifest, manifest_from, read_manifest
 from flops_fit.planning.from_manifest import ground_of, make_plan, make_transfer_plan
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.drift import refuse_drift
 from flops_fit.sweep.extending import extend, is_extension, with_budgets
 from flops_fit.sweep.provenance import (
+    Provenance,
     Study,
     check_same,
+    default_run_dir,
     provenance_of,
+    read_plan,
+    read_provenance,
     refuse_edited_manifest,
     refuse_mixed,
     require_trials,
     resume,
 )
-from flops_fit.sweep.rundir import RunDir, default_run_dir
+from flops_fit.sweep.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,17 @@ class OpenSweep:
     @property
     def plan(self) -> Plan:
         """The planned trials, as the run directory holds them now."""
-        return Plan.from_dict(read_json(self.run.plan))
+        return read_plan(self.run)
 
     @property
     def is_simulated(self) -> bool:
         """Whether losses are drawn from a planted law."""
-        return read_json(self.run.provenance)["planted"] is not None
+        return read_provenance(self.run).is_simulated
 
     @property
     def was_adaptive(self) -> bool:
         """Whether the sweep was started as an adaptive one, without a plan of its own."""
-        return bool(read_json(self.run.provenance).get("adaptive"))
+        return read_provenance(self.run).adaptive
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def planned(
             f"`--total-flops` sizes a new plan, and `{source}` already has a plan",
             hint="give the manifest instead of the run directory",
         )
-    prepared, plan = resume(source), Plan.from_dict(read_json(RunDir(source).plan))
+    prepared, plan = resume(source), read_plan(RunDir(source))
     if needs_trials:
         require_trials(source, plan)
     return prepared, plan
@@ -182,7 +186,7 @@ def open_sweep(
     if isinstance(source, Path) and source.is_dir():
         run, known = RunDir(source), resume(source)
         manifest, text = known.manifest, known.text
-        simulated = read_json(run.provenance)["planted"] is not None
+        simulated = read_provenance(run).is_simulated
     else:
         manifest = source.manifest if isinstance(source, Prepared) else read_manifest(source)
         run, text = RunDir(run_dir or _default_place(source, manifest.name)), _text_of(source)
@@ -221,11 +225,9 @@ def _taken_up(
     Raises:
         RunDirError: the manifest describes another experiment.
     """
-    provenance = read_json(run.provenance)
-    is_same = provenance["fingerprint"] == fingerprint(manifest)
-    is_fixed = provenance.get("adaptive") or not is_extension(
-        provenance["identity"], manifest.identity
-    )
+    provenance = read_provenance(run)
+    is_same = provenance.fingerprint == fingerprint(manifest)
+    is_fixed = provenance.adaptive or not is_extension(provenance.identity, manifest.identity)
     if is_same or is_fixed:
         check_same(run, manifest, simulated=simulated)
         _adopt(run, text)
@@ -242,7 +244,7 @@ def _described(run: RunDir, manifest: Manifest, text: str) -> Prepared:
     The plugins are asked again only if other sizes may be planned.
     """
     known = resume(run.path)
-    was = read_json(run.provenance)["identity"]["model"]
+    was = cast("Mapping[str, Any]", read_provenance(run).identity["model"])
     now = manifest.identity["model"]
     if was.get("sizes") == now.get("sizes") and manifest.model.sizes != "auto":
         stated = stated_description(manifest)
@@ -305,7 +307,7 @@ def open_study(
 
 @contextmanager
 def _laid_down(
-    run: RunDir, prepared: Prepared, plan: Plan, provenance: dict[str, Any]
+    run: RunDir, prepared: Prepared, plan: Plan, provenance: Provenance
 ) -> Iterator[None]:
     """Write the files of a new run directory, and hold its lock.
 
@@ -315,7 +317,7 @@ def _laid_down(
     with ExitStack() as stack:
         try:
             stack.enter_context(run.lock())
-            write_json(run.provenance, provenance)
+            write_as(run.provenance, provenance)
             write_json(run.plan, plan.to_dict())
             # The manifest comes last: a directory that has it has all three.
             write_atomic(run.manifest, prepared.text)

@@ -8,55 +8,138 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, JsonValue
 
 from flops_fit.errors import RunDirError
 from flops_fit.experiment.description import Description
-from flops_fit.experiment.loading import (
-    fingerprint,
-)
+from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.prepared import Prepared
-from flops_fit.manifest.files import read_json
+from flops_fit.fitting.law import Surface
+from flops_fit.manifest.files import SMALL_FILE, STORED, Text, read_as, read_text
 from flops_fit.manifest.manifest import Manifest, parse_manifest
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.rehearsal import planted_law
 from flops_fit.sweep.rundir import RunDir
 
+Study = Literal["sweep", "transfer"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a run directory was started from.
+
+    Attributes:
+        fingerprint: of the experiment.
+        identity: the manifest's values that the trials depend on.
+        planted: the law that a simulated sweep draws its losses from; None: trials are trained.
+        search_path: folders in which plugins are looked for.
+        data: what identifies the data; None where the data plugin says nothing.
+        description: the sizes, and what one unit of data is.
+        study: what the trials are for.
+        adaptive: whether the sweep began without trials and chooses them.
+        versions: of the packages that the numbers depend on.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    fingerprint: Text
+    identity: Mapping[str, JsonValue]
+    planted: Surface | None
+    search_path: tuple[str, ...]
+    data: Mapping[str, Any] | None
+    description: Description
+    study: Study = "sweep"
+    adaptive: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether losses are drawn from a planted law."""
+        return self.planted is not None
+
+
+def read_provenance(run: RunDir) -> Provenance:
+    """Return what a run directory was started from.
+
+    Raises:
+        RunDirError: the file is missing or broken.
+    """
+    return read_as(Provenance, run.provenance, most_bytes=SMALL_FILE)
+
+
+def read_plan(run: RunDir) -> Plan:
+    """Return the plan of a run directory.
+
+    Raises:
+        RunDirError: the file is missing or broken, or two of its trials have one id.
+    """
+    plan = read_as(Plan, run.plan)
+    seen: set[str] = set()
+    for position, trial in enumerate(plan.trials):
+        if trial.trial_id in seen:
+            raise RunDirError(
+                f"`{run.plan}` is not usable: `trials[{position}].trial_id` is "
+                f"{trial.trial_id}, which an earlier trial has too",
+                hint="the file was changed by hand or by another program: restore it from a copy",
+            )
+        seen.add(trial.trial_id)
+    return plan
+
 
 def provenance_of(
     prepared: Prepared, plan: Plan, *, study: Study, simulated: bool, is_adaptive: bool
-) -> dict[str, Any]:
+) -> Provenance:
     """Return a run's origin: the experiment, its data and the versions behind its numbers."""
     facts = prepared.description.facts
-    return {
-        "fingerprint": fingerprint(prepared.manifest),
-        "identity": prepared.manifest.identity,
-        "study": study,
-        "planted": asdict(planted_law(max(plan.budgets))) if simulated else None,
-        "adaptive": is_adaptive,
-        "search_path": [str(folder) for folder in prepared.search_path],
-        "data": None if facts.provenance is None else dict(facts.provenance),
-        "description": prepared.description.to_dict(),
-        "versions": versions(),
-    }
+    return Provenance(
+        fingerprint=fingerprint(prepared.manifest),
+        identity=prepared.manifest.identity,
+        study=study,
+        planted=planted_law(max(plan.budgets)) if simulated else None,
+        adaptive=is_adaptive,
+        search_path=tuple(str(folder) for folder in prepared.search_path),
+        data=None if facts.provenance is None else dict(facts.provenance),
+        description=prepared.description,
+        versions=versions(),
+    )
+
+
+def default_run_dir(manifest: Path, name: str) -> Path:
+    """Return where a manifest's sweep lies: `runs/NAME`, the same from every working directory.
+
+    A sweep that was started from this manifest is found in the current folder, beside the manifest
+    or in a folder above it. A new one lies in the current folder if the manifest is inside it, else
+    beside the manifest.
+    """
+    folder = manifest.resolve().parent
+    here = Path("runs") / name
+    if RunDir(here).is_run():
+        return here
+    for above in (folder, *folder.parents):
+        found = RunDir(above / "runs" / name)
+        if found.is_run() and str(folder) in read_provenance(found).search_path:
+            return found.path
+    return here if folder.is_relative_to(Path.cwd().resolve()) else folder / "runs" / name
 
 
 def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study = "sweep") -> None:
     """Refuse to continue with another experiment than the run directory's."""
-    provenance = read_json(run.provenance)
+    provenance = read_provenance(run)
     refuse_other_study(run, provenance, study)
     refuse_mixed(run, simulated=simulated)
-    if provenance["fingerprint"] != fingerprint(manifest):
-        changed = "; ".join(_differences(provenance["identity"], manifest.identity))
+    if provenance.fingerprint != fingerprint(manifest):
+        changed = "; ".join(_differences(provenance.identity, manifest.identity))
         raise RunDirError(
             f"the manifest changed since `{run.path}` was started: {changed}",
             hint="undo the change to continue that sweep, or start a new one with --run-dir; "
             + (
                 "an adaptive sweep chooses its own trials: change its goal, or give --total-flops"
-                if provenance.get("adaptive")
+                if provenance.adaptive
                 else "[sweep] and the sizes may change"
             ),
         )
@@ -64,7 +147,7 @@ def check_same(run: RunDir, manifest: Manifest, *, simulated: bool, study: Study
 
 def refuse_mixed(run: RunDir, *, simulated: bool) -> None:
     """Refuse to mix simulated and trained losses in one run directory."""
-    if (read_json(run.provenance)["planted"] is not None) != simulated:
+    if read_provenance(run).is_simulated != simulated:
         kind = "trained" if simulated else "simulated"
         raise RunDirError(
             f"`{run.path}` holds a {kind} sweep; simulated and trained losses never mix",
@@ -78,9 +161,9 @@ def refuse_edited_manifest(run: RunDir, manifest: Manifest) -> None:
     Raises:
         RunDirError: a value changed that the trials depend on; execution and report may change.
     """
-    provenance = read_json(run.provenance)
-    if provenance["fingerprint"] != fingerprint(manifest):
-        changed = "; ".join(_differences(provenance["identity"], manifest.identity))
+    provenance = read_provenance(run)
+    if provenance.fingerprint != fingerprint(manifest):
+        changed = "; ".join(_differences(provenance.identity, manifest.identity))
         raise RunDirError(
             f"`{run.manifest}` changed since the sweep was started: {changed}",
             hint="undo the change to continue this sweep, or start a new one from a manifest of "
@@ -111,15 +194,11 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -
     return found
 
 
-Study = Literal["sweep", "transfer"]
-
-
-def refuse_other_study(run: RunDir, provenance: Mapping[str, Any], wanted: Study) -> None:
+def refuse_other_study(run: RunDir, provenance: Provenance, wanted: Study) -> None:
     """A sweep's run directory is no study of learning rates, nor the other way round."""
-    held: Study = provenance.get("study", "sweep")
-    if held == wanted:
+    if provenance.study == wanted:
         return
-    if held == "transfer":
+    if provenance.study == "transfer":
         raise RunDirError(
             f"`{run.path}` holds a study of learning rates, not a sweep",
             hint=f"`flops-fit transfer {run.path}` continues it and shows it",
@@ -140,8 +219,7 @@ def study_of(run: RunDir) -> Study:
         raise RunDirError(
             f"`{run.path}` is not a run directory", hint="`flops-fit run MANIFEST` makes one"
         )
-    held: Study = read_json(run.provenance).get("study", "sweep")
-    return held
+    return read_provenance(run).study
 
 
 def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
@@ -156,15 +234,15 @@ def resume(directory: Path, *, study: Study = "sweep") -> Prepared:
             f"`{directory}` is not a run directory",
             hint="`flops-fit run MANIFEST` makes one",
         )
-    provenance = read_json(run.provenance)
+    provenance = read_provenance(run)
     refuse_other_study(run, provenance, study)
-    text = run.manifest.read_text(encoding="utf-8")
+    text = read_text(run.manifest, most_bytes=SMALL_FILE)
     return Prepared(
         parse_manifest(text, where=str(run.manifest)),
         text,
-        Description.from_dict(provenance["description"]),
+        provenance.description,
         run.manifest,
-        tuple(Path(folder) for folder in provenance["search_path"]),
+        tuple(Path(folder) for folder in provenance.search_path),
     )
 
 

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flops_fit.manifest.files import read_json
 from flops_fit.manifest.manifest import read_manifest
+from flops_fit.sweep.provenance import read_provenance
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.sweep.worker import Bench
 
@@ -63,7 +63,7 @@ def _keep_in_wandb(folder: Path, tracker: Any) -> None:
 def publish_report(run: RunDir) -> dict[str, str]:
     """Send a trained sweep's report to its trackers; return the failures by tracker."""
     manifest = read_manifest(run.manifest)
-    if not manifest.training.log_with or read_json(run.provenance)["planted"] is not None:
+    if not manifest.training.log_with or read_provenance(run).is_simulated:
         return {}
     command = [sys.executable, "-m", "flops_fit", "worker", str(run.path), "--publish"]
     run.trackers.mkdir(exist_ok=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 from flops_fit.errors import FitError
 from flops_fit.experiment.prepared import Prepared
-from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.adaptive.answer import answer_of
 from flops_fit.planning.adaptive.belief import Belief
@@ -26,7 +25,7 @@ from flops_fit.planning.from_manifest import ground_of, make_plan
 from flops_fit.planning.notes import share_of_target
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
-from flops_fit.sweep.provenance import resume
+from flops_fit.sweep.provenance import read_provenance, resume
 from flops_fit.sweep.rounds import given_part, history_of, make_terms, planned_so_far, stated_total
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_count, format_flops
@@ -78,7 +77,7 @@ def refine_run(directory: Path) -> Refinement:
     prepared = resume(directory)
     state = replay(read_ledger(run.ledger))
     plan = planned_so_far(run, state)
-    is_new = bool(read_json(run.provenance).get("adaptive"))
+    is_new = read_provenance(run).adaptive
     terms = make_terms(
         prepared.manifest,
         ground_of(prepared),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flops_fit.errors import Note, PlanError
-from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.files import write_json
 from flops_fit.manifest.manifest import Manifest
 from flops_fit.manifest.rules import MIN_STEPS
 from flops_fit.manifest.trials import Size, Trial
@@ -25,6 +25,7 @@ from flops_fit.planning.plan import Plan
 from flops_fit.sweep.conductor import SweepSummary, Watcher
 from flops_fit.sweep.entries import DecisionMade
 from flops_fit.sweep.ledger import Ledger, LedgerState
+from flops_fit.sweep.provenance import read_plan
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.units import format_flops
 
@@ -190,7 +191,7 @@ def unmet_goal(state: LedgerState) -> Note | None:
 
 def planned_so_far(run: RunDir, state: LedgerState) -> Plan:
     """Return the run directory's plan with the trials of all recorded decisions."""
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     for decision in state.decisions:
         plan = extended(plan, decision)
     return plan

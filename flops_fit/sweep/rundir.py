@@ -34,7 +34,6 @@ from flops_fit.manifest.files import (
     Count,
     Finite,
     read_as,
-    read_json,
     to_plain,
     write_json,
 )
@@ -137,24 +136,6 @@ class RunDir:
             yield
         finally:
             lock.release()
-
-
-def default_run_dir(manifest: Path, name: str) -> Path:
-    """Return where a manifest's sweep lies: `runs/NAME`, the same from every working directory.
-
-    A sweep that was started from this manifest is found in the current folder, beside the manifest
-    or in a folder above it. A new one lies in the current folder if the manifest is inside it, else
-    beside the manifest.
-    """
-    folder = manifest.resolve().parent
-    here = Path("runs") / name
-    if RunDir(here).is_run():
-        return here
-    for above in (folder, *folder.parents):
-        found = RunDir(above / "runs" / name)
-        if found.is_run() and str(folder) in read_json(found.provenance).get("search_path", ()):
-            return found.path
-    return here if folder.is_relative_to(Path.cwd().resolve()) else folder / "runs" / name
 
 
 def write_outcome(run: RunDir, outcome: Outcome) -> None:

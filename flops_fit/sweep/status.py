@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flops_fit.errors import RunDirError
-from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Trial
-from flops_fit.planning.plan import Plan
 from flops_fit.sweep.entries import (
     Entry,
     SweepCapped,
@@ -30,7 +28,7 @@ from flops_fit.sweep.entries import (
     TrialStopped,
 )
 from flops_fit.sweep.ledger import LedgerState, read_ledger, replay
-from flops_fit.sweep.provenance import resume, study_of
+from flops_fit.sweep.provenance import read_plan, resume, study_of
 from flops_fit.sweep.rundir import RunDir, read_progress
 
 _FRESH_SECONDS = 60.0  # a lease and a progress file that are younger belong to a live worker
@@ -142,7 +140,7 @@ def read_status(directory: Path) -> Status:
     """
     run = RunDir(directory)
     prepared = resume(directory, study=study_of(run))
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     entries = read_ledger(run.ledger) if run.ledger.exists() else []
     state = replay(entries)
     began = _began(entries)
@@ -193,7 +191,7 @@ def find_trials(run: RunDir, asked: Sequence[str]) -> list[Trial]:
         raise RunDirError(
             f"`{run.path}` is not a run directory", hint="`flops-fit run MANIFEST` makes one"
         )
-    trials = Plan.from_dict(read_json(run.plan)).trials
+    trials = read_plan(run).trials
     found: list[Trial] = []
     for text in asked:
         matching = [trial for trial in trials if trial.trial_id.startswith(text)]

@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from flops_fit.errors import FlopsFitError, PluginError, RunDirError
 from flops_fit.experiment.loading import Experiment, load_experiment
-from flops_fit.fitting.law import Surface
-from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.files import write_json
 from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Outcome, Status, Trial
 from flops_fit.sweep.claims import LeaseLostError, Leases, claimed
@@ -41,7 +40,7 @@ from flops_fit.sweep.drift import match_identity
 from flops_fit.sweep.interrupts import handling
 from flops_fit.sweep.isolation import isolated
 from flops_fit.sweep.ledger import read_ledger, replay
-from flops_fit.sweep.provenance import refuse_edited_manifest
+from flops_fit.sweep.provenance import read_plan, read_provenance, refuse_edited_manifest
 from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
 from flops_fit.sweep.rehearsal import simulate
 from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
@@ -68,13 +67,12 @@ class Bench:
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
         if experiment is None:
             refuse_edited_manifest(run, self._manifest)
-        self._provenance = read_json(run.provenance)
-        planted = self._provenance["planted"]
+        self._provenance = read_provenance(run)
         self._trackers: Trackers | None = None
         self._unusable: set[str] = set()
         self._params: dict[int | float, int] = {}
         self.stalls: StallWatch | None = None  # where this process may be ended
-        self._law = None if planted is None else Surface(**planted)
+        self._law = self._provenance.planted
         self._trials = _read_trials(run)
 
     def run_task(self, task: tuple[str, ...]) -> bool:
@@ -325,22 +323,22 @@ class Bench:
             names,
             self.run.trackers,
             manifest.name,
-            self._provenance["fingerprint"],
+            self._provenance.fingerprint,
         )
 
     def _load(self) -> Experiment:
         """Load the experiment from the run directory's manifest; refuse changed data."""
         if self._experiment is None:
-            folders = [Path(folder) for folder in self._provenance["search_path"]]
+            folders = [Path(folder) for folder in self._provenance.search_path]
             self._experiment = load_experiment(self._manifest, search_path=folders)
-        began, now = self._provenance["data"], self._experiment.data.facts.provenance
+        began, now = self._provenance.data, self._experiment.data.facts.provenance
         if began is not None and now is not None and began != json.loads(json.dumps(dict(now))):
             raise RunDirError(
                 f"the data changed since the sweep began: was {began}, is {dict(now)}",
                 hint="losses on different data are not one law: start a new run directory",
             )
         if not self._is_matched:
-            folders = [Path(folder) for folder in self._provenance["search_path"]]
+            folders = [Path(folder) for folder in self._provenance.search_path]
             match_identity(self.run, self._experiment, search_path=folders)
             self._is_matched = True
         return self._experiment
@@ -348,8 +346,7 @@ class Bench:
 
 def _read_trials(run: RunDir) -> dict[str, Trial]:
     """Return the trials of the plan as it is now, by id."""
-    trials = [Trial.from_dict(data) for data in read_json(run.plan)["trials"]]
-    return {trial.trial_id: trial for trial in trials}
+    return {trial.trial_id: trial for trial in read_plan(run).trials}
 
 
 def end_process() -> None:

@@ -20,7 +20,7 @@ from flops_fit.experiment.describing import describe
 from flops_fit.experiment.loading import load_experiment
 from flops_fit.manifest.manifest import parse_manifest, read_manifest
 from flops_fit.sweep.opening import open_sweep
-from flops_fit.sweep.rundir import default_run_dir
+from flops_fit.sweep.provenance import default_run_dir
 from flops_fit.training.data.batches import load_data
 
 REPORTS = Path(__file__).parents[3] / "shared" / "data" / "bugs"

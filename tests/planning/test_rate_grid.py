@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flops_fit.errors import ManifestError, PlanError, RunDirError
+from flops_fit.manifest.files import from_plain
 from flops_fit.manifest.manifest import TransferSection, parse_manifest
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.planning.plan import Plan
@@ -17,7 +18,7 @@ from flops_fit.planning.rate_grid import lay_transfer
 from flops_fit.reporting.checklist import checklist
 from flops_fit.reporting.reading import read_run
 from flops_fit.reporting.record import Record
-from flops_fit.sweep.provenance import check_same, refuse_other_study
+from flops_fit.sweep.provenance import Provenance, check_same, refuse_other_study
 from flops_fit.sweep.rundir import RunDir
 
 MODULE = """
@@ -130,8 +131,11 @@ def test_a_study_is_no_sweep_and_a_sweep_no_study(study):
     assert "flops-fit transfer" in ended.stderr
     with pytest.raises(RunDirError, match="holds a study of learning rates"):
         read_run(folder / "runs/mine-transfer")
+    run = RunDir(folder / "runs/mine-transfer")
+    data = json.loads(run.provenance.read_text())
+    del data["study"]  # as older versions wrote it
     with pytest.raises(RunDirError, match="holds a sweep, not a study"):
-        refuse_other_study(RunDir(folder), {"fingerprint": "of an older version"}, "transfer")
+        refuse_other_study(run, from_plain(Provenance, data), "transfer")
 
 
 def test_a_manifest_that_changed_is_refused_by_what_changed(study):
@@ -157,7 +161,7 @@ def test_the_report_of_the_sweep_knows_the_study_beside_it(study, tmp_path, monk
     assert Record.read(Path("..")).transfer == record.transfer
     checks = [c for c in checklist({}, [], record=record) if "learning rate" in c.rule.statement]
     assert "of 2 sizes" in checks[0].figure
-    other = replace(record, provenance={"fingerprint": "another"})
+    other = replace(record, provenance=replace(record.provenance, fingerprint="another"))
     assert other.transfer is None
 
 

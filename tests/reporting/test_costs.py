@@ -48,7 +48,10 @@ def swept(tmp_path):
          "flops_per_token": s.flops_per_token}
         for s in SIZES
     ]  # fmt: skip
-    write_json(run.provenance, {"fingerprint": "abc", "description": {"facts": {}, "sizes": sizes}})
+    write_json(run.provenance, {
+        "fingerprint": "abc", "identity": {}, "planted": None, "search_path": [], "data": None,
+        "description": {"sizes": sizes, "facts": {}},
+    })  # fmt: skip
     expected = [{"trial_id": t.trial_id, "wall_seconds": 0.8 * t.flops / RATE} for t in trials]
     write_json(run.estimate, {"basis": "3 sizes timed", "trials": expected})
     ledger = Ledger.open(run.ledger)
@@ -201,7 +204,10 @@ def branched(tmp_path):
         for tokens, shared in ((1000, 0), (2000, 1000), (4000, 2000))
     ]  # fmt: skip
     write_json(run.plan, Plan(tuple(trials), (), has_curves=False).to_dict())
-    write_json(run.provenance, {"fingerprint": "abc"})
+    write_json(run.provenance, {
+        "fingerprint": "abc", "identity": {}, "planted": None, "search_path": [], "data": None,
+        "description": {"sizes": [], "facts": {}},
+    })  # fmt: skip
     expected = [{"trial_id": t.trial_id, "wall_seconds": t.cost_flops / RATE} for t in trials]
     write_json(run.estimate, {"basis": "timed", "trials": expected})
     ledger = Ledger.open(run.ledger)

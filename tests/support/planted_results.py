@@ -169,7 +169,10 @@ def run_directory(tmp_path, *, manifest=MANIFEST, tokens=400_000, facts=None):
     run.path.mkdir()
     run.manifest.write_text(manifest, encoding="utf-8")
     write_json(run.plan, Plan(tuple(trials)).to_dict())
-    write_json(run.provenance, {"fingerprint": "abc123", "description": {"facts": facts or {}}})
+    write_json(run.provenance, {
+        "fingerprint": "abc123", "identity": {}, "planted": None, "search_path": [], "data": None,
+        "description": {"sizes": [], "facts": facts or {}},
+    })  # fmt: skip
     ledger = Ledger.open(run.ledger)
     ledger.append(entry("sweep_started", fingerprint="abc123", trials=2))
     ledger.append(entry(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flops_fit.fitting.points import Observation
+from flops_fit.manifest.files import from_plain
 from flops_fit.manifest.rules import MIN_STEPS
 from flops_fit.manifest.trials import TRUNK_SPAN, Size, Trial
 from flops_fit.planning.plan import BatchTokens, lay_trials, num_steps
@@ -217,17 +218,8 @@ class Decision:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Decision:
-        """Return the object that `to_dict` made plain."""
-        return cls(
-            data["number"],
-            data["action"],
-            data["reason"],
-            tuple(Trial.from_dict(trial) for trial in data["trials"]),
-            dict(data["reasons"]),
-            dict(data["figures"]),
-            tuple(data["left_out"]),
-            data["left_out_because"],
-        )
+        """Return the decision that `to_dict` made plain."""
+        return from_plain(cls, data)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+
+from flops_fit.manifest.files import STORED, Count, PositiveCount
 
 
 @dataclass(frozen=True)
@@ -21,9 +25,11 @@ class DataFacts:
             sequences along their first dimension, and an output may not see later inputs.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
     unit: str = "example"
-    units_per_example: int = 1
-    unique_units: int | None = None
+    units_per_example: PositiveCount = 1
+    unique_units: Count | None = None
     loss_unit: str = "nats"
     provenance: Mapping[str, Any] | None = None
     causal: bool = False
