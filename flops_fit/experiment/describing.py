@@ -8,7 +8,8 @@ from typing import Any
 from flops_fit.errors import ManifestError, Note, PluginError
 from flops_fit.experiment.description import Description, SizeValue, size_values, stated_sizes
 from flops_fit.experiment.loading import LIVE, Experiment
-from flops_fit.manifest.manifest import Manifest
+from flops_fit.manifest.limits import LARGEST_COUNT
+from flops_fit.manifest.manifest import Manifest, SizeRange
 
 
 def describe(experiment: Experiment) -> Description:
@@ -25,6 +26,8 @@ def describe(experiment: Experiment) -> Description:
 
     manifest = experiment.manifest
     values = size_values(manifest) or buildable_sizes(manifest, experiment.build)
+    if isinstance(manifest.model.sizes, SizeRange):
+        _refuse_beyond(experiment.build, max(values))
     odd = check_contract(
         experiment.build,
         experiment.data,
@@ -56,6 +59,24 @@ def describe(experiment: Experiment) -> Description:
         devices_per_trial=manifest.execution.devices_per_trial,
     )
     return Description(sizes, facts, tuple(notes), device, num_devices)
+
+
+def _refuse_beyond(build: Callable[[SizeValue], Any], largest: SizeValue) -> None:
+    """Refuse a range whose largest size is no model, before the smaller ones are counted.
+
+    Raises:
+        PluginError: it cannot be built.
+        ManifestError: it has more params than any plan holds.
+    """
+    from flops_fit.training.counting.sizes import count_params
+
+    params = count_params(build, largest)
+    if params > LARGEST_COUNT:
+        raise ManifestError(
+            f"`model.sizes` reach to {largest:,}, a model of {params:.3g} params: expected at most "
+            f"{float(LARGEST_COUNT):g}",
+            hint="lower `max`",
+        )
 
 
 def _shown(size: str | dict[str, Any]) -> str:

@@ -20,7 +20,13 @@ from flops_fit.experiment.describing import describe
 from flops_fit.experiment.description import Description, stated_description
 from flops_fit.experiment.loading import LIVE, Experiment, live_experiment, live_manifest, name_of
 from flops_fit.experiment.plugins import Kind, find_plugin, load_plugin
-from flops_fit.manifest.manifest import Manifest, SizeRange, StatedSize, read_manifest
+from flops_fit.manifest.manifest import (
+    Manifest,
+    SizeRange,
+    StatedSize,
+    parse_manifest,
+    read_manifest_text,
+)
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.sweep_section import Design, Goal
 
@@ -80,7 +86,8 @@ def prepare(
         PluginError: a plugin is missing or breaks its contract.
     """
     path = Path(manifest)
-    read, text = read_manifest(path), path.read_text(encoding="utf-8-sig")
+    text = read_manifest_text(path)
+    read = parse_manifest(text, where=str(path))
     if total_flops is not None:
         read = read.model_copy(update={"sweep": read.sweep.with_total(total_flops)})
         text = written(read)

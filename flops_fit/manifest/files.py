@@ -52,13 +52,14 @@ SMALL_FILE = 2**24
 LARGE_FILE = 2**29
 
 
-def read_bytes(path: Path, *, most_bytes: int = LARGE_FILE) -> bytes:
+def read_bytes(path: Path, *, most_bytes: int = LARGE_FILE, is_link_fine: bool = False) -> bytes:
     """Return the content of a regular file of at most `most_bytes` bytes.
 
     Raises:
         RunDirError: it is missing, a link, no regular file, or too large.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    flags |= 0 if is_link_fine else getattr(os, "O_NOFOLLOW", 0)
     try:
         descriptor = os.open(path, flags)
         with os.fdopen(descriptor, "rb") as file:
@@ -103,14 +104,14 @@ def require_regular(descriptor: int, path: Path) -> None:
     raise RunDirError(f"`{path}` is {named}, expected a regular file", hint=_RESTORE)
 
 
-def read_text(path: Path, *, most_bytes: int = LARGE_FILE) -> str:
+def read_text(path: Path, *, most_bytes: int = LARGE_FILE, is_link_fine: bool = False) -> str:
     """Return the text of a file in UTF-8.
 
     Raises:
         RunDirError: it cannot be read, or is not UTF-8.
     """
     try:
-        return read_bytes(path, most_bytes=most_bytes).decode("utf-8")
+        return read_bytes(path, most_bytes=most_bytes, is_link_fine=is_link_fine).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RunDirError(
             f"`{path}` is not text in UTF-8: byte {error.start} is "

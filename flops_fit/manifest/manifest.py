@@ -6,6 +6,7 @@ refused with the nearest known one. Numbers of FLOPs may be written `1e18` or `"
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -21,15 +21,31 @@ from pydantic import (
     model_validator,
 )
 
-from flops_fit.errors import ManifestError
+from flops_fit.errors import ManifestError, RunDirError
 from flops_fit.manifest.derive import Number, evaluate, names_in
+from flops_fit.manifest.files import Seed, read_text
+from flops_fit.manifest.limits import (
+    LARGEST_COUNT,
+    MANIFEST_BYTES,
+    MAX_BOOTSTRAP,
+    MAX_BUDGETS,
+    MAX_DEPTH,
+    MAX_FORMULA,
+    MAX_NAME_BYTES,
+    MAX_RATES,
+    MAX_SIZES,
+    MAX_TRIALS,
+    Count,
+    Flops,
+    Processes,
+    Whole,
+    is_too_deep,
+    is_too_dotted,
+)
 from flops_fit.manifest.mistakes import first_mistake, shown
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.manifest.sweep_section import SweepSection
-from flops_fit.units import parse_number
+from flops_fit.manifest.sweep_section import SweepSection, refuse_too_many
 
-Flops = Annotated[float, BeforeValidator(parse_number)]
-Count = Annotated[int, Field(gt=0)]
 COUNTS = ("counted", "6nd", "model", "plugin")
 
 
@@ -49,11 +65,15 @@ class SizeRange(_Section):
     """
 
     min: Count
-    max: Count
+    max: Annotated[int, Field(gt=0, le=10**12)]
     multiple_of: Count = 1
 
     @model_validator(mode="after")
     def _is_ordered(self) -> SizeRange:
+        if -(-self.min // self.multiple_of) * self.multiple_of > self.max >= self.min:
+            raise ValueError(
+                f"no multiple of {self.multiple_of} lies from {self.min} to {self.max}"
+            )
         if self.max < self.min:
             raise ValueError(f"`max` ({self.max}) is below `min` ({self.min})")
         return self
@@ -70,11 +90,11 @@ class StatedSize(_Section):
         flops_per_token: training FLOPs per unit of data.
     """
 
-    size_value: Annotated[int | float, Field(gt=0)]
-    params: Annotated[int, BeforeValidator(lambda value: _whole(value))]
-    params_non_embedding: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
-    params_active: Annotated[int, BeforeValidator(lambda value: _whole(value))] | None = None
-    flops_per_token: Flops | None = None
+    size_value: Annotated[int | float, Field(gt=0, le=LARGEST_COUNT)]
+    params: Whole
+    params_non_embedding: Whole | None = None
+    params_active: Whole | None = None
+    flops_per_token: Annotated[Flops, Field(ge=1e-9)] | None = None
 
 
 class ModelSection(_Section):
@@ -114,9 +134,11 @@ class ModelSection(_Section):
             return value
         if not isinstance(value, list) or not value:
             raise ValueError('expected a list of sizes, `{ min, max, multiple_of }` or "auto"')
+        if len(value) > MAX_SIZES:
+            raise ValueError(f"expected at most {MAX_SIZES:,} sizes, got {len(value):,}")
         sizes = [_read_size(size) for size in value]
         values = [size.size_value if isinstance(size, StatedSize) else size for size in sizes]
-        twice = next((each for each in values if values.count(each) > 1), None)
+        twice = next((each for k, each in enumerate(values) if each in values[:k]), None)
         if twice is not None:
             raise ValueError(f"the size {shown(twice)} is stated twice")
         if any(isinstance(each, str | dict) for each in sizes) and len(set(map(type, sizes))) > 1:
@@ -137,6 +159,11 @@ class ModelSection(_Section):
     def _derives(self) -> ModelSection:
         known = set(self._numbers(1))
         for name, formula in self.derive.items():
+            if len(formula) > MAX_FORMULA:
+                raise ValueError(
+                    f"`derive.{name}` has {len(formula):,} characters: expected at most "
+                    f"{MAX_FORMULA:,}"
+                )
             if name in (self.size_param, *self.kwargs):
                 where = "size_param" if name == self.size_param else "kwargs"
                 raise ValueError(f"`derive.{name}` is already set by `{where}`")
@@ -274,9 +301,9 @@ class ExecutionSection(_Section):
     """
 
     executor: str = "local"
-    workers: Count | None = None
-    threads_per_worker: Count = 1
-    devices_per_trial: Count = 1
+    workers: Processes | None = None
+    threads_per_worker: Processes = 1
+    devices_per_trial: Processes = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
@@ -293,9 +320,9 @@ class ReportSection(_Section):
         bootstrap: number of resamples behind the intervals; 0 uses the covariance instead.
     """
 
-    budgets: list[Flops] = Field(default_factory=list)
-    methods: list[str] = Field(default_factory=list)
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    budgets: Annotated[list[Flops], Field(max_length=MAX_BUDGETS)] = Field(default_factory=list)
+    methods: Annotated[list[str], Field(max_length=MAX_BUDGETS)] = Field(default_factory=list)
+    bootstrap: Annotated[int, Field(ge=0, le=MAX_BOOTSTRAP)] = 1000
 
 
 class TransferSection(_Section):
@@ -309,11 +336,23 @@ class TransferSection(_Section):
         tokens: units of data that every size sees; the fewest of any planned trial if left out.
     """
 
-    sizes: list[int | float] = Field(default_factory=list)
-    rates: Annotated[int, Field(ge=3)] = 5
-    step: Annotated[float, Field(gt=1)] = 2.0
-    replicates: Count = 1
+    sizes: Annotated[list[int | float], Field(max_length=MAX_SIZES)] = Field(default_factory=list)
+    rates: Annotated[int, Field(ge=3, le=MAX_RATES)] = 5
+    step: Annotated[float, Field(gt=1, le=1e6)] = 2.0
+    replicates: Annotated[int, Field(gt=0, le=MAX_TRIALS)] = 1
     tokens: Flops | None = None
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> TransferSection:
+        if (reach := math.log10(self.step) * (self.rates // 2)) > 12:
+            raise ValueError(
+                f"{self.rates} rates a factor of {self.step:g} apart reach 1e{reach:.0f} times the "
+                "recipe's own: expected at most 1e12"
+            )
+        refuse_too_many(
+            (len(self.sizes) or 3, "sizes"), (self.rates, "rates"), (self.replicates, "replicates")
+        )
+        return self
 
 
 class Manifest(_Section):
@@ -334,7 +373,7 @@ class Manifest(_Section):
     """
 
     name: str = "experiment"
-    seed: int = 0
+    seed: Seed = 0
     model: ModelSection
     data: DataSection
     loss: LossSection
@@ -352,6 +391,11 @@ class Manifest(_Section):
             raise ValueError(
                 f'expected a name that a folder can have, as "my-sweep", got "{value}": the run '
                 "directory is `runs/NAME`"
+            )
+        if not value.isprintable() or len(value.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+            raise ValueError(
+                f"expected a name of at most {MAX_NAME_BYTES} bytes without control characters, "
+                f"got {shown(value)}: the run directory is `runs/NAME`"
             )
         return value
 
@@ -382,26 +426,46 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ManifestError: the file is missing, is not TOML, or breaks a rule: the first one it breaks.
     """
+    return parse_manifest(read_manifest_text(path), where=str(path))
+
+
+def read_manifest_text(path: Path) -> str:
+    """Return the text of a manifest, which may be reached by a link.
+
+    Raises:
+        ManifestError: it cannot be read, is no regular file, too large, or not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        return read_text(path, most_bytes=MANIFEST_BYTES, is_link_fine=True).removeprefix("\ufeff")
+    except RunDirError as error:
         raise ManifestError(
-            f"`{path}` cannot be read: {error.strerror}",
-            hint="`flops-fit init` writes a commented manifest to start from",
+            error.message, hint="`flops-fit init` writes a commented manifest to start from"
         ) from None
-    except UnicodeDecodeError:
-        raise ManifestError(f"`{path}` is not text in UTF-8") from None
-    return parse_manifest(text, where=str(path))
 
 
 def parse_manifest(text: str, *, where: str) -> Manifest:
     """Validate a manifest's text; `where` names it in errors."""
+    if len(text) > MANIFEST_BYTES:
+        raise ManifestError(
+            f"`{where}` has {len(text):,} characters, expected at most {MANIFEST_BYTES:,}"
+        )
     try:
-        data = tomllib.loads(text.removeprefix("\ufeff"))  # Editors on Windows write this mark.
-    except tomllib.TOMLDecodeError as error:
+        is_deep = is_too_dotted(text)
+        # Editors on Windows write the mark of byte order.
+        data = {} if is_deep else tomllib.loads(text.removeprefix("\ufeff"))
+        is_deep = is_deep or is_too_deep(data)
+    except RecursionError:
+        is_deep = True
+    except ValueError as error:  # Not only TOML's own: a number may have too many digits.
         raise ManifestError(
             f"`{where}` is not TOML: {error}", hint="strings need quotes, tables need [brackets]"
         ) from None
+    if is_deep:
+        raise ManifestError(
+            f"`{where}` is nested too deeply: expected at most {MAX_DEPTH} tables or lists inside "
+            "one another",
+            hint="`flops-fit init` writes a commented manifest to start from",
+        )
     return manifest_from(data, where=where)
 
 
@@ -426,11 +490,3 @@ def _read_size(value: object) -> object:
     if value <= 0:
         raise ValueError(f"expected positive sizes, got {shown(value)}")
     return value
-
-
-def _whole(value: object) -> int:
-    """Read a positive whole number, also `1.5e6`."""
-    number = parse_number(value)
-    if number != int(number):
-        raise ValueError(f"not a whole number: {value!r}")
-    return int(number)

@@ -13,7 +13,7 @@ from flops_fit.errors import ManifestError
 
 _LISTS = {
     "too_short": "expected a list of {min_length} or more, got {got}",
-    "too_long": "expected a list of {max_length} at most, got {got}",
+    "too_long": "expected a list of {max_length:,} at most, got {actual_length:,}",
     "list_type": "expected a list, got {got}",
     "tuple_type": "expected a list, got {got}",
 }

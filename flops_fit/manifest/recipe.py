@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
+from flops_fit.manifest.limits import LARGEST_COUNT, MAX_SAMPLES
+
 Optimizer = Literal["adamw", "sgd"]
 LearningRateRule = Literal[
     "constant",
@@ -59,6 +61,8 @@ _NEEDS = {
 _NOT_NEGATIVE = ("weight_decay", "clip_norm", "warmup_tokens_per_param", "momentum")
 _COUNTS = ("batch_tokens", "batch_min_examples", "micro_batch_examples", "heldout_batch",
            "heldout_examples")  # fmt: skip
+
+_A_COUNT = f"a whole number from 1 to {float(LARGEST_COUNT):g}"
 
 
 @dataclass(frozen=True)
@@ -191,10 +195,11 @@ class Recipe:
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None:
-                _check(name, value, _is_count(value) and value > 0, "a whole number of 1 or more")
+                _check(name, value, _is_count(value) and 0 < value <= LARGEST_COUNT, _A_COUNT)
         for name in ("curve_points", "data_workers", "retries"):
             value = getattr(self, name)
-            _check(name, value, _is_count(value) and value >= 0, "a count of 0 or more")
+            is_good = _is_count(value) and 0 <= value <= MAX_SAMPLES
+            _check(name, value, is_good, f"a count from 0 to {MAX_SAMPLES:,}")
         good = len(self.betas) == 2 and all(_is_number(b) and 0 <= b < 1 for b in self.betas)
         _check("betas", self.betas, good, "two numbers from 0 to just under 1")
         if self.cuda_graphs and not self.compile:

@@ -17,14 +17,23 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from flops_fit.manifest.limits import (
+    MAX_BUDGETS,
+    MAX_PER_BUDGET,
+    MAX_SIZES,
+    MAX_TRIALS,
+    Flops,
+)
 from flops_fit.units import parse_number
 
 
 def _distinct(values: list[float]) -> list[float]:
     """Refuse repeated values, since their trials would be the same."""
-    twice = next((value for value in values if values.count(value) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice:g} is stated twice; for more seeds use `sweep.replicates`")
+    seen: set[float] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{value:g} is stated twice; for more seeds use `sweep.replicates`")
+        seen.add(value)
     return values
 
 
@@ -33,12 +42,23 @@ def _one_or_more(value: object) -> float | list[float]:
     if isinstance(value, list):
         if not value:
             raise ValueError("expected a number, or a list of at least one")
-        return _distinct([parse_number(each) for each in value])
-    return parse_number(value)
+        if len(value) > MAX_BUDGETS:
+            raise ValueError(f"expected a list of at most {MAX_BUDGETS:,}, got {len(value):,}")
+        return _distinct([_ratio(each) for each in value])
+    return _ratio(value)
 
 
-Flops = Annotated[float, BeforeValidator(parse_number)]
-Several = Annotated[list[Flops], Field(min_length=1), AfterValidator(_distinct)]
+def _ratio(value: object) -> float:
+    """Return a number of tokens per parameter of a possible size."""
+    ratio = parse_number(value)
+    if not 1e-9 <= ratio <= 1e12:
+        raise ValueError(f"{ratio:g} tokens per parameter: expected 1e-9 to 1e12")
+    return ratio
+
+
+Several = Annotated[
+    list[Flops], Field(min_length=1, max_length=MAX_BUDGETS), AfterValidator(_distinct)
+]
 Ratios = Annotated[float | list[float], BeforeValidator(_one_or_more)]
 Design = Literal["isoflop", "ladder", "grid", "fixed-tokens"]
 
@@ -77,6 +97,21 @@ class Goal(BaseModel):
     params_within: Annotated[float, Field(gt=0, lt=3)] = 0.2
 
 
+def refuse_too_many(*factors: tuple[int, str]) -> None:
+    """Refuse a plan of more trials than a study can need.
+
+    Args:
+        factors: the numbers whose product is the number of trials, and what they count.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    trials = math.prod(count for count, _ in factors)
+    if trials > MAX_TRIALS:
+        product = " x ".join(f"{count:,} {what}" for count, what in factors)
+        raise ValueError(f"{product} are {trials:,} trials: at most {MAX_TRIALS:,} are planned")
+
+
 class SweepSection(BaseModel):
     """[sweep]: the trials to run.
 
@@ -109,17 +144,17 @@ class SweepSection(BaseModel):
     design: Design = "isoflop"
     budgets: Several | None = None
     total_flops: Flops | None = None
-    sizes_per_budget: Annotated[int, Field(ge=3)] = 5
+    sizes_per_budget: Annotated[int, Field(ge=3, le=MAX_PER_BUDGET)] = 5
     tokens_per_param: Ratios = 20.0
-    size_span: Annotated[float, Field(gt=1)] = 4.0
+    size_span: Annotated[float, Field(gt=1, le=1e9)] = 4.0
     top_flops: Flops | None = None
     levels: Annotated[int, Field(ge=3, le=8)] = 6
     level_spacing: Annotated[float, Field(ge=1.5, le=10)] = 3.0
-    num_sizes: Annotated[int, Field(ge=3)] | None = None
-    size_range: Annotated[float, Field(gt=1)] = 30.0
+    num_sizes: Annotated[int, Field(ge=3, le=MAX_SIZES)] | None = None
+    size_range: Annotated[float, Field(gt=1, le=1e12)] = 30.0
     largest_params: Flops | None = None
     tokens: Several | None = None
-    replicates: Annotated[int, Field(gt=0)] = 1
+    replicates: Annotated[int, Field(gt=0, le=MAX_TRIALS)] = 1
     goal: Goal | None = None
 
     @model_validator(mode="after")
@@ -149,6 +184,12 @@ class SweepSection(BaseModel):
             raise ValueError(f"`{own}` and `total_flops` both say how large the sweep is: give one")
         if self.design in ("isoflop", "ladder") and self.measure is None:
             raise ValueError(f"the design `{self.design}` needs `{own}` or `total_flops`")
+        if self.design == "isoflop":
+            refuse_too_many(
+                (len(self.budgets or range(5)), "budgets"),
+                (self.sizes_per_budget, "sizes"),
+                (self.replicates, "replicates"),
+            )
         return self
 
     @property

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from flops_fit.errors import Note, PlanError
 from flops_fit.manifest.rules import MIN_STEPS
-from flops_fit.manifest.sweep_section import SweepSection
+from flops_fit.manifest.sweep_section import SweepSection, refuse_too_many
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.planning.plan import (
     BatchTokens,
@@ -296,6 +296,10 @@ def _cells(ground: Ground, cells: Sequence[tuple[Size, float]]) -> Plan:
         PlanError: no cell has enough optimiser steps.
     """
     trials, short = [], 0
+    try:
+        refuse_too_many((len(cells), "cells"), (len(ground.seeds), "replicates"))
+    except ValueError as error:
+        raise PlanError(str(error), hint="ask for fewer sizes, tokens or replicates") from None
     for size, tokens in sorted(cells, key=lambda cell: cell[0].flops_per_token * cell[1]):
         flops = size.flops_per_token * tokens
         if num_steps(size, flops, ground.batch_tokens) < MIN_STEPS:

@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 
 from flops_fit.errors import Note, PlanError
 from flops_fit.manifest.files import STORED, from_plain
+from flops_fit.manifest.limits import LARGEST_COUNT
 from flops_fit.manifest.rules import MIN_STEPS
 from flops_fit.manifest.trials import Size, Trial
 
@@ -181,9 +182,19 @@ def num_steps(size: Size, budget: float, batch_tokens: BatchTokens) -> int:
 def lay_trials(
     size: Size, budget: float, batch_tokens: BatchTokens, seeds: Sequence[int]
 ) -> list[Trial]:
-    """Return one trial for each seed, its tokens rounded to whole steps."""
+    """Return one trial for each seed, its tokens rounded to whole steps.
+
+    Raises:
+        PlanError: more units of data than any file holds.
+    """
     batch = batch_tokens(size, budget / size.flops_per_token)
     tokens = num_steps(size, budget, batch_tokens) * batch
+    if tokens > LARGEST_COUNT:
+        raise PlanError(
+            f"{budget:g} FLOPs would train size {size.size_value:g} on {tokens:.3g} units of data: "
+            f"at most {float(LARGEST_COUNT):g} are planned for",
+            hint="lower the budgets, or check `flops_per_token`",
+        )
     return [
         Trial.of(budget_flops=budget, size=size, tokens=tokens, batch_tokens=batch, seed=seed)
         for seed in seeds
@@ -215,16 +226,26 @@ def nearest(offsets: Sequence[float], wanted: Sequence[float]) -> list[int]:
     """
     if len(offsets) <= len(wanted):
         return list(range(len(offsets)))
-    # best[j]: least cost with the wanted so far, and which of offsets[:j] carry them.
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (len(offsets) + 1)
+    # cost[j]: least cost of the wanted so far, carried by offsets[:j]; taken[k][j]: whether the
+    # last of them carries the k-th.
+    cost = [0.0] * (len(offsets) + 1)
+    taken: list[list[bool]] = []
     for target in wanted:
-        following: list[tuple[float, tuple[int, ...]]] = [(math.inf, ())]
+        following, own = [math.inf], [False]
         for j, offset in enumerate(offsets):
-            cost, chosen = best[j]
-            taken = (cost + (offset - target) ** 2, (*chosen, j))
-            following.append(min(following[-1], taken))
-        best = following
-    return list(best[-1][1])
+            with_it, without = cost[j] + (offset - target) ** 2, following[-1]
+            # Of equal costs the earlier offsets win.
+            own.append(with_it < without)
+            following.append(min(without, with_it))
+        cost = following
+        taken.append(own)
+    chosen, j = [], len(offsets)
+    for own in reversed(taken):
+        while not own[j]:
+            j -= 1
+        j -= 1
+        chosen.append(j)
+    return chosen[::-1]
 
 
 def _refuse_out_of_reach(

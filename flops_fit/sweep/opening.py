@@ -27,7 +27,12 @@ from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import require_trackers
 from flops_fit.experiment.prepared import Prepared, prepare
 from flops_fit.manifest.files import write_as, write_atomic, write_json
-from flops_fit.manifest.manifest import Manifest, manifest_from, read_manifest
+from flops_fit.manifest.manifest import (
+    Manifest,
+    manifest_from,
+    read_manifest,
+    read_manifest_text,
+)
 from flops_fit.planning.from_manifest import ground_of, make_plan, make_transfer_plan
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.drift import refuse_drift
@@ -344,13 +349,13 @@ def _refuse_other_files(run: RunDir) -> None:
 
 def _adopt(run: RunDir, text: str) -> None:
     """Keep a changed manifest of the same experiment: execution, report and trackers may change."""
-    if text != run.manifest.read_text(encoding="utf-8"):
+    if text != read_manifest_text(run.manifest):
         write_atomic(run.manifest, text)
 
 
 def _text_of(source: Path | Prepared) -> str:
     """Return the manifest as written."""
-    return source.text if isinstance(source, Prepared) else source.read_text(encoding="utf-8-sig")
+    return source.text if isinstance(source, Prepared) else read_manifest_text(source)
 
 
 def _default_place(source: Path | Prepared, name: str) -> Path:
