@@ -374,6 +374,14 @@ FigureFormatsOption = Annotated[
         rich_help_panel=FIGURES,
     ),
 ]
+FigureDataOption = Annotated[
+    bool,
+    typer.Option(
+        "--figure-data",
+        help="Write the numbers of each figure beside it, as CSV.",
+        rich_help_panel=FIGURES,
+    ),
+]
 FigureColumnsOption = Annotated[
     Literal["1", "2"] | None,
     typer.Option(

@@ -22,6 +22,7 @@ from flops_fit.cli.options import (
     DeltaOption,
     ExplainOption,
     FigureColumnsOption,
+    FigureDataOption,
     FigureFormatsOption,
     FiguresOption,
     FlopsPerTokenOption,
@@ -67,21 +68,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Options of the figures: file formats, and columns of a paper that each figure fills."""
+    """Options of the figures: formats, columns of a paper to fill, and whether CSVs are written."""
 
     formats: Sequence[str] = ("png", "svg")
     columns: Literal[1, 2] | None = None
+    data: bool = False
 
     @classmethod
-    def of(cls, formats: str, columns: Literal["1", "2"] | None) -> Drawing:
+    def of(cls, formats: str, columns: Literal["1", "2"] | None, *, data: bool) -> Drawing:
         """Return the options that the command line gives.
 
         Raises:
             ManifestError: a format is not known.
         """
         if columns is None:
-            return cls(formats_of(formats), None)
-        return cls(formats_of(formats), 1 if columns == "1" else 2)
+            return cls(formats_of(formats), None, data)
+        return cls(formats_of(formats), 1 if columns == "1" else 2, data)
 
 
 def report(
@@ -115,6 +117,7 @@ def report(
     figures: FiguresOption = True,
     figure_formats: FigureFormatsOption = "png,svg",
     figure_columns: FigureColumnsOption = None,
+    figure_data: FigureDataOption = False,
 ) -> None:
     """Fit the finished trials; print the answer, how far to trust it, and what to do next.
 
@@ -151,7 +154,7 @@ def report(
             seed=seed,
         ),
     )
-    drawing = Drawing.of(figure_formats, figure_columns)
+    drawing = Drawing.of(figure_formats, figure_columns, data=figure_data)
     _refuse_unwritable(html, output if figures else None)
     groups = groups_of(sources, tables[0], loss_column, read)
     if groups is not None:
@@ -309,7 +312,9 @@ def write(result: Result, folder: Path, drawing: Drawing | None = None) -> None:
     from flops_fit.reporting.reading import write_report
 
     drawing = drawing or Drawing()
-    written = write_report(result, folder, formats=drawing.formats, columns=drawing.columns)
+    written = write_report(
+        result, folder, formats=drawing.formats, columns=drawing.columns, data=drawing.data
+    )
     said = [path for path in written if path.suffix in (".html", f".{drawing.formats[0]}")]
     say(f"written: {', '.join(str(path) for path in said)}")
 

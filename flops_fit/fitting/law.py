@@ -265,7 +265,7 @@ class PowerLawFrontier:
         return Optimum(flops, params, tokens, None if self.loss is None else self.loss(flops))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit:
     """Fitted law with residuals, intervals, status and excluded observations.
 
@@ -305,6 +305,25 @@ class Fit:
     folds: tuple[Fold, ...] = ()
     draws: tuple[Mapping[str, float], ...] = ()
     spread: Spread | None = None
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={value:.4g}" for name, value in self.parameters.items())
+        return f"<Fit by {self.method}: {numbers}; {len(self.used)} runs, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        """Return the law as a notebook shows it: each parameter with its 95 % interval."""
+        from tabulate import tabulate
+
+        values = {**self.parameters, "a": self.exponents.get("params", math.nan)}
+        rows = []
+        for name, value in values.items():
+            low, high = self.intervals.get(name, (None, None))
+            interval = "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+            rows.append([name, f"{value:.4g}", interval])
+        table = tabulate(
+            rows, headers=["parameter", "value", "95 %"], tablefmt="html", disable_numparse=True
+        )
+        return f"<p><b>{self.method}</b>: {len(self.used)} runs, {self.status}</p>\n{table}"
 
     @property
     def flops_per_token(self) -> FlopsPerToken:

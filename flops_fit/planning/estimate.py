@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flops_fit.experiment.timing import Timing
+from flops_fit.manifest.frames import to_frame, to_html
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
+from flops_fit.units import format_bytes, format_count, format_duration, format_flops
 
 MOST_EVALUATION = 0.03
 """Share of the trials' time that held-out losses may take."""
@@ -48,7 +50,7 @@ class TrialEstimate:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """The forecast cost of a sweep.
 
@@ -78,6 +80,39 @@ class Estimate:
     available_bytes: int | None = None
     timings: tuple[Timing, ...] = ()
     is_most: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Estimate: {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the estimate as a notebook shows it."""
+        headers = ("FLOPs", "size", "params", "units of data", "time", "memory")
+        rows = [
+            (
+                format_flops(row.trial.budget_flops),
+                str(row.trial.size.size_value),
+                format_count(row.trial.size.params),
+                format_count(row.trial.tokens),
+                format_duration(row.wall_seconds),
+                "-" if row.memory_bytes is None else format_bytes(row.memory_bytes),
+            )
+            for row in self.trials
+        ]
+        return to_html(f"Estimate: {self._summary()}", headers, rows, [f"Times: {self.basis}."])
+
+    def _summary(self) -> str:
+        """Return the number of trials, their FLOPs, the time and the cost."""
+        said = f"{len(self.trials)} trials, {format_flops(self.total_flops)} FLOPs, "
+        said += f"{format_duration(self.wall_seconds)} with {self.workers} side by side"
+        return said + ("" if self.cost is None else f", cost {self.cost:.2f}")
+
+    def to_pandas(self) -> Any:
+        """Return the forecast of each trial as a pandas data frame.
+
+        Raises:
+            ManifestError: pandas is not installed.
+        """
+        return to_frame([row.to_dict() for row in self.trials])
 
     @property
     def does_not_fit(self) -> tuple[Trial, ...]:

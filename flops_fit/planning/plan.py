@@ -17,9 +17,11 @@ from pydantic import ConfigDict
 
 from flops_fit.errors import Note, PlanError
 from flops_fit.manifest.files import STORED, from_plain
+from flops_fit.manifest.frames import to_frame, to_html
 from flops_fit.manifest.limits import LARGEST_COUNT
 from flops_fit.manifest.rules import MIN_STEPS
 from flops_fit.manifest.trials import Size, Trial
+from flops_fit.units import format_count, format_flops
 
 MIN_BUDGETS = 5  # Hoffmann et al. 2022 used 9; fewer leave the exponent to chance
 MIN_DECADES = 1.5
@@ -29,7 +31,7 @@ MANY_EPOCHS = 4  # beyond it a repeated unit is worth less than a fresh one (arX
 BatchTokens = Callable[[Size, float], int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The ordered trials of a sweep, with its warnings.
 
@@ -45,6 +47,40 @@ class Plan:
     trials: tuple[Trial, ...]
     warnings: tuple[Note, ...] = ()
     has_curves: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Plan: {self._summary()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the plan as a notebook shows it."""
+        headers = ("FLOPs", "size", "params", "units of data", "steps", "seed")
+        rows = [
+            (
+                format_flops(trial.budget_flops),
+                str(trial.size.size_value),
+                format_count(trial.size.params),
+                format_count(trial.tokens),
+                f"{trial.steps:,}",
+                str(trial.seed),
+            )
+            for trial in self.trials
+        ]
+        notes = [f"warning: {warning.message}" for warning in self.warnings]
+        return to_html(f"Plan: {self._summary()}", headers, rows, notes)
+
+    def _summary(self) -> str:
+        """Return the number of trials, their FLOPs, and the number of warnings."""
+        said = f"{len(self.trials)} trials, {format_flops(self.total_flops)} FLOPs"
+        count = len(self.warnings)
+        return said + (f", {count} warning{'s' if count > 1 else ''}" if count else "")
+
+    def to_pandas(self) -> Any:
+        """Return the trials as a pandas data frame, one row each.
+
+        Raises:
+            ManifestError: pandas is not installed.
+        """
+        return to_frame([trial.to_dict() for trial in self.trials])
 
     @property
     def total_flops(self) -> float:

@@ -257,6 +257,7 @@ def write_report(
     *,
     formats: Sequence[str] = ("png", "svg"),
     columns: Literal[1, 2] | None = None,
+    data: bool = False,
 ) -> list[Path]:
     """Write a result, its page and its figures; return the paths, the page first.
 
@@ -265,10 +266,11 @@ def write_report(
         folder: where to; it is made.
         formats: of the figures: `png`, `svg`, `pdf`.
         columns: of a paper that each figure is to fill; None: its natural size.
+        data: whether the numbers of each figure are written beside it, as CSV.
     """
     page = folder / "report.html"
     result.save(folder)
-    figures = result.write_figures(folder, formats, columns=columns)
+    figures = result.write_figures(folder, formats, columns=columns, data=data)
     write_atomic(page, result.to_html())
     return [page, *figures]
 

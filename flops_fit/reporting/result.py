@@ -18,6 +18,7 @@ from flops_fit.errors import FitError, ManifestError, Note
 from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.manifest.frames import to_frame
 from flops_fit.reporting.answers import (
     Answer,
     LossLaw,
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
     from flops_fit.reporting.tables.table import Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The fits, predictions and verdict of a sweep or of a table of finished runs.
 
@@ -100,6 +101,16 @@ class Result:
     predictions: Sequence[Optimum] = ()
     wastes: Sequence[Waste] = ()
     gains: Sequence[Gain] = ()
+
+    def __repr__(self) -> str:
+        answer = "; ".join(self.answers()[-1:])
+        return f"<Result of {self.name or 'runs'}: {self.verdict}{'; ' + answer if answer else ''}>"
+
+    def _repr_html_(self) -> str:
+        """Return the result as a notebook shows it: answer, verdict, table and isoFLOP curves."""
+        from flops_fit.reporting.notebook import show_result
+
+        return show_result(self, self.answers(), self.table("answer"), self._contents.figures)
 
     @cached_property
     def used(self) -> tuple[Observation, ...]:
@@ -343,14 +354,28 @@ class Result:
         formats: Sequence[str] = ("png", "svg"),
         *,
         columns: Columns = None,
+        data: bool = False,
     ) -> list[Path]:
-        """Write every figure into a directory, in each format; return the files' paths."""
+        """Write every figure into a directory, in each format; return the files' paths.
+
+        Args:
+            directory: where to; it is made.
+            formats: `png`, `svg`, `pdf`.
+            columns: of a paper that each figure fills; None: its natural size.
+            data: whether the numbers of each figure are written beside it, as CSV.
+        """
+        from flops_fit.manifest.files import write_atomic
+        from flops_fit.reporting.figures.numbers import to_csv
         from flops_fit.reporting.figures.style import save_figure
 
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         figures = self._contents.figures if columns is None else self.plot(columns)
         written = [save_figure(figure, target / name, formats) for name, figure in figures.items()]
+        for name, figure in figures.items() if data else ():
+            path = target / f"{name}.csv"
+            write_atomic(path, to_csv(figure))
+            written.append([path])
         return [path for paths in written for path in paths]
 
     def to_dict(self) -> dict[str, Any]:
@@ -418,6 +443,34 @@ class Result:
                 hint=f"it has: {', '.join(self.table_names())}",
             )
         return found[name]
+
+    def to_pandas(self, table: str = "answer") -> Any:
+        """Return one table of the report as a pandas data frame.
+
+        Args:
+            table: a name that `table_names` gives.
+
+        Raises:
+            ManifestError: there is no such table in this report, or pandas is not installed.
+        """
+        return to_frame(self.table(table).to_json())
+
+    def figure_data(self, name: str) -> list[dict[str, Any]]:
+        """Return the numbers of a figure, to draw them into axes of one's own.
+
+        One row for each point: `panel`, `x_axis`, `y_axis`, `series`, `x`, `y`.
+
+        Raises:
+            ManifestError: there is no such figure.
+        """
+        from flops_fit.reporting.figures.numbers import numbers_of
+
+        figures = self._contents.figures
+        if name not in figures:
+            raise ManifestError(
+                f"this report has no figure `{name}`", hint=f"it has: {', '.join(figures)}"
+            )
+        return numbers_of(figures[name])
 
     def to_text(self, screen: Screen) -> list[str]:
         """Return the report as one screen: its lines, the first of which ends with the verdict."""

@@ -16,6 +16,7 @@ from flops_fit.errors import FitError, Note
 from flops_fit.fitting.details import CombinationDetails, Minimum, MinimumStatus
 from flops_fit.fitting.law import Fit
 from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.manifest.frames import to_html
 from flops_fit.reporting import evidence, rules
 from flops_fit.reporting.tables.cells import format_value
 
@@ -41,7 +42,7 @@ ESSENTIAL = ("surface", "isoflop")
 HEADLINE = ("combination", "surface", "isoflop", "extrapolation", "envelope", "general", "kaplan")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """Verdict on a result, with its reasons.
 
@@ -52,6 +53,15 @@ class Verdict:
 
     judgement: Judgement
     reasons: tuple[Note, ...]
+
+    def __repr__(self) -> str:
+        codes = ", ".join(dict.fromkeys(reason.code for reason in self.reasons))
+        return f"<Verdict: {self.judgement}{': ' + codes if codes else ''}>"
+
+    def _repr_html_(self) -> str:
+        """Return the verdict and its reasons as a notebook shows them."""
+        rows = [(reason.code, reason.message) for reason in self.reasons]
+        return to_html(f"Verdict: {self.judgement}", ("code", "reason"), rows)
 
 
 def judge(
