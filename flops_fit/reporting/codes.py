@@ -115,13 +115,21 @@ TABLES = {
     "group_read": "Only the rows of one group were read, as `--group` asked.",
     "groups_pooled": "The rows form groups, and one law was fitted to all of them. `--group` "
     "separates them.",
+    "groups_differ": "Losses differ by a column of numbers that a fit does not use. `--group` fits "
+    "one law for each of its values.",
     "loss_chosen": "Several columns may be the loss, and one was chosen. Name the right one with "
     "`--loss-column`.",
     "loss_converted": "Losses in bits or perplexities were converted to nats.",
+    "params_assumed": "The table has no params. They follow from C = 6 N D and the other counts.",
+    "repeats_differ": "Runs with equal params and tokens have losses that differ more than seeds "
+    "explain. Separate them with `--group`, or keep the runs of one setting.",
     "rows_far_off": "The loss of some rows is far from the law of the other rows. Check these "
     "cells.",
     "sheet_read": "The Excel file has several sheets, and one was read.",
+    "steps_not_read": "Several rows of one run have rising steps, and are read as finished runs of "
+    "several lengths. Name the columns of a training curve with `--columns step=,run=`.",
     "table_read": "The note states the columns, units and rows that were read from the table.",
+    "tokens_assumed": "The table has no tokens. They follow from C = 6 N D and the other counts.",
 }
 """What was noticed while a table was read."""
 

@@ -1,15 +1,16 @@
 """Finds which column of a table holds which quantity.
 
 A column is taken by the name that the caller gives, else by our own name, else guessed from a name
-that can mean nothing else: `D` is a guess for tokens and `d` is not. Every guess is said. Held-out
-losses go before training losses. A guess never makes rows of a training curve: `step` counts only
-beside a `run` that has many rows with rising steps.
+that can mean nothing else: `D` is a guess for tokens and `d` is not. A name is split into words, so
+that `loss_val`, `val/loss` and `C4 val loss` are read alike. Every guess is said. Held-out losses
+go before training losses. A guess never makes rows of a training curve: `step` counts only beside a
+`run` that has many rows with rising steps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flops_fit.errors import Note, ObservationsError
@@ -30,44 +31,73 @@ NONE = "none"
 
 _SYMBOLS = {"params": "N", "tokens": "D", "flops": "C", "loss": "L"}
 _GUESSES: Mapping[str, tuple[str, ...]] = {
-    "params": (
-        "n_params", "num_params", "nparams", "parameters", "model_size", "model_params",
-        "parameter_count", "param_count", "params_total", "total_params", "num_parameters",
-        "n_parameters", "total_parameters", "model_parameters",
-    ),
-    "tokens": (
-        "n_tokens", "num_tokens", "ntokens", "training_tokens", "train_tokens", "tokens_trained",
-        "tokens_seen", "total_tokens", "num_input_tokens_seen", "throughput_total_tokens",
-    ),
-    "flops": (
-        "compute", "training_flops", "training_flop", "train_flops", "total_flops", "total_flop",
-        "flop", "total_flos", "training_compute", "throughput_total_flops",
-    ),
-    "budget_flops": (
-        "budget", "compute_budget", "flops_budget", "flop_budget", "isoflop", "isoflops", "iso_c",
-        "target_flops",
-    ),
+    "params": ("model_size", "nparams"),
+    "tokens": ("ntokens", "num_input_tokens_seen", "throughput_total_tokens"),
+    "flops": ("throughput_total_flops",),
+    "budget_flops": ("isoflop", "isoflops", "iso_c", "target_flops"),
     "tokens_per_param": (
         "tokens_per_parameter", "tpp", "param_data_ratio", "token_param_ratio", "d_over_n", "d_n",
+        "tokens_param", "tokens_parameter", "tok_param", "tok_per_param", "token_per_param",
     ),
     "seed": ("random_seed",),
-    "params_non_embedding": ("non_embedding_params", "n_non_embedding", "num_non_embedding_params"),
-    "params_active": ("active_params", "num_active_params"),
+    "params_non_embedding": (
+        "non_embedding_params", "n_non_embedding", "num_non_embedding_params",
+        "n_params_non_embedding", "nonembedding_params", "non_emb_params", "params_non_emb",
+    ),
+    "params_active": ("active_params", "num_active_params", "n_active_params"),
     "step": ("steps", "global_step", "iteration"),
     "run": ("run_id", "run_name"),
     "name": ("trial_id", "id"),
     "state": ("status", "run_state"),
 }  # fmt: skip
-_PREFIX = re.compile(r"^(config|summary|summary_metrics|params|metrics|hparams|args)[./]")
-_PLAIN_LOSSES = ("loss", "final_loss", "cross_entropy", "ce_loss", "nll", "nll_loss")
-_BIT_LOSSES = ("bpb", "bits_per_byte", "bits_per_token", "bits_per_character", "bpc")
-_HELDOUT = re.compile(
-    r"(final_|best_)?(val|valid|validation|eval|evaluation|test|heldout|held_out)_"
-    r"((\w+_)?loss|nll|cross_entropy|bpb|bits_per_byte|bits_per_token|bpc)"
+_COUNT_WORDS = frozenset({"n", "num", "number", "of", "total", "count"})
+_TRAINED = frozenset({"train", "training", "trained"})
+_WORDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "params": (
+        frozenset({"param", "params", "parameter", "parameters"}), _COUNT_WORDS | {"model"},
+    ),
+    "tokens": (
+        frozenset({"token", "tokens", "tok", "toks"}),
+        _COUNT_WORDS | _TRAINED | {"seen", "processed", "consumed", "on"},
+    ),
+    "flops": (
+        frozenset({"flop", "flops", "flos", "compute"}),
+        _COUNT_WORDS | _TRAINED | {"c", "estimated", "actual", "spent", "used"},
+    ),
+    "budget_flops": (
+        frozenset({"budget"}), frozenset({"flop", "flops", "compute", "c", "target", "isoflop"}),
+    ),
+}  # fmt: skip
+"""One of the first words names the quantity, and any of the second may stand beside it."""
+
+_CANDIDATES = {
+    "params": re.compile(r"param|model|size", re.IGNORECASE),
+    "tokens": re.compile(r"tok|data|sample|image|example", re.IGNORECASE),
+    "loss": re.compile(r"loss|ppl|perplex|bpb|nll|entropy|mse|val|eval|macro", re.IGNORECASE),
+}
+_PREFIX = re.compile(
+    r"^((config|summary|summary_metrics|params|metrics|hparams|args|model|data|results?)[./])+"
 )
-_HELDOUT_PREFIX = re.compile(r"(val|valid|validation|eval|test|heldout)[/._ ].+", re.IGNORECASE)
-_TRAINING = re.compile(r"(final_)?(train|training)_(\w+_)?(loss|nll)")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+_PLAIN_LOSSES = ("loss", "final_loss", "cross_entropy", "ce_loss", "nll", "nll_loss")
+_OTHER_LOSSES = (
+    "bpb", "bits_per_byte", "bits_per_token", "bits_per_character", "bpc", "perplexity", "ppl",
+)  # fmt: skip
+_HELDOUT = frozenset(
+    {"val", "valid", "validation", "eval", "evaluation", "test", "heldout", "holdout", "dev"}
+)
+_LOSS = frozenset({"loss", "nll", "ce", "xent", "entropy", "bpb", "bpc", "ppl", "perplexity"})
+_UNIT_WORDS = frozenset({"nats", "nat", "bits", "bit", "per", "token", "tok", "byte"})
+_NO_VALUE = frozenset(
+    {
+        "std", "stderr", "sem", "se", "var", "variance", "ci", "low", "high", "lower", "upper",
+        "min", "max", "delta", "diff", "change", "gain", "ratio", "init", "initial", "start", "acc",
+        "accuracy", "error", "count", "step", "steps", "time", "runtime", "weight", "aux",
+    }
+)  # fmt: skip
 _NOT_A_LOSS = re.compile(r"acc|accuracy|time|runtime|second|per_second|step|size|token|epoch|batch")
+_POWER = re.compile(r"(?:in |[x*\u00d7])?\s*(?:1e|10\^|10\*\*)(\d+)", re.IGNORECASE)
+_NOUN = re.compile(r"([kmbgt])(?:toks?|tokens?|params?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,8 @@ def normalise(name: str) -> str:
 
     A tracker's prefix, as in `config.n_params` (W&B) or `metrics.val_loss` (MLflow), is left out.
     """
-    return re.sub(r"[^a-z0-9]+", "_", _PREFIX.sub("", name.lower())).strip("_")
+    spaced = _CAMEL.sub("_", name)
+    return re.sub(r"[^a-z0-9]+", "_", _PREFIX.sub("", spaced.lower())).strip("_")
 
 
 def choose_columns(
@@ -104,6 +135,7 @@ def choose_columns(
     loss_column: str | None,
     guesses: bool,
     where: str,
+    is_loss_like: Callable[[str], bool] = lambda name: True,
 ) -> Choice:
     """Choose the columns of a table.
 
@@ -113,6 +145,8 @@ def choose_columns(
         loss_column: the table's column of losses; goes before `columns`.
         guesses: whether columns may be guessed.
         where: how to name the table.
+        is_loss_like: whether a column's numbers may be losses; asked where the name alone does not
+            say so (`val/c4`).
 
     Raises:
         ObservationsError: a named column is unknown or absent, or one that is needed is not found.
@@ -125,7 +159,9 @@ def choose_columns(
     factors: dict[str, float] = {}
     notes: list[Note] = []
     if "loss" not in asked:
-        loss = _choose_loss(headers, guesses=guesses, where=where, notes=notes)
+        loss = _choose_loss(
+            headers, guesses=guesses, where=where, notes=notes, is_loss_like=is_loss_like
+        )
         if loss is not None:
             chosen["loss"] = loss
             if loss != "loss":
@@ -165,28 +201,46 @@ def _refuse_unknown(headers: Sequence[str], asked: Mapping[str, str], where: str
 
 def _refuse_missing(headers: Sequence[str], chosen: Mapping[str, str], where: str) -> None:
     """Refuse a table without a loss, or with fewer than two of params, tokens and FLOPs."""
-    known = [
-        {"params"}.intersection(chosen),
-        {"tokens", "tokens_per_param"}.intersection(chosen),
-        {"flops", "budget_flops"}.intersection(chosen),
-    ]
-    missing = [] if "loss" in chosen else ["loss"]
-    if sum(map(bool, known)) < 2:
-        missing = [n for n in ("params", "tokens") if n not in chosen] + missing
+    has = {name: name in chosen for name in (*REQUIRED, "tokens_per_param")}
+    has["flops"] = "flops" in chosen or "budget_flops" in chosen
+    missing = [] if has["loss"] else ["loss"]
+    if sum(has[name] for name in ("params", "tokens", "flops", "tokens_per_param")) < 2:
+        missing = [name for name in ("params", "tokens") if not has[name]] + missing
     if not missing:
         return
-    example = ",".join(f"{name}=YOUR_COLUMN" for name in missing)
-    training = [name for name in headers if _TRAINING.fullmatch(normalise(name))]
-    if missing == ["loss"] and training:
-        raise ObservationsError(
-            f"{where} has no column of held-out losses; `{training[0]}` is the training loss",
-            hint=f"use it all the same: --loss-column {training[0]}",
-        )
+    read = [theirs for ours, theirs in chosen.items() if ours != "params_non_embedding"]
+    unread = [name for name in headers if name not in read]
+    if missing == ["loss"]:
+        _refuse_no_loss(unread, where)
+    likely = {
+        name: next((each for each in unread if _CANDIDATES[name].search(each)), "YOUR_COLUMN")
+        for name in missing
+    }
+    example = ",".join(f"{name}={theirs}" for name, theirs in likely.items())
     raise ObservationsError(
         f"{where} has no column for {', '.join(missing)}; it has {_listed(headers)}",
-        hint=f"say which ones they are: --columns {example} (two of params, tokens and flops are "
+        hint=f'say which ones they are: --columns "{example}" (two of params, tokens and flops are '
         "enough)",
     )
+
+
+def _refuse_no_loss(unread: Sequence[str], where: str) -> None:
+    """Refuse a table whose only losses are training losses, accuracies or error rates."""
+    for name in unread:
+        if is_training_loss(name):
+            raise ObservationsError(
+                f"{where} has no column of held-out losses; `{name}` is the training loss",
+                hint=f'use it all the same: --loss-column "{name}"',
+            )
+    for name in unread:
+        unit = unit_in_name(normalise(name))
+        if unit in ("accuracy", "error"):
+            what = "accuracies" if unit == "accuracy" else "error rates"
+            raise ObservationsError(
+                f"{where} has no column of losses: `{name}` holds {what}, and a law is fitted to "
+                "losses",
+                hint="add the held-out cross-entropy of the same runs to the table",
+            )
 
 
 def _listed(headers: Sequence[str], most: int = 40) -> str:
@@ -211,54 +265,84 @@ def _guess(
     if ours not in COUNTS:
         return None, 1.0
     for name in free:
-        factor = _unit_of(name, symbol, names)
+        if _means(ours, normalise(name)):
+            return name, 1.0
+    for name in free:
+        factor = _unit_of(name, ours)
         if factor is not None:
             return name, factor
     return None, 1.0
 
 
-def _unit_of(name: str, symbol: str | None, names: Sequence[str]) -> float | None:
+def _means(ours: str, name: str) -> bool:
+    """Return whether a normalised name can only mean this quantity."""
+    if name in (ours, *_GUESSES[ours]):
+        return True
+    nouns, beside = _WORDS[ours]
+    words = set(name.split("_"))
+    return bool(words & nouns) and words <= nouns | beside
+
+
+def _unit_of(name: str, ours: str) -> float | None:
     """Return the factor that a name such as `tokens_billions`, `N (M)` or `total_gflops` states.
 
-    None where the rest of the name is not one of `names`.
+    None where the rest of the name does not mean this quantity.
     """
-    bracketed = re.fullmatch(r"(.+?)\s*[\[(](.+?)[\])]", name)
-    if bracketed:
-        stem, unit = bracketed[1].strip(), bracketed[2]
-        if stem == symbol or normalise(stem) in names:
-            return unit_factor(unit.removeprefix("in "))
-        return None
+    symbol = _SYMBOLS.get(ours)
+    noun = _NOUN.fullmatch(name)
+    if noun is not None:
+        return unit_factor(noun[1]) if _means(ours, name[1:].lower()) else None
+    split = re.fullmatch(r"(.+?)\s*[\[(](.+?)[\])]|(.+?)\s*/\s*(1e\d+)|(.+?)_([^_]+)", name)
+    if split is not None:
+        stem, unit = (part.strip() for part in split.groups() if part)
+        if stem == symbol or (not split[5] and _means(ours, normalise(stem))):
+            return _factor_in(unit)
     parts = normalise(name).split("_")
-    for size in (2, 1):
-        stem = "_".join(parts[:-size]).removesuffix("_in")
-        unit = "_".join(parts[-size:])
-        factor = unit_factor(unit)
+    for size in (4, 3, 2, 1):
+        stem, unit = "_".join(parts[:-size]).removesuffix("_in"), "_".join(parts[-size:])
+        factor = _factor_in(unit)
         if factor is not None and factor != 1.0:
-            if stem in names:
+            if _means(ours, stem):
                 return factor
-            if "flop" in unit and f"{stem}_flops".lstrip("_") in names:
+            if "flop" in unit and _means(ours, f"{stem}_flops".lstrip("_")):
                 return factor
     return None
 
 
+def _factor_in(unit: str) -> float | None:
+    """Return the factor of a unit in a column's name: `M`, `Mtok`, `x1e18`, `petaflop_s_days`."""
+    unit = unit.strip().removeprefix("in ")
+    power = _POWER.fullmatch(unit)
+    if power is not None:
+        return 10.0 ** int(power[1]) if int(power[1]) <= 30 else None
+    noun = _NOUN.fullmatch(unit)
+    return unit_factor(noun[1] if noun else unit.replace("_s_", "/s-"))
+
+
 def _choose_loss(
-    headers: Sequence[str], *, guesses: bool, where: str, notes: list[Note]
+    headers: Sequence[str],
+    *,
+    guesses: bool,
+    where: str,
+    notes: list[Note],
+    is_loss_like: Callable[[str], bool],
 ) -> str | None:
-    """Return the column of losses: held-out ones in nats, then in bits, then a plain `loss`.
+    """Return the column of losses: held-out ones, then a plain `loss`; nats before other units.
 
     Raises:
         ObservationsError: several held-out losses, none before the others.
     """
     if not guesses:
         return "loss" if "loss" in headers else None
-    found = heldout_losses(headers)
-    plain = [name for name in headers if normalise(name) in _PLAIN_LOSSES or name == "L"]
-    bits = [name for name in headers if normalise(name) in _BIT_LOSSES]
+    found = heldout_losses(headers, is_loss_like)
     nats = [name for name in found if unit_in_name(normalise(name)) is None]
-    pool = nats or plain or found or bits
+    bits = [name for name in found if unit_in_name(normalise(name)) == "bits"]
+    plain = [name for name in headers if _is_plain_loss(name)]
+    other = [name for name in headers if normalise(name) in _OTHER_LOSSES]
+    pool = nats or bits or found or plain or other
     if not pool:
         return None
-    if pool is nats and len(pool) > 1:
+    if pool is not plain and pool is not other and len(pool) > 1:
         first = _first_of(pool)
         if first is None:
             raise ObservationsError(
@@ -267,7 +351,7 @@ def _choose_loss(
                 "--loss-column all",
             )
         pool = [first]
-    others = [name for name in (*nats, *plain, *found, *bits) if name != pool[0]]
+    others = [name for name in (*found, *plain, *other) if name != pool[0]]
     if others:
         also = ", ".join(f"`{name}`" for name in dict.fromkeys(others))
         said = f"warning: `{pool[0]}` is read as the loss, and {also} could be it: --loss-column"
@@ -278,21 +362,46 @@ def _choose_loss(
 def _first_of(names: Sequence[str]) -> str | None:
     """Return the main one of several held-out losses: validation before test; else None."""
     by_name = {normalise(name): name for name in reversed(names)}
-    for name in ("val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss"):
+    for name in ("val_loss", "validation_loss", "valid_loss", "eval_loss", "loss_val", "test_loss"):
         if name in by_name:
             return by_name[name]
     return None
 
 
-def heldout_losses(headers: Sequence[str]) -> list[str]:
+def _words_of(name: str) -> set[str]:
+    """Return the words of a column's name; `held_out` is one."""
+    return set(re.sub(r"(held|hold)_out", "heldout", normalise(name)).split("_"))
+
+
+def _is_plain_loss(name: str) -> bool:
+    """Return whether a name is `loss` or a synonym, with or without its unit."""
+    words = [word for word in normalise(name).split("_") if word not in _UNIT_WORDS]
+    return name == "L" or "_".join(words) in _PLAIN_LOSSES
+
+
+def is_training_loss(name: str) -> bool:
+    """Return whether a name says that a column holds training losses."""
+    words = _words_of(name)
+    return bool(words & _TRAINED and words & _LOSS) and not words & _HELDOUT
+
+
+def heldout_losses(
+    headers: Sequence[str], is_loss_like: Callable[[str], bool] = lambda name: True
+) -> list[str]:
     """Return the columns of held-out losses, by their names: `val_loss`, `val/c4`, `eval_bpb`."""
-    plain = [name for name in headers if _HELDOUT.fullmatch(normalise(name))]
+    words = {name: _words_of(name) for name in headers}
+    heldout = [
+        name
+        for name, each in words.items()
+        if each & _HELDOUT and not each & _TRAINED and not each & _NO_VALUE
+    ]
+    plain = [name for name in heldout if words[name] & _LOSS or {"bits", "byte"} <= words[name]]
     if plain:
         return plain
     return [
         name
-        for name in headers
-        if _HELDOUT_PREFIX.fullmatch(name)
+        for name in heldout
+        if normalise(name).split("_")[0] in _HELDOUT
         and not _NOT_A_LOSS.search(normalise(name))
-        and unit_in_name(normalise(name)) not in ("perplexity", "accuracy", "error")
+        and is_loss_like(name)
     ]

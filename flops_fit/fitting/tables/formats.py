@@ -1,9 +1,10 @@
 """A table's cells by column, from a file, a mapping, a data frame or a tracker's project.
 
-Files: CSV and TSV (comma, semicolon, tab or bar; `sep=;`, blank and comment lines before the
-header), JSON (a list of objects, an object of lists, every orient of pandas with names, or one list
-of objects inside an object), JSONL, `.xlsx` (extra `excel`) and Parquet (extra `parquet`). Text is
-UTF-8, UTF-16 or Latin-1. A file is known by its first bytes and by its ending.
+Files: CSV and TSV (comma, semicolon, tab, bar or spaces; `sep=;`, a title, blank and comment lines
+before the header, or the header in a comment), JSON (a list of objects, a list of lists below their
+names, an object of lists, every orient of pandas with names, or these inside an object), JSONL,
+`.xlsx` (extra `excel`) and Parquet (extra `parquet`); any of them in gzip. Text is UTF-8, UTF-16 or
+Latin-1. A file is known by its first bytes and by its ending.
 
 Reading is bounded: regular files only, MAX_BYTES, MAX_ROWS and MAX_CELLS. A row keeps its place:
 the line that it ends on for CSV and JSONL (the header is a line too), the sheet's row for `.xlsx`,
@@ -16,6 +17,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -28,6 +30,7 @@ from xml.etree.ElementTree import ParseError
 
 from flops_fit.errors import Note, ObservationsError
 from flops_fit.fitting.points import Excluded
+from flops_fit.fitting.tables.numbers import parse_cell
 
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 2_000_000
@@ -97,6 +100,8 @@ def open_table(source: str | PathLike[str] | Columns | Any) -> Cells:
 def _from_file(path: Path) -> Cells:
     """Return the cells of a file; its first bytes and its suffix decide the format."""
     where, data = f"`{path}`", _bytes_of(path)
+    if data[:2] == b"\x1f\x8b":
+        data, path = _unzipped(where, data), path.with_suffix("")
     if data[:4] == b"PK\x03\x04":
         return _from_sheet(where, data)
     if data[:4] == b"PAR1":
@@ -134,6 +139,21 @@ def _bytes_of(path: Path) -> bytes:
     return data
 
 
+def _unzipped(where: str, data: bytes) -> bytes:
+    """Return the content of a gzip file that is not too large."""
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        content = unzip.decompress(data, MAX_BYTES + 1)
+    except zlib.error as error:
+        raise ObservationsError(f"{where} is not a sound gzip file: {error}", hint=_HINT) from None
+    if len(content) > MAX_BYTES:
+        raise ObservationsError(
+            f"{where} holds more than {MAX_BYTES:.3g} bytes",
+            hint="keep one row for each finished run, and only the columns that a fit uses",
+        )
+    return content
+
+
 def _decode(where: str, data: bytes) -> tuple[str, list[Note]]:
     """Decode bytes: UTF-8, UTF-16 by its mark or its zeros, else Latin-1 with a note."""
     encoding = ""
@@ -160,6 +180,9 @@ def _decode(where: str, data: bytes) -> tuple[str, list[Note]]:
 def _from_csv(where: str, text: str) -> Cells:
     """Cells of a CSV text; a row's place is the line that it ends on."""
     start, skipped, delimiter = _find_header(text)
+    if delimiter == " ":
+        lines = (re.sub(r"[ \t]+", "\t", line.strip()) for line in text[start:].splitlines())
+        text, start, delimiter = "\n".join(lines), 0, "\t"
     reader = csv.reader(
         io.StringIO(text[start:], newline=""), delimiter=delimiter, strict=True,
         skipinitialspace=True,
@@ -179,24 +202,60 @@ def _from_csv(where: str, text: str) -> Cells:
 
 
 def _find_header(text: str) -> tuple[int, int, str]:
-    """Find the header: its position, the number of lines before it, and the delimiter."""
+    """Find the header: its position, the number of lines before it, and the delimiter.
+
+    A comment directly above a row of numbers is the header, as `numpy.savetxt` writes it.
+    """
     start, skipped, stated = 0, 0, ""
+    comment: tuple[int, int] | None = None
     while start < len(text):
         end = text.find("\n", start)
         end = len(text) if end < 0 else end + 1
         line = text[start:end].strip()
         if line.lower().startswith("sep=") and len(line) <= 5:
             stated = line[4:] or "\t"
-        elif line.strip(",;\t| ") and not line.startswith(_COMMENTS):
+        elif line.startswith(_COMMENTS):
+            comment = (start + text[start:end].index(line[0]) + 1, skipped)
+        elif line.strip(",;\t| ") and not _is_title(line, text[end : end + 10_000]):
             break
         start, skipped = end, skipped + 1
     header = text[start:].split("\n", 1)[0]
-    counts = {each: _cells_of(header, each) for each in ",;\t|"}
-    return start, skipped, stated or max(counts, key=lambda each: counts[each])
+    delimiter = stated or _delimiter_of(header)
+    if comment is not None and _is_all_numbers(header, delimiter):
+        names = text[comment[0] :].split("\n", 1)[0]
+        if _cells_of(names, delimiter) == _cells_of(header, delimiter):
+            return *comment, delimiter
+    return start, skipped, delimiter
+
+
+def _delimiter_of(line: str) -> str:
+    """Return the delimiter of a header: the one that gives most cells; spaces if none does."""
+    counts = {each: _cells_of(line, each) for each in ",;\t|"}
+    best = max(counts, key=lambda each: counts[each])
+    return " " if counts[best] == 1 and len(line.split()) > 1 else best
+
+
+def _is_title(line: str, below: str) -> bool:
+    """Return whether a line is a title: one cell of text, above a line of several."""
+    following = next((each for each in below.splitlines() if each.strip(",;\t| ")), "")
+    delimiter = _delimiter_of(following)
+    cells = [cell for cell in line.split(delimiter) if cell.strip()]
+    names = [cell.strip() for cell in following.split(delimiter) if cell.strip()]
+    if delimiter == " " or len(cells) != 1 or len(names) < 2:
+        return False
+    return not any(parse_cell(name)[0] is not None for name in names)
+
+
+def _is_all_numbers(line: str, delimiter: str) -> bool:
+    """Return whether every cell of a line is a number."""
+    cells = line.split() if delimiter == " " else line.split(delimiter)
+    return all(parse_cell(cell)[0] is not None for cell in cells)
 
 
 def _cells_of(line: str, delimiter: str) -> int:
     """Return the number of cells of a line with this delimiter."""
+    if delimiter == " ":
+        return len(line.split())
     try:
         return len(next(csv.reader([line], delimiter=delimiter)))
     except (csv.Error, StopIteration):
@@ -222,8 +281,8 @@ def _csv_rows(where: str, reader: Any, headers: list[str], skipped: int, delimit
                 continue
         if cells[0].strip() == headers[0] and [cell.strip() for cell in cells] == headers:
             continue
-        if not cells[0].strip() and not any(cell.strip() for cell in cells):
-            continue
+        if not cells[0].strip(" :-") and not any(cell.strip(" :-") for cell in cells):
+            continue  # blank, or the line below a header in Markdown
         places.append(place)
         _refuse_too_many(where, len(places), width)
         for column, cell in zip(columns, cells, strict=True):
@@ -280,6 +339,11 @@ def _from_json(where: str, text: str) -> Cells:
         ) from None
     if isinstance(data, list) and any(isinstance(row, dict) for row in data):
         return _from_records(where, enumerate(data, start=1))
+    if isinstance(data, list) and data and all(isinstance(row, list) for row in data):
+        names = data[0]
+        if len(names) > 1 and all(isinstance(name, str) for name in names):
+            records = (dict(zip(names, row, strict=False)) for row in data[1:])
+            return _from_records(where, enumerate(records, start=2))
     if isinstance(data, dict) and data:
         found = _from_object(where, data)
         if found is not None:
@@ -311,22 +375,46 @@ def _from_object(where: str, data: dict[str, Any]) -> Cells | None:
         isinstance(each, dict) for value in values for each in value
     ):
         return _from_columns(where, data)
-    if all(isinstance(value, dict) for value in values):
-        inner = list(dict.fromkeys(key for value in values for key in value))
-        by_index = all(key.isdigit() for key in data) or (
-            not all(key.isdigit() for key in inner)
-            and not any("loss" in key.lower() for key in data)
-        )
-        if by_index:
-            return _from_records(where, enumerate(values, start=1))
-        columns = {name: [cells.get(key) for key in inner] for name, cells in data.items()}
-        return _from_columns(where, columns)
-    lists = [
-        value
-        for value in values
-        if isinstance(value, list) and any(isinstance(each, dict) for each in value)
-    ]
-    return _from_records(where, enumerate(lists[0], start=1)) if len(lists) == 1 else None
+    tables = [value for value in values if _may_be_table(value)]
+    if all(isinstance(value, dict) for value in values) and len(tables) < len(values):
+        return _from_objects(where, data)
+    lists = [value for value in tables if isinstance(value, list)]
+    if len(tables) == 1 or len(lists) == 1:
+        inner = lists[0] if lists else tables[0]
+        if isinstance(inner, list):
+            return _from_records(where, enumerate(inner, start=1))
+        return _from_object(where, inner)
+    if len(tables) == len(values) and all(isinstance(value, list) for value in values):
+        labelled = [
+            {"group": name, **row} if isinstance(row, dict) else row
+            for name, rows in data.items()
+            for row in rows
+        ]
+        return _from_records(where, enumerate(labelled, start=1))
+    return None
+
+
+def _may_be_table(value: Any) -> bool:
+    """Return whether a JSON value has rows: a list of objects, or an object of objects or lists."""
+    if isinstance(value, list):
+        return any(isinstance(each, dict) for each in value)
+    return isinstance(value, dict) and any(
+        isinstance(each, dict) or (isinstance(each, list) and len(each) > 1)
+        for each in value.values()
+    )
+
+
+def _from_objects(where: str, data: dict[str, dict[str, Any]]) -> Cells:
+    """Return the cells of an object of objects: of runs by name, or of columns by row."""
+    values = list(data.values())
+    inner = list(dict.fromkeys(key for value in values for key in value))
+    by_index = all(key.isdigit() for key in data) or (
+        not all(key.isdigit() for key in inner) and not any("loss" in key.lower() for key in data)
+    )
+    if by_index:
+        return _from_records(where, enumerate(values, start=1))
+    columns = {name: [cells.get(key) for key in inner] for name, cells in data.items()}
+    return _from_columns(where, columns)
 
 
 def _from_records(where: str, rows: Iterable[tuple[int, Any]]) -> Cells:

@@ -26,6 +26,7 @@ from flops_fit.fitting.tables.numbers import is_blank, parse_cell
 Array = NDArray[np.float64]
 
 MOST_GROUPS = 50
+MOST_SETTINGS = 10
 MAX_P = 1e-3
 """Largest p value at which groups count as different; divided by the number of columns tested."""
 
@@ -71,18 +72,54 @@ def labels_of(cells: Sequence[Any]) -> list[str]:
 
 
 def is_category(cells: Sequence[Any]) -> bool:
-    """Return whether a column holds text with two to fifty values, several rows each."""
+    """Return whether a column holds text with two to fifty values, several rows each.
+
+    Blank cells are one value more if several rows have them.
+    """
     values: set[str] = set()
+    blank = 0
     for cell in cells:
-        if not is_blank(cell):
-            if not isinstance(cell, str | bool):
-                return False
-            values.add(str(cell).strip())
-            if len(values) > MOST_GROUPS:
-                return False
-    if not 2 <= len(values) <= len(cells) / 2:
+        if is_blank(cell):
+            blank += 1
+            continue
+        if not isinstance(cell, str | bool):
+            return False
+        values.add(str(cell).strip())
+        if len(values) > MOST_GROUPS:
+            return False
+    several = MIN_MEMBERS <= blank <= len(cells) - MIN_MEMBERS
+    if len(values) + several < 2 or not 1 <= len(values) <= len(cells) / 2:
         return False
     return sum(parse_cell(value)[0] is not None for value in values) < len(values) / 2
+
+
+def is_setting(cells: Sequence[Any]) -> bool:
+    """Return whether a column holds numbers with two to ten values, several rows each."""
+    values: set[float] = set()
+    for cell in cells:
+        if is_blank(cell):
+            continue
+        value = parse_cell(cell)[0]
+        if value is None or len(values) > MOST_SETTINGS:
+            return False
+        values.add(value)
+    return 2 <= len(values) <= min(MOST_SETTINGS, len(cells) / MIN_MEMBERS)
+
+
+def spread_of_repeats(observations: Sequence[Observation]) -> tuple[float, list[list[int]]]:
+    """Return the median range, in log loss, of runs with equal params and tokens, and these runs.
+
+    Args:
+        observations: finished runs.
+    """
+    cells: dict[tuple[float, float], list[int]] = {}
+    for place, seen in enumerate(observations):
+        cells.setdefault((seen.params, seen.tokens), []).append(place)
+    repeated = [rows for rows in cells.values() if len(rows) > 1]
+    if len(repeated) < MIN_MEMBERS:
+        return 0.0, []
+    losses = [[observations[k].loss for k in rows] for rows in repeated]
+    return float(np.median([math.log(max(each) / min(each)) for each in losses])), repeated
 
 
 def differences(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flops_fit.errors import ManifestError, Note, ObservationsError
+from flops_fit.fitting.tables.numbers import parse_cell
 
 LossUnit = Literal["nats", "bits", "perplexity"]
 UNITS = ("nats", "bits", "perplexity")
@@ -34,6 +35,13 @@ _NAMES = (
 def unit_in_name(name: str) -> str | None:
     """Return the unit in a loss column's name: `val_bpb` -> bits; None if it has none."""
     return next((unit for unit, pattern in _NAMES if pattern.search(name)), None)
+
+
+def is_loss_like(cells: Sequence[object]) -> bool:
+    """Return whether the numbers of a column may be losses in nats or bits: mostly 1 to 20."""
+    numbers = [value for cell in cells if (value := parse_cell(cell)[0]) is not None]
+    known = [value for value in numbers if math.isfinite(value)]
+    return bool(known) and 1.0 < float(np.median(known)) < 20.0
 
 
 def parse_loss_unit(text: str | None) -> LossUnit | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,12 @@ _BLANK = frozenset(
 )
 _MOST_DIGITS = 60  # a longer cell is no number that a person wrote
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2009\u202f '\u2019_"), None)
+_SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})
+_HIGH = {ord(high): low for high, low in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)}
+_HIGH_POWER = re.compile(r"10\s*([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_LOSS_UNITS = re.compile(
+    r"\s*(?:nats?|bits?)(?:\s*(?:/|per)\s*(?:tok|tokens?|byte))?$", re.IGNORECASE
+)
 _PLAIN = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _POWER = re.compile(rf"({_PLAIN})?\s*[x*\u00d7\u00b7]?\s*10\s*(?:\^|\*\*)\s*([+-]?\d+)")
 _WITH_UNIT = re.compile(rf"[~\u2248]?\s*({_PLAIN})\s*([A-Za-z][A-Za-z/ _-]*)?")
@@ -108,7 +114,12 @@ def parse_cell(cell: Any, *, has_decimal_commas: bool = False) -> tuple[float | 
     text = cell.strip()
     if len(text) > _MOST_DIGITS:
         return None, False
-    text = _PLUS_MINUS.sub("", text)
+    if not text.isascii():
+        text = _HIGH_POWER.sub(lambda found: f"10^{found[1].translate(_HIGH)}", text)
+        text = text.translate(_SIGNS)
+    text = _PLUS_MINUS.sub("", text.removeprefix("'"))
+    if text[-1:].isalpha():
+        text = _LOSS_UNITS.sub("", text)
     if has_decimal_commas and "," in text:
         text = text.replace(".", "").replace(",", ".")
     elif _THOUSANDS.fullmatch(text):
@@ -145,14 +156,21 @@ def _factor(words: str) -> float | None:
     return unit_factor(words)
 
 
-def find_decimal_commas(columns: Iterable[Sequence[Any]], *, delimiter: str, where: str) -> bool:
+def find_decimal_commas(
+    columns: Mapping[str, Sequence[Any]], *, delimiter: str, where: str
+) -> bool:
     """Return whether commas in the numbers of a table stand before the decimals.
+
+    Args:
+        columns: the cells of each column of numbers, by our name; no `loss` has thousands.
+        delimiter: of a CSV file.
+        where: how to name the table.
 
     Raises:
         ObservationsError: the columns contradict each other.
     """
     decimal, thousands, both = 0, 0, 0
-    for cells in columns:
+    for name, cells in columns.items():
         for cell in cells:
             if not isinstance(cell, str) or "," not in cell or not _COMMA.search(cell):
                 continue
@@ -164,7 +182,12 @@ def find_decimal_commas(columns: Iterable[Sequence[Any]], *, delimiter: str, whe
             assert digits is not None
             if first != last or "." in text[last:]:
                 thousands += 1
-            elif "." in text[:first] or len(digits[0]) != 3 or text.lstrip("+-").startswith("0,"):
+            elif (
+                "." in text[:first]
+                or len(digits[0]) != 3
+                or text.lstrip("+-").startswith("0,")
+                or name == "loss"
+            ):
                 decimal += 1
             else:
                 both += 1

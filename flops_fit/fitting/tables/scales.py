@@ -36,6 +36,9 @@ ROW_FACTOR = 10.0
 MIN_ROWS = 6
 SIX = 6.0
 _BUDGET_WIDTH = 1.1  # as of the isoFLOP curves
+_MIXED_GAP = 2.5  # decades without any row
+_MIXED_ROWS = 2
+_MIXED_NEAR = 1.3  # decades between the two units' medians and a unit's factor
 _SAME = 0.01  # relative difference below which C is 6 N D
 _SMOOTH = 0.02  # of FLOPs per token against size, for blank cells to be filled from it
 _COUNT_SCALES = (1.0, 1e3, 1e6, 1e9, 1e12)
@@ -278,6 +281,42 @@ def strays(values: Array, name: str) -> dict[int, str]:
     return found
 
 
+def refuse_mixed_units(values: Array, name: str, column: str, where: str) -> None:
+    """Refuse counts of which some rows are in another unit than the others.
+
+    Two units are suspected where no row lies within 2.5 decades, two rows or more lie on either
+    side, and a unit explains the factor between the sides.
+
+    Args:
+        values: params or tokens, scaled.
+        name: ours.
+        column: the table's.
+        where: how to name the table.
+
+    Raises:
+        ObservationsError: with the number of rows in each unit.
+    """
+    known = np.sort(values[np.isfinite(values) & (values > 0)])
+    if len(known) < 2 * _MIXED_ROWS:
+        return
+    logs = np.log10(known)
+    place = int(np.argmax(np.diff(logs))) + 1
+    few = min(place, len(known) - place)
+    gap = float(logs[place] - logs[place - 1])
+    if gap < _MIXED_GAP or few < _MIXED_ROWS:
+        return
+    low, high = float(np.median(known[:place])), float(np.median(known[place:]))
+    unit = min(_WORDS, key=lambda each: abs(math.log10(high / low / each)))
+    if low * unit > DATA_RANGE[1] or abs(math.log10(high / low / unit)) > _MIXED_NEAR:
+        return
+    raise ObservationsError(
+        f"`{column}` of {where} mixes units: {place} rows have at most {known[place - 1]:.3g} "
+        f"{name}, {len(known) - place} rows have at least {known[place]:.3g}, and no row lies "
+        f"between; the smaller numbers look like {_WORDS[unit]}",
+        hint=f"write all {name} in one unit; if the numbers are right: --scale {name}=1",
+    )
+
+
 @_QUIET
 def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> Note | None:
     """Compare the budgets with the FLOPs; return a note if they are not used.
@@ -293,6 +332,10 @@ def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> 
     middle = float(np.median(ratio))
     if _inside(middle, (0.2, 5.0)):
         return None
+    exponents = np.log10(flops) / budgets
+    if _inside(float(np.nanmedian(exponents)), (0.98, 1.02)):
+        said = f"`{name}` is not used: it holds the logarithm (base 10) of the FLOPs"
+        return Note("budgets_ignored", said)
     unit = next((f for f in _FLOP_SCALES if _inside(middle / f, (0.5, 2.0))), None)
     if unit is not None:
         raise ObservationsError(

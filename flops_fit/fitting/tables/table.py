@@ -36,7 +36,12 @@ from flops_fit.fitting.tables.columns import (
     heldout_losses,
 )
 from flops_fit.fitting.tables.formats import Cells, Columns, open_table
-from flops_fit.fitting.tables.losses import parse_loss_unit, refuse_rising, to_nats
+from flops_fit.fitting.tables.losses import (
+    is_loss_like,
+    parse_loss_unit,
+    refuse_rising,
+    to_nats,
+)
 from flops_fit.fitting.tables.numbers import (
     Numbers,
     find_decimal_commas,
@@ -60,8 +65,10 @@ _NOT_ENDED = frozenset(
     }
 )  # fmt: skip
 _CURVE_POINTS = 3  # rows of one run from which they can be points of a training curve
+_CURVE_STEP = 1.4  # some neighbours among them are closer than that: runs of several lengths double
 _FAR_OFF = (10.0, 0.05)  # robust standard deviations, and log loss, that make a row worth a look
 _MOST_LOOKED_AT = 20_000
+_WIDE_REPEATS = 0.02  # range, in log loss, of equal runs: ten times the noise of seeds
 _SCALE_WORDS = {
     1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions",
     **{factor: unit for unit, factor in FLOP_UNITS.items() if factor not in (1e6, 1e9, 1e12)},
@@ -162,7 +169,8 @@ def read_table(
 def _loss_columns(source: Any) -> list[str]:
     """Return the columns of held-out losses of a table."""
     cells = open_table(source)
-    found = heldout_losses([name for name, column in cells.columns.items() if _holds(column)])
+    headers = [name for name, column in cells.columns.items() if _holds(column)]
+    found = heldout_losses(headers, lambda name: is_loss_like(cells.columns[name]))
     if not found:
         raise ObservationsError(
             f"{cells.where} has no columns of held-out losses", hint="name one: --loss-column"
@@ -217,6 +225,7 @@ class _Reader:
             loss_column=options.loss_column,
             guesses=options.guesses,
             where=self.where,
+            is_loss_like=lambda name: is_loss_like(cells.columns[name]),
         )
         self.notes += self.choice.notes
         self.columns = dict(self.choice.columns)
@@ -293,7 +302,11 @@ class _Reader:
     def _numbers(self) -> dict[str, Array]:
         """Return each column of numbers, scaled; unknown optional cells are NaN."""
         wanted = {n: self.columns[n] for n in ("loss", *NUMBERS) if n in self.columns}
-        texts = [self.cells.columns[theirs] for theirs in wanted.values()]
+        texts = {
+            "perplexity" if ours == "loss" and self._may_have_thousands() else ours:
+            self.cells.columns[theirs]
+            for ours, theirs in wanted.items()
+        }  # fmt: skip
         commas = find_decimal_commas(texts, delimiter=self.cells.delimiter, where=self.where)
         if commas:
             self.notes.append(Note("decimal_commas", "commas in numbers stand before decimals"))
@@ -310,6 +323,10 @@ class _Reader:
                     values = np.where(values > 0, values, math.nan)
             found[ours] = values * self._scale_of(ours)
         return found
+
+    def _may_have_thousands(self) -> bool:
+        """Return whether losses may be perplexities, which can exceed a thousand."""
+        return "perplexity" in (self.choice.loss_unit, self.options.loss_unit)
 
     def _scale_of(self, ours: str) -> float:
         """Return the factor of a column: the caller's, or the one in its name."""
@@ -388,16 +405,19 @@ class _Reader:
         tokens = numbers.get("tokens", none).copy()
         flops = numbers.get("flops", none).copy()
         names = dict(self.columns)
-        if "tokens_per_param" in numbers and "params" in numbers:
-            tokens = np.where(np.isfinite(tokens), tokens, params * numbers["tokens_per_param"])
-            names.setdefault("tokens", names["tokens_per_param"])
         if (
             "budget_flops" in numbers
             and not np.isfinite(flops).any()
-            and len({"params", "tokens"} & set(names)) < 2
+            and len({"params", "tokens", "tokens_per_param"} & set(names)) < 2
         ):
             flops = numbers["budget_flops"].copy()
             names["flops"] = names["budget_flops"]
+        if "tokens_per_param" in numbers:
+            params, tokens = self._by_tokens_per_param(
+                numbers["tokens_per_param"], params, tokens, flops
+            )
+            names.setdefault("tokens", names["tokens_per_param"])
+            names.setdefault("params", names["tokens_per_param"])
         if "flops_per_token" in numbers:
             flops, tokens = self._by_flops_per_token(numbers["flops_per_token"], flops, tokens)
         active = numbers.get("params_active", none)
@@ -406,6 +426,9 @@ class _Reader:
             values[list(self.bad)] = math.nan
         counts = scales.Counts(params, tokens, flops, active)
         sure = frozenset(name for name, factor in self.scale.items() if factor == 1.0)
+        for name, values in (("params", params), ("tokens", tokens)):
+            if name in self.columns and name not in sure:
+                scales.refuse_mixed_units(values, name, self.columns[name], self.where)
         if self.factor is None:
             scales.check_units(counts, names=names, sure=sure, where=self.where)
         faults = scales.misfits(counts) if self.factor is None else {}
@@ -419,6 +442,21 @@ class _Reader:
         counts, notes = scales.complete(counts, factor=self.factor)
         self.notes += notes
         return counts
+
+    def _by_tokens_per_param(
+        self, ratio: Array, params: Array, tokens: Array, flops: Array
+    ) -> tuple[Array, Array]:
+        """Compute params and tokens from their ratio and one of params, tokens and FLOPs."""
+        factor = scales.SIX if self.factor is None else self.factor
+        with np.errstate(invalid="ignore", divide="ignore"):
+            params = np.where(np.isfinite(params), params, tokens / ratio)
+            from_flops = np.sqrt(flops / (factor * ratio))
+        derived = ~np.isfinite(params) & np.isfinite(from_flops)
+        if derived.any():
+            said = f"params and tokens follow from C = {factor:g} N D and the tokens per parameter"
+            self.notes.append(Note("params_assumed", said))
+        params = np.where(derived, from_flops, params)
+        return params, np.where(np.isfinite(tokens), tokens, params * ratio)
 
     def _by_flops_per_token(
         self, per_token: Array, flops: Array, tokens: Array
@@ -467,10 +505,24 @@ class _Reader:
         for place, run in enumerate(self.cells.columns[self.columns["run"]]):
             if place not in self.bad and not is_blank(run) and math.isfinite(steps[place]):
                 runs.setdefault(str(run), []).append(float(steps[place]))
-        return any(
-            len(each) >= _CURVE_POINTS and all(a < b for a, b in pairwise(each))
-            for each in runs.values()
-        )
+        rising = [
+            (run, each)
+            for run, each in runs.items()
+            if len(each) >= _CURVE_POINTS and all(a < b for a, b in pairwise(each))
+        ]
+        if any(b < _CURVE_STEP * a for _, each in rising for a, b in pairwise(each)):
+            return True
+        if rising:
+            step, run = self.columns["step"], self.columns["run"]
+            self.notes.append(
+                Note(
+                    "steps_not_read",
+                    f"the rows of `{rising[0][0]}` in `{run}` have rising `{step}` and are read as "
+                    "finished runs; if they are points of one run: "
+                    f"--columns step={step},run={run}",
+                )
+            )
+        return False
 
     def _refuse_unusable(self, places: Sequence[int]) -> None:
         """Refuse a table without usable rows, and with `strict` one with a bad row."""
@@ -600,6 +652,7 @@ class _Reader:
         if asked is None:
             if not curves:
                 self._tell_groups(seen, places)
+                self._say_settings(seen, places)
             return seen, places, []
         column, _, value = asked.partition("=")
         if asked in self.cells.columns:
@@ -647,6 +700,44 @@ class _Reader:
             self.notes.append(
                 Note("groups_pooled", f"{said}; --group {each.column} separates them")
             )
+
+    def _say_settings(self, seen: Sequence[Observation], places: Sequence[int]) -> None:
+        """Note a column of numbers by which losses differ, and repeats that differ much."""
+        if len(seen) > _MOST_LOOKED_AT:
+            return
+        taken = set(self.choice.columns.values())
+        settings = {
+            name: groups.labels_of([cells[k] for k in places])
+            for name, cells in self.cells.columns.items()
+            if name not in taken and groups.is_setting(cells)
+        }
+        clear = [each for each in groups.differences(seen, settings) if each.is_clear]
+        if clear:
+            first = clear[0]
+            said = (
+                f"rows differ in `{first.column}` ({first.listed}), and one law for each fits "
+                f"clearly better: {100 * first.effect:.2g} % of loss between them"
+            )
+            hint = f'--group "{first.column}" separates them'
+            self.notes.append(Note("groups_differ", f"warning: {said}; {hint}"))
+            return
+        spread, repeated = groups.spread_of_repeats(seen)
+        if spread < _WIDE_REPEATS:
+            return
+        columns = [
+            f"`{name}`"
+            for name, cells in self.cells.columns.items()
+            if name not in self.columns.values()
+            and any(len({str(cells[places[k]]) for k in rows}) > 1 for rows in repeated)
+        ]
+        cause = f"they also differ in {', '.join(columns[:5])}" if columns else "no column says why"
+        self.notes.append(
+            Note(
+                "repeats_differ",
+                f"warning: rows with equal params and tokens differ by {100 * spread:.2g} % of "
+                f"loss (median of {len(repeated)} pairs), and {cause}",
+            )
+        )
 
     def _say_far_off(self, seen: Sequence[Observation], *, curves: bool) -> None:
         """Note rows far from the law of the others, as a wrong cell makes them."""

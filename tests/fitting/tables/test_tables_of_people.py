@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -213,7 +214,7 @@ def test_a_training_loss_alone_is_asked_about(tmp_path):
     text = text_of({"params": R["N"], "tokens": R["D"], "train_loss": R["L"]})
     with pytest.raises(ObservationsError, match="is the training loss") as caught:
         read(tmp_path, text)
-    assert "--loss-column train_loss" in (caught.value.hint or "")
+    assert '--loss-column "train_loss"' in (caught.value.hint or "")
     assert_planted(read(tmp_path, text, loss_column="train_loss"))
 
 
@@ -558,3 +559,234 @@ def test_the_layout_of_nanochat_gives_the_law(tmp_path):
     table = read(tmp_path, text)
     assert_planted(table)
     assert "(bits)" in table.summary
+
+
+# Spellings of the nine kinds, beyond those of the reports.
+
+
+COUNTS = {
+    "params": ("Number of parameters", "#params", "n_params_total", "model_num_params", "nParams"),
+    "tokens": ("tokens_processed", "n_train_tokens", "trainTokens", "Tokens seen", "D_tokens"),
+    "flops": ("compute_flops", "total_compute", "train FLOPs", "estimated_flops", "num_flops"),
+}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "name"), [(key, name) for key, names in COUNTS.items() for name in names]
+)
+def test_counts_are_known_by_the_words_of_their_names(tmp_path, quantity, name):
+    columns = {"params": R["N"], "tokens": R["D"], "loss": R["L"]}
+    if quantity == "flops":
+        del columns["tokens"]
+        columns[name] = R["C"]
+    else:
+        columns[name] = columns.pop(quantity)
+    assert_planted(read(tmp_path, text_of(columns)))
+
+
+@pytest.mark.parametrize(
+    "name", ["dataset_tokens", "tokens_per_step", "eval_tokens", "batch_tokens", "data_size"]
+)
+def test_a_name_that_may_mean_something_else_is_asked_about(tmp_path, name):
+    with pytest.raises(ObservationsError, match="no column for tokens") as caught:
+        read(tmp_path, text_of({"params": R["N"], name: R["D"], "loss": R["L"]}))
+    assert f'--columns "tokens={name}"' in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "factor"),
+    [
+        ("N_M", "N", 1e6), ("N/1e6", "N", 1e6), ("Mparams", "N", 1e6), ("Params(M)", "N", 1e6),
+        ("tokens (Mtok)", "D", 1e6), ("D_B", "D", 1e9), ("train_tokens_b", "D", 1e9),
+        ("FLOPs (1e18)", "C", 1e18), ("flops (x1e18)", "C", 1e18), ("compute_1e18", "C", 1e18),
+        ("petaflop_s_days", "C", 8.64e19), ("compute (EFLOPs)", "C", 1e18),
+    ],
+)  # fmt: skip
+def test_a_unit_in_a_name_is_read_however_it_is_written(tmp_path, name, key, factor):
+    columns = {"N": R["N"], "D": R["D"], "loss": R["L"]}
+    columns.pop("D" if key == "C" else key)
+    columns[name] = [value / factor for value in R[key]]
+    assert_planted(read(tmp_path, text_of(columns)))
+
+
+@pytest.mark.parametrize("known", ["C", "D", "N"])
+def test_tokens_per_parameter_and_one_count_give_the_others(tmp_path, known):
+    ratio = [d / n for n, d in zip(R["N"], R["D"], strict=True)]
+    text = text_of({known: R[known], "tokens_per_param": ratio, "loss": R["L"]})
+    assert_planted(read(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("column", "factor"), [("params", 1e6), ("params", 1e9), ("tokens", 1e9), ("tokens", 1e6)]
+)
+@pytest.mark.parametrize("rows", [2, 7, 20])
+def test_two_units_in_one_column_are_refused(tmp_path, column, factor, rows):
+    columns = {"params": list(R["N"]), "tokens": list(R["D"]), "loss": R["L"]}
+    columns[column] = [x / factor if k < rows else x for k, x in enumerate(columns[column])]
+    with pytest.raises(ObservationsError, match="mixes units"):
+        read(tmp_path, text_of(columns))
+
+
+@pytest.mark.parametrize(
+    "heldout",
+    [
+        "loss_val", "loss/eval", "dev_loss", "holdout_loss", "C4 val loss", "lm_loss_val", "ce_val",
+        "validation", "Eval Loss", "evalLoss", "held-out loss",
+    ],
+)  # fmt: skip
+def test_a_held_out_loss_is_known_by_its_words_in_any_order(tmp_path, heldout):
+    columns = {"N": R["N"], "D": R["D"], "loss": [0.9 * x for x in R["L"]], heldout: R["L"]}
+    table = read(tmp_path, text_of(columns))
+    assert_planted(table)
+    assert "loss_chosen" in codes(table)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("val_loss_std", 0.01), ("eval/lr", 1e-3), ("val/hellaswag", 0.31), ("val_loss_delta", 2.0),
+     ("eval/loss__MIN", 2.2), ("eval/runtime", 12.0), ("val_accuracy", 0.4)],
+)  # fmt: skip
+def test_what_only_resembles_a_held_out_loss_is_not_read_as_one(tmp_path, name, value):
+    table = read(tmp_path, text_of({"N": R["N"], "D": R["D"], "loss": R["L"], name: [value] * 35}))
+    assert_planted(table)
+
+
+@pytest.mark.parametrize("name", ["loss (bits)", "loss [bits/token]", "val_loss_bits", "bpb"])
+def test_a_loss_whose_name_says_bits_is_converted(tmp_path, name):
+    bits = [x / math.log(2) for x in R["L"]]
+    table = read(tmp_path, text_of({"N": R["N"], "D": R["D"], name: bits}))
+    assert_planted(table)
+    assert "loss_converted" in codes(table)
+
+
+@pytest.mark.parametrize("other", [{}, {"loss": [0.9 * x for x in R["L"]]}, {"train_loss": R["L"]}])
+def test_a_perplexity_is_read_and_said(tmp_path, other):
+    table = read(
+        tmp_path,
+        text_of({"N": R["N"], "D": R["D"], **other, "val_ppl": [math.exp(x) for x in R["L"]]}),
+    )
+    assert_planted(table)
+    assert "loss_converted" in codes(table)
+
+
+@pytest.mark.parametrize("name", ["val_accuracy", "error_rate", "top1"])
+def test_a_table_with_scores_alone_is_told_to_add_a_loss(tmp_path, name):
+    text = text_of({"N": R["N"], "D": R["D"], name: [1 - x / 9 for x in R["L"]]})
+    with pytest.raises(ObservationsError, match=r"holds (accuracies|error rates)") as caught:
+        read(tmp_path, text)
+    assert "cross-entropy" in (caught.value.hint or "")
+
+
+def test_runs_of_several_lengths_are_no_training_curve(tmp_path):
+    lines = ["run_name,steps,params,tokens,loss"]
+    for n in (3e7, 6e7, 1.2e8, 2.5e8, 5e8, 1e9):
+        for ratio in (10, 20, 40, 80):
+            d = n * ratio
+            lines.append(f"size-{n:g},{d / 5e5:.0f},{n},{d},{loss_of(n, d)}")
+    table = read(tmp_path, "\n".join(lines))
+    assert_planted(table, rows=24)
+    assert {seen.step for seen in table.observations} == {None}
+    assert "steps_not_read" in codes(table)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "experiment", "use_mup"])
+def test_a_column_of_numbers_by_which_losses_differ_is_warned_of(tmp_path, name):
+    columns = mixture(1.05)
+    columns[name] = [0 if label == "c4" else 1 for label in columns.pop("dataset")]
+    table = read(tmp_path, text_of(columns))
+    assert "groups_differ" in codes(table)
+    each = split(tmp_path / "runs.csv", TableOptions(group=name))
+    assert_planted(read_table(tmp_path / "runs.csv", each["1"]), scale=1.05)
+
+
+def test_a_label_on_some_rows_only_tells_populations_apart(tmp_path):
+    columns = mixture(1.05)
+    columns["notes"] = ["" if label == "c4" else "muon" for label in columns.pop("dataset")]
+    with pytest.raises(ObservationsError, match="differ in `notes`"):
+        read(tmp_path, text_of(columns))
+
+
+def test_equal_runs_whose_losses_differ_for_no_reason_are_warned_of(tmp_path):
+    columns = mixture(1.1)
+    del columns["dataset"]
+    assert "repeats_differ" in codes(read(tmp_path, text_of(columns)))
+    assert "repeats_differ" not in codes(read(tmp_path, text_of(mixture(1.0))))
+
+
+SPACED = "\n".join(f"{n} {d!r} {x!r}" for n, d, x in zip(R["N"], R["D"], R["L"], strict=True))
+MARKED = "\n".join(f"| {n} | {d} | {x} |" for n, d, x in zip(R["N"], R["D"], R["L"], strict=True))
+LAID_OUT = {
+    "spaces": f"params tokens loss\n{SPACED}",
+    "aligned": f"   params      tokens    loss\n{SPACED}".replace(" ", "   "),
+    "savetxt": f"# params tokens loss\n{SPACED}",
+    "header in a comment": "# made on Monday\n# " + PLAIN,
+    "title": "Runs of 2026\n" + PLAIN,
+    "title with commas": "Runs of 2026,,\n" + PLAIN,
+    "markdown": f"| params | tokens | loss |\n|---|:---:|---|\n{MARKED}",
+    "old Mac": PLAIN.replace("\r\n", "\r"),
+    "apostrophes": "params,tokens,loss\n"
+    + "\n".join(f"'{n},'{d},{x}" for n, d, x in zip(R["N"], R["D"], R["L"], strict=True)),
+    "superscripts": text_of({"params": [f"{n / 1e6:.4f} \u00d7 10⁶" for n in R["N"]],
+                             "tokens": [f"{d / 1e9:.5f} · 10⁹" for d in R["D"]], "loss": R["L"]}),
+    "units": text_of({"params": [f"~{n / 1e6:.3f} M params" for n in R["N"]],
+                      "tokens": [f"{d / 1e9:.4f}bn" for d in R["D"]],
+                      "loss": [f"{x:.4f} nats/token" for x in R["L"]]}),
+    "minus": text_of({"params": R["N"], "tokens": R["D"],
+                      "loss": [f"{10 * x:.5f}e\u22121" for x in R["L"]]}),
+    "three decimals": text_of({"params": R["N"], "tokens": [round(d) for d in R["D"]],
+                               "loss": [f"{x:.3f}".replace(".", ",") for x in R["L"]]},
+                              delimiter="\t"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAID_OUT)
+def test_text_is_read_as_people_lay_it_out(tmp_path, kind):
+    table = read(tmp_path, LAID_OUT[kind])
+    assert_planted(table)
+    assert table.rejected == ()
+
+
+def test_a_gzip_file_is_read_and_a_bomb_is_not(tmp_path, monkeypatch):
+    assert_planted(read(tmp_path, gzip.compress(PLAIN.encode()), "runs.csv.gz"))
+    with pytest.raises(ObservationsError, match="not a sound gzip"):
+        read(tmp_path, b"\x1f\x8b" + b"x" * 100, "runs.csv.gz")
+    monkeypatch.setattr("flops_fit.fitting.tables.formats.MAX_BYTES", 10_000)
+    with pytest.raises(ObservationsError, match="holds more than"):
+        read(tmp_path, gzip.compress(b" " * 10**6), "runs.csv.gz")
+
+
+RECORDS = [
+    {"params": n, "tokens": d, "loss": x} for n, d, x in zip(R["N"], R["D"], R["L"], strict=True)
+]
+OBJECTS = {
+    "runs by name": {f"run-{k}": row for k, row in enumerate(RECORDS)},
+    "runs by name, inside": {"made": 1, "runs": {f"r{k}": row for k, row in enumerate(RECORDS)}},
+    "names first": [["params", "tokens", "loss"], *(list(row.values()) for row in RECORDS)],
+    "columns inside": {"data": {key: [row[key] for row in RECORDS] for key in RECORDS[0]}},
+    "two lists": {"runs": RECORDS, "tags": [{"x": 1}]},
+    "nested": [
+        {"config": {"model": {"n_params": row["params"]}, "data": {"train_tokens": row["tokens"]}},
+         "metrics": {"eval": {"loss": row["loss"]}, "train": {"loss": 0.9 * row["loss"]}}}
+        for row in RECORDS
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_json_is_read_as_people_nest_it(tmp_path, kind):
+    assert_planted(read(tmp_path, json.dumps(OBJECTS[kind]), "runs.json"))
+
+
+def test_json_lists_by_data_set_are_groups(tmp_path):
+    other = [{**row, "loss": 1.1 * row["loss"]} for row in RECORDS]
+    text = json.dumps({"c4": RECORDS, "wiki": other})
+    with pytest.raises(ObservationsError, match="differ in `group`"):
+        read(tmp_path, text, "runs.json")
+    assert_planted(read(tmp_path, text, "runs.json", group="group=wiki"), scale=1.1)
+
+
+def test_budgets_as_logarithms_are_not_used_and_said(tmp_path):
+    columns = {"N": R["N"], "D": R["D"], "loss": R["L"], "budget": [math.log10(c) for c in R["C"]]}
+    table = read(tmp_path, text_of(columns))
+    assert_planted(table)
+    assert "budgets_ignored" in codes(table)
