@@ -56,6 +56,22 @@ WorkersOption = Annotated[
         rich_help_panel=SWEEP,
     ),
 ]  # fmt: skip
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where trials run this time: local, slurm, pool or a plugin.",
+        show_default="the manifest's",
+        rich_help_panel=SWEEP,
+    ),
+]
+SubmitOption = Annotated[
+    bool,
+    typer.Option(
+        "--submit", help="Leave once the jobs are in Slurm's queue; run again to go on.",
+        rich_help_panel=SWEEP,
+    ),
+]  # fmt: skip
 PriceOption = Annotated[
     float | None,
     typer.Option(

@@ -8,6 +8,7 @@ from flops_fit.cli.options import (
     AcceptDriftOption,
     AdaptiveOption,
     AddBudgetsOption,
+    ExecutorOption,
     ManifestArgument,
     MaxCostOption,
     MaxFlopsOption,
@@ -16,6 +17,7 @@ from flops_fit.cli.options import (
     PriceOption,
     RunDirOption,
     SimulateOption,
+    SubmitOption,
     WorkersOption,
 )
 from flops_fit.cli.output import leave_interrupted, number_of, numbers_of, say
@@ -32,6 +34,8 @@ def run(
     manifest: ManifestArgument,
     run_dir: RunDirOption = None,
     workers: WorkersOption = None,
+    executor: ExecutorOption = None,
+    submit: SubmitOption = False,
     simulate: SimulateOption = False,
     adaptive: AdaptiveOption = False,
     add_budgets: AddBudgetsOption = None,
@@ -72,12 +76,17 @@ def run(
     ) as sweep:
         for note in sweep.notes:
             say(note.message)
-        execution = Execution(workers, make_caps(sweep.prepared.manifest, limits), adaptive)
+        sweep = sweep.on_executor(executor)
+        caps = make_caps(sweep.prepared.manifest, limits)
+        execution = Execution(workers, caps, adaptive, submit)
         expected = estimate_first(sweep, workers=workers)
         if expected is not None:
             _announce(expected)
         with watching(sweep.run) as watcher:
             summary = carry_out(sweep, execution, watcher=watcher)
+    if submit and summary.job_ids:
+        _leave_submitted(sweep, summary)
+        return
     say(share_of_target(sweep.prepared.manifest, summary.spent_flops))
     _conclude(sweep, summary)
 
@@ -89,6 +98,8 @@ def _conclude(sweep: OpenSweep, summary: SweepSummary) -> None:
     from flops_fit.sweep.running import error_of
 
     if summary.is_interrupted:
+        if summary.job_ids:
+            say(f"{_jobs(summary)} left in the queue; `scancel` ends them: {_scancel(summary)}")
         leave_interrupted(sweep, summary)
     error = error_of(sweep, summary)
     if summary.failed and not summary.finished and error is not None:
@@ -102,6 +113,25 @@ def _conclude(sweep: OpenSweep, summary: SweepSummary) -> None:
     if error is not None:
         raise error
     refuse_without_law(result)
+
+
+def _leave_submitted(sweep: OpenSweep, summary: SweepSummary) -> None:
+    """Say which jobs are in the queue, and how to go on."""
+    say(f"{_jobs(summary)} in the queue for {summary.pending} trials")
+    say(f"look at them with: flops-fit status {sweep.run.path}")
+    say(f"take up what they leave, and report, with: {sweep.command}")
+
+
+def _jobs(summary: SweepSummary) -> str:
+    """`1 job is`, `2 jobs are`."""
+    count = len(summary.job_ids)
+    return "1 job is" if count == 1 else f"{count} jobs are"
+
+
+def _scancel(summary: SweepSummary) -> str:
+    """Return the command that ends the jobs of a sweep: arrays as a whole."""
+    arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in summary.job_ids)
+    return f"scancel {' '.join(arrays)}"
 
 
 def _announce(expected: Estimate) -> None:

@@ -44,6 +44,7 @@ from flops_fit.manifest.limits import (
 )
 from flops_fit.manifest.mistakes import first_mistake, shown
 from flops_fit.manifest.recipe import Recipe
+from flops_fit.manifest.slurm_section import SlurmSection
 from flops_fit.manifest.sweep_section import SweepSection, refuse_too_many
 
 COUNTS = ("counted", "6nd", "model", "plugin")
@@ -298,6 +299,8 @@ class ExecutionSection(_Section):
         stall_minutes: a trial without a sign of life for so many minutes fails, and its process is
             ended.
         keep_checkpoints: whether ended trials keep their newest two checkpoints.
+        lease_seconds: a worker that shows no sign of life for so long loses its trial to another.
+        slurm: what each job asks Slurm for.
     """
 
     executor: str = "local"
@@ -309,6 +312,8 @@ class ExecutionSection(_Section):
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0
     stall_minutes: Annotated[float, Field(gt=0)] = 60.0
     keep_checkpoints: bool = False
+    lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+    slurm: SlurmSection | None = None
 
 
 class ReportSection(_Section):

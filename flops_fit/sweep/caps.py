@@ -135,6 +135,7 @@ class Allowance:
             steps_of: the steps that a running trial has told of.
         """
         self.began: dict[str, float] = {}
+        self._queued: set[str] = set()
         self._plan, self._ledger, self._caps, self._steps_of = plan, ledger, caps, steps_of
         self._by_id = {trial.trial_id: trial for trial in plan.trials}
 
@@ -142,8 +143,13 @@ class Allowance:
         """A trial runs from now on."""
         self.began[trial.trial_id] = time.monotonic()
 
+    def queue(self, trial: Trial) -> None:
+        """A trial waits in a queue or runs on another machine, by a clock that is not ours."""
+        self._queued.add(trial.trial_id)
+
     def end(self, trial_id: str) -> float | None:
-        """Seconds that a trial has run, which it does no longer; None if it did not run."""
+        """Seconds that a trial has run, which it does no longer; None if it did not run here."""
+        self._queued.discard(trial_id)
         began = self.began.pop(trial_id, None)
         return None if began is None else time.monotonic() - began
 
@@ -152,7 +158,7 @@ class Allowance:
         if not waiting or self._caps.are_none:
             return None
         state = self._ledger.state
-        at_work = [*(self._by_id[i] for i in self.began), waiting[0]]
+        at_work = [*(self._by_id[i] for i in (*self.began, *self._queued)), waiting[0]]
         flops = state.spent_flops + math.fsum(
             max(0.0, self._cost(t) - state.flops.get(t.trial_id, 0.0)) for t in at_work
         )

@@ -92,6 +92,7 @@ def claimed(
     pending: Callable[[], Sequence[str]],
     *,
     is_stopped: Callable[[], bool],
+    is_awaited: Callable[[], bool] = lambda: False,
     is_rank: bool = False,
     device: str = "auto",
 ) -> Generator[str]:
@@ -104,10 +105,11 @@ def claimed(
         leases: of this process.
         pending: ids of its trials without an outcome, as they are now.
         is_stopped: whether no further trial is to begin.
+        is_awaited: whether a conductor lives that may yet add trials.
         is_rank: whether this process is one of several ranks.
         device: the manifest's; it decides how ranks communicate.
     """
-    with contextlib.closing(_claims(run, leases, pending, is_stopped)) as own:
+    with contextlib.closing(_claims(run, leases, pending, is_stopped, is_awaited)) as own:
         if not is_rank:
             yield from own
             return
@@ -122,12 +124,13 @@ def _claims(
     leases: Leases,
     pending: Callable[[], Sequence[str]],
     is_stopped: Callable[[], bool],
+    is_awaited: Callable[[], bool],
 ) -> Generator[str]:
     """Trials that this process leases; waits while others hold the rest, which may yet die.
 
     Trials in which a rank has failed come last.
     """
-    while waiting := pending():
+    while (waiting := pending()) or is_awaited():
         is_idle = True
         by_failure = sorted(waiting, key=lambda each: any(run.trial(each).glob("failure-*.json")))
         for trial_id in by_failure:

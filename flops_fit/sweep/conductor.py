@@ -8,7 +8,8 @@ sweep stops before the trial that would pass one of its caps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,6 +20,8 @@ from flops_fit.planning.plan import Plan
 from flops_fit.sweep.caps import Allowance, CapReached, Caps
 from flops_fit.sweep.entries import (
     Entry,
+    JobLost,
+    JobSubmitted,
     SweepFinished,
     SweepInterrupted,
     TrialDiverged,
@@ -28,11 +31,21 @@ from flops_fit.sweep.entries import (
     TrialStarted,
     TrialStopped,
 )
-from flops_fit.sweep.executors.contract import Executor, Resources
+from flops_fit.sweep.executors.contract import (
+    Executor,
+    Job,
+    JobLostError,
+    QueueExecutor,
+    Resources,
+    has_queue,
+)
 from flops_fit.sweep.ledger import Ledger
 from flops_fit.sweep.rundir import RunDir, clear_failed_outcome, read_outcome, read_progress
+from flops_fit.sweep.tasks import Forecast, resources_of, tasks_of
 
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 2.0  # between two looks at which queued trials have begun
+_MAX_LOSSES = 3  # jobs of one trial that are lost in a session before it counts as failed
 _MAX_DEATHS = 3  # workers that died in a row; after that their trials are not tried again
 
 
@@ -54,6 +67,7 @@ class SweepSummary:
         is_interrupted: whether a signal stopped it.
         cap: the cap that stopped it; None if none did.
         spent_flops: FLOPs of all trials so far, earlier sessions included.
+        job_ids: jobs that are left in a scheduler's queue.
     """
 
     finished: int
@@ -63,6 +77,7 @@ class SweepSummary:
     is_interrupted: bool
     cap: CapReached | None = None
     spent_flops: float = 0.0
+    job_ids: tuple[str, ...] = ()
 
     @property
     def entry(self) -> SweepFinished:
@@ -89,6 +104,8 @@ def conduct(
     watcher: Watcher | None = None,
     caps: Caps | None = None,
     is_last: bool = True,
+    forecasts: Mapping[str, Forecast] | None = None,
+    submits_only: bool = False,
 ) -> SweepSummary:
     """Train the trials of a plan that the ledger lacks.
 
@@ -103,6 +120,8 @@ def conduct(
         caps: what the sweep may spend in all.
         is_last: whether the sweep ends with this plan. An adaptive sweep adds more trials later,
             so the executor stays open unless the sweep was stopped.
+        forecasts: of trials, by id; a scheduler's queue is asked for what they say.
+        submits_only: whether to leave once the jobs are in a scheduler's queue.
 
     Returns:
         How it ended. Ctrl-C stops the workers and is recorded; it is not raised.
@@ -116,13 +135,20 @@ def conduct(
         for trial in pending:
             clear_failed_outcome(run, trial)
         executor, goes_on = make_executor(), False
+        resources = resources or Resources()
         try:
-            sweep.carry_out(pending, executor, max_running, resources or Resources())
-            goes_on = not is_last and sweep.cap is None
+            if has_queue(executor):
+                queued = _Queued(sweep, executor, forecasts or {}, resources.num_devices)
+                is_interrupted = not queued.carry_out(pending, submits_only=submits_only)
+            else:
+                sweep.carry_out(pending, executor, max_running, resources)
+            goes_on = not is_last and sweep.cap is None and not is_interrupted
         except KeyboardInterrupt:
             is_interrupted = True
         finally:
-            if not goes_on:
+            if is_interrupted and has_queue(executor):
+                executor.detach()
+            elif not goes_on:
                 executor.shutdown()
         sweep.harvest()
         sweep.record_stopped()
@@ -146,7 +172,7 @@ class _Sweep:
         self.run = run
         self.ledger = ledger
         self.watcher = watcher
-        self.allowance = Allowance(plan, ledger, caps, lambda trial: self._progress(trial).step)
+        self.allowance = Allowance(plan, ledger, caps, lambda trial: self.progress(trial).step)
         self.cap: CapReached | None = None
         self.revived: set[str] = set()  # trials whose worker died and that were tried again
         self.deaths = 0  # of workers since one last left an outcome
@@ -163,9 +189,11 @@ class _Sweep:
         diverged = sum(i in state.diverged for i in ids)
         failed = sum(i in state.failed for i in ids)
         pending = len(ids) - finished - diverged - failed
+        open_jobs = {state.job_of[i]: None for i in ids if i in state.job_of}
         return SweepSummary(
-            finished, diverged, failed, pending, is_interrupted, self.cap, state.spent_flops
-        )
+            finished, diverged, failed, pending, is_interrupted, self.cap, state.spent_flops,
+            tuple(open_jobs),
+        )  # fmt: skip
 
     def finish(self, summary: SweepSummary) -> None:
         """Record the end of the sweep once, and remove trunks that no trial needs."""
@@ -234,7 +262,22 @@ class _Sweep:
             if running and left is not None and left <= _POLL_SECONDS / 10:
                 self.cap = self.allowance.out_of_time([*running.values(), *waiting])
                 return
-            self.watcher.on_progress([self._progress(trial) for trial in running.values()])
+            self.watcher.on_progress([self.progress(trial) for trial in running.values()])
+
+    def take(self, trial: Trial) -> bool:
+        """Record the outcome of an open trial, if it has one; return whether it has."""
+        outcome = read_outcome(self.run, trial)
+        if outcome is None:
+            return False
+        self._record(trial, outcome, self.allowance.end(trial.trial_id))
+        _refuse_negative(trial, outcome.loss)
+        return True
+
+    def give_up(self, trial: Trial, reason: str) -> None:
+        """Record that a trial without an outcome failed."""
+        seconds = self.allowance.end(trial.trial_id)
+        dead = Outcome.of_failure(trial.trial_id, reason, seconds=seconds or 0.0)
+        self._record(trial, dead, seconds)
 
     def _end(self, trial: Trial, future: Future[None]) -> bool:
         """Record the outcome of a trial whose future ended; return whether to try it again.
@@ -267,14 +310,136 @@ class _Sweep:
         flops = outcome.flops
         if outcome.status is Status.FAILED:
             # A trial that died told nobody what it had spent, but for its last sign of life.
-            seen = self._progress(trial).step * trial.batch_tokens - trial.tokens
+            seen = self.progress(trial).step * trial.batch_tokens - trial.tokens
             flops = max(flops, trial.cost_flops + seen * trial.size.flops_per_token)
         self.append(_ended(trial, outcome, flops=flops, attempt_seconds=seconds), trial)
 
-    def _progress(self, trial: Trial) -> Progress:
+    def progress(self, trial: Trial) -> Progress:
         """Return a running trial's progress, as its worker last reported it."""
         said = read_progress(self.run, trial.trial_id)
         return Progress(trial, 0, None) if said is None else Progress(trial, said.step, said.loss)
+
+
+class _Queued:
+    """A plan in the queue of a scheduler, or in the hands of a pool of workers.
+
+    Everything is submitted at once. Jobs live on when this process ends: the ledger holds their
+    ids, and the next conductor takes them up again.
+    """
+
+    def __init__(
+        self,
+        sweep: _Sweep,
+        executor: QueueExecutor,
+        forecasts: Mapping[str, Forecast],
+        num_devices: int,
+    ) -> None:
+        self._sweep, self._executor = sweep, executor
+        self._forecasts, self._num_devices = forecasts, num_devices
+        self._running: dict[Future[None], tuple[Trial, ...]] = {}
+        self._open: dict[str, Trial] = {}
+        self._begun: set[str] = set()
+        self._losses: dict[str, int] = {}
+        self._looked = 0.0
+
+    def carry_out(self, pending: Sequence[Trial], *, submits_only: bool) -> bool:
+        """Submit the trials and wait until all have ended; whether they have."""
+        self._open = {trial.trial_id: trial for trial in pending}
+        known = self._take_up_known()
+        self._submit([trial for trial in pending if trial.trial_id not in known])
+        while self._running and not submits_only:
+            ended, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for task in self._running.values():
+                if len(task) > 1:
+                    self._take_outcomes(task)
+            for future in ended:
+                self._end(self._running.pop(future), future)
+            self._record_jobs()
+            self._look()
+        return not self._running
+
+    def _take_up_known(self) -> set[str]:
+        """Watch the jobs that earlier conductors submitted; return the trials in their hands."""
+        state = self._sweep.ledger.state
+        tasks: dict[str, list[str]] = {}
+        for trial_id, job_id in state.job_of.items():
+            if trial_id in self._open:
+                tasks.setdefault(job_id, []).append(trial_id)
+        for job in self._executor.unrecorded(frozenset(state.job_ids)):
+            left = [trial_id for trial_id in job.task if trial_id in self._open]
+            if left:
+                self._sweep.append(JobSubmitted(job_id=job.job_id, trial_ids=job.task))
+                tasks[job.job_id] = left
+        for job_id, trial_ids in tasks.items():
+            future = self._executor.attach(Job(job_id, tuple(trial_ids)))
+            self._running[future] = tuple(self._open[trial_id] for trial_id in trial_ids)
+            for trial_id in trial_ids:
+                self._sweep.allowance.queue(self._open[trial_id])
+        return {trial_id for trial_ids in tasks.values() for trial_id in trial_ids}
+
+    def _submit(self, trials: Sequence[Trial]) -> None:
+        """Submit the tasks of these trials, as far as the caps allow."""
+        tasks = tasks_of(trials, self._forecasts, least_seconds=self._executor.task_seconds)
+        waiting = [trial for task in tasks for trial in task]
+        for task in tasks:
+            for trial in task:
+                self._sweep.cap = self._sweep.cap or self._sweep.allowance.passed_by(waiting)
+                if self._sweep.cap is not None:
+                    break
+                self._sweep.allowance.queue(trial)
+                del waiting[0]
+            if self._sweep.cap is not None:
+                break
+            needs = resources_of(task, self._forecasts, num_devices=self._num_devices)
+            ids = tuple(trial.trial_id for trial in task)
+            self._running[self._executor.submit(ids, needs)] = task
+        self._record_jobs()
+
+    def _record_jobs(self) -> None:
+        """Submit what waits in the executor, and record the ids of its jobs."""
+        for job in self._executor.flush():
+            self._sweep.append(JobSubmitted(job_id=job.job_id, trial_ids=job.task))
+
+    def _take_outcomes(self, task: Sequence[Trial]) -> None:
+        """Record the outcomes of a task's open trials."""
+        for trial in task:
+            if trial.trial_id in self._open and self._sweep.take(trial):
+                del self._open[trial.trial_id]
+
+    def _end(self, task: Sequence[Trial], future: Future[None]) -> None:
+        """Record the end of a task; submit it again where its job was lost."""
+        self._take_outcomes(task)
+        error = future.exception()
+        left = [trial for trial in task if trial.trial_id in self._open]
+        if error is not None and not isinstance(error, JobLostError):
+            raise error
+        if error is None or not left:
+            return
+        ids = tuple(trial.trial_id for trial in left)
+        self._sweep.append(JobLost(job_id=error.job_id, trial_ids=ids, reason=error.reason))
+        again = []
+        for trial in left:
+            losses = self._losses[trial.trial_id] = self._losses.get(trial.trial_id, 0) + 1
+            if losses < _MAX_LOSSES:
+                again.append(trial)
+                continue
+            self._sweep.give_up(trial, f"{losses} of its jobs were lost; the last: {error.reason}")
+            del self._open[trial.trial_id]
+        self._submit(again)
+
+    def _look(self) -> None:
+        """Record which trials have begun, and tell the watcher how far they are."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for trial in self._open.values():
+            key = trial.trial_id
+            if key not in self._begun and self._sweep.run.progress(key).exists():
+                self._begun.add(key)
+                attempt = self._sweep.ledger.state.attempts.get(key, 0) + 1
+                self._sweep.append(TrialStarted(trial_id=key, attempt=attempt), trial)
+        running = [self._sweep.progress(self._open[key]) for key in self._begun & set(self._open)]
+        self._sweep.watcher.on_progress(running)
 
 
 def _refuse_negative(trial: Trial, loss: float | None) -> None:

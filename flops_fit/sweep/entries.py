@@ -43,6 +43,8 @@ class Event(StrEnum):
     SWEEP_CAPPED = "sweep_capped"
     SWEEP_FINISHED = "sweep_finished"
     SWEEP_EXTENDED = "sweep_extended"
+    JOB_SUBMITTED = "job_submitted"
+    JOB_LOST = "job_lost"
     TRIAL_RETRIED = "trial_retried"
     TRIAL_DROPPED = "trial_dropped"
     TRIAL_RESTORED = "trial_restored"
@@ -228,6 +230,27 @@ class SweepExtended(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobSubmitted(Entry):
+    """A job was submitted to a scheduler for these trials, in this order."""
+
+    event: ClassVar[Event] = Event.JOB_SUBMITTED
+
+    job_id: str
+    trial_ids: tuple[HexId, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLost(Entry):
+    """A job is gone, and left these trials without an outcome; they are submitted again."""
+
+    event: ClassVar[Event] = Event.JOB_LOST
+
+    job_id: str
+    trial_ids: tuple[HexId, ...]
+    reason: Text
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRetried(TrialEntry):
     """The user asked to train a trial again from its start."""
 
@@ -301,7 +324,8 @@ class PredictionScored(Entry):
 ENTRIES: tuple[type[Entry], ...] = (
     SweepStarted, SweepResumed, TrialStarted, TrialFinished, TrialDiverged, TrialFailed,
     TrialStopped, DecisionMade, SweepInterrupted, SweepCapped, SweepFinished, PredictionSealed,
-    PredictionScored, SweepExtended, TrialRetried, TrialDropped, TrialRestored,
+    PredictionScored, SweepExtended, TrialRetried, TrialDropped, TrialRestored, JobSubmitted,
+    JobLost,
 )  # fmt: skip
 ENTRY_OF = {kind.event: kind for kind in ENTRIES}
 

@@ -49,6 +49,8 @@ from flops_fit.sweep.entries import (
     DecisionMade,
     Entry,
     Event,
+    JobLost,
+    JobSubmitted,
     PredictionScored,
     PredictionSealed,
     SweepExtended,
@@ -93,6 +95,8 @@ class LedgerState:
         flops, wall_seconds: spent on each trial so far, by trial id, however it ended.
         trunk_tokens: units of data at which the state of a trunk was saved, by trunk id; empty once
             the sweep has finished and no trial is left to be tried again.
+        job_of: the job in whose hands each open trial is, by trial id.
+        job_ids: of all jobs that were ever submitted.
         decisions: of an adaptive sweep, in their order.
         is_complete: whether `sweep_finished` came last.
     """
@@ -107,6 +111,8 @@ class LedgerState:
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: dict[str, float] = field(default_factory=dict)
     trunk_tokens: dict[str, set[int]] = field(default_factory=dict)
+    job_of: dict[str, str] = field(default_factory=dict)
+    job_ids: set[str] = field(default_factory=set)
     decisions: list[DecisionMade] = field(default_factory=list)
     is_complete: bool = False
 
@@ -147,6 +153,13 @@ class LedgerState:
                 self.finished.pop(entry.trial_id, None)
                 self.diverged.pop(entry.trial_id, None)
                 self.failed.pop(entry.trial_id, None)
+            case JobSubmitted():
+                self.job_ids.add(entry.job_id)
+                self.job_of.update(dict.fromkeys(entry.trial_ids, entry.job_id))
+            case JobLost():
+                for trial_id in entry.trial_ids:
+                    if self.job_of.get(trial_id) == entry.job_id:
+                        del self.job_of[trial_id]
             case DecisionMade():
                 self.decisions.append(entry)
             case SweepFinished() if not entry.failed:
@@ -161,6 +174,8 @@ class LedgerState:
                 self.diverged.setdefault(entry.trial_id, entry)
             case TrialFailed() if entry.trial_id not in self.finished:
                 self.failed[entry.trial_id] = entry
+        if isinstance(entry, TrialEnded | TrialRetried | TrialDropped):
+            self.job_of.pop(entry.trial_id, None)
         if isinstance(entry, TrialEntry):
             self._count(entry)
 

@@ -74,6 +74,15 @@ class OpenSweep:
         """The command that continues this sweep."""
         return f"flops-fit {'run' if self.study == 'sweep' else 'transfer'} {self.run.path}"
 
+    def on_executor(self, name: str | None) -> OpenSweep:
+        """Return this sweep with another executor for this session; None: the manifest's."""
+        if name is None:
+            return self
+        manifest = self.prepared.manifest
+        execution = manifest.execution.model_copy(update={"executor": name})
+        changed = manifest.model_copy(update={"execution": execution})
+        return replace(self, prepared=replace(self.prepared, manifest=changed))
+
     @property
     def plan(self) -> Plan:
         """The planned trials, as the run directory holds them now."""

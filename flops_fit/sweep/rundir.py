@@ -6,6 +6,8 @@
     plan.json          the trials, as `plan --json` prints them
     ledger.jsonl       what happened (see `ledger`)
     lock               held by the one process that conducts the sweep
+    conductor.json     sign of life of the conductor of a pool (see `pulse`)
+    slurm/             jobs that were submitted to Slurm
     trials/<id>/       outcome.json, curve.jsonl, progress.json, checkpoint/, log.txt, and
                        training.jsonl where it diverged
     report/            tables and figures
@@ -70,6 +72,11 @@ class RunDir:
     def ledger(self) -> Path:
         """The record of what happened."""
         return self.path / "ledger.jsonl"
+
+    @property
+    def pulse(self) -> Path:
+        """The sign of life of a conductor that workers of a pool wait for."""
+        return self.path / "conductor.json"
 
     @property
     def report(self) -> Path:

@@ -11,14 +11,15 @@ only the run directory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
-from flops_fit.errors import CapReachedError, TrialsFailedError
+from flops_fit.errors import CapReachedError, ManifestError, TrialsFailedError
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import load_plugin, require_trackers
-from flops_fit.manifest.files import write_json
+from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.manifest import ExecutionSection
 from flops_fit.planning.costing import make_estimate
 from flops_fit.planning.estimate import Estimate
 from flops_fit.planning.from_manifest import ground_of, make_plan
@@ -26,12 +27,13 @@ from flops_fit.planning.plan import Plan
 from flops_fit.sweep.caps import CapReached, Caps
 from flops_fit.sweep.conductor import SweepSummary, Watcher, conduct
 from flops_fit.sweep.entries import SweepResumed, SweepStarted
-from flops_fit.sweep.executors.contract import Executor, Resources
+from flops_fit.sweep.executors.contract import Executor, Resources, has_queue
 from flops_fit.sweep.executors.inline import InlineExecutor
 from flops_fit.sweep.interrupts import interrupting
 from flops_fit.sweep.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.sweep.opening import OpenSweep
 from flops_fit.sweep.provenance import versions
+from flops_fit.sweep.tasks import Forecast
 from flops_fit.sweep.worker import Bench
 from flops_fit.units import format_flops
 
@@ -47,11 +49,13 @@ class Execution:
         caps: what the sweep may spend in all.
         is_adaptive: whether to add the runs that narrow the answer most. A sweep that was started
             as an adaptive one always continues as one.
+        submits_only: whether to leave once the jobs are in a scheduler's queue.
     """
 
     workers: int | None = None
     caps: Caps = field(default_factory=Caps)
     is_adaptive: bool = False
+    submits_only: bool = False
 
 
 def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate | None:
@@ -61,11 +65,16 @@ def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate 
     them, so the estimate is an upper bound.
 
     None for a rehearsal, for a sweep that has begun, for one whose trials run on other machines,
-    and for one so small that timing a few sizes would cost as much as the sweep.
+    and for one so small that timing a few sizes would cost as much as the sweep. For Slurm the rate
+    in [execution.slurm] is taken; without one nothing is known of the cluster.
     """
     prepared, run = sweep.prepared, sweep.run
-    is_elsewhere = prepared.manifest.execution.executor != "local"
-    if sweep.is_simulated or is_elsewhere or run.ledger.exists():
+    execution = prepared.manifest.execution
+    stated = execution.slurm.flops_per_second if execution.slurm else None
+    is_elsewhere = execution.executor != "local"
+    if sweep.is_simulated or run.ledger.exists():
+        return None
+    if is_elsewhere and (execution.executor != "slurm" or stated is None):
         return None
     plan, is_adaptive = sweep.plan, sweep.was_adaptive
     if is_adaptive:
@@ -73,6 +82,10 @@ def estimate_first(sweep: OpenSweep, *, workers: int | None = None) -> Estimate 
 
         plan = make_plan(prepared, is_adaptive=True)
         workers = min(workers or prepared.num_workers, BATCH)
+    if is_elsewhere:
+        estimate = make_estimate(prepared, plan, flops_per_second=stated, workers=workers)
+        write_json(run.estimate, estimate.to_dict())
+        return estimate
     steps = sum(trial.cost_tokens / trial.batch_tokens for trial in plan.trials)
     if plan.total_flops < _WORTH_TIMING[0] and steps < _WORTH_TIMING[1]:
         return None
@@ -97,6 +110,7 @@ def carry_out(
         watcher: told of the ledger's entries and of progress.
 
     Raises:
+        ManifestError: only to submit was asked of an executor that has no queue.
         PluginError: the executor, or a tracker, is missing.
         LedgerError: the ledger cannot be read.
     """
@@ -107,16 +121,18 @@ def carry_out(
             require_trackers(prepared.manifest.training.log_with)
         plan, workers = sweep.plan, execution.workers or prepared.num_workers
         ledger = Ledger.open(sweep.run.ledger)
-        executor = _LateExecutor(sweep, workers)
+        executor = _LateExecutor(sweep, execution)
         carry = partial(
             conduct,
             run=sweep.run,
             ledger=ledger,
-            make_executor=lambda: executor,
+            make_executor=executor.get,
             max_running=workers,
             resources=Resources(num_devices=prepared.manifest.execution.devices_per_trial),
             watcher=watcher,
             caps=execution.caps,
+            forecasts=_forecasts(sweep, plan),
+            submits_only=execution.submits_only,
         )
         try:
             _record_start(sweep, ledger, plan)
@@ -156,44 +172,84 @@ def _carry_out_adaptively(
 
 
 class _LateExecutor:
-    """An executor that is made with the first task, and kept for all plans of a sweep.
+    """An executor that is made with the first plan, and kept for all plans of a sweep.
 
     A sweep that has nothing to train needs no executor, and one executor lets the workers of an
     adaptive sweep import torch and load their data once.
     """
 
-    def __init__(self, sweep: OpenSweep, workers: int) -> None:
-        self._sweep, self._workers = sweep, workers
+    def __init__(self, sweep: OpenSweep, execution: Execution) -> None:
+        self._sweep, self._execution = sweep, execution
         self._made: Executor | None = None
 
-    def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
-        """Pass a task to the executor."""
+    def get(self) -> Executor:
+        """Return the executor."""
         if self._made is None:
-            self._made = _make_executor(self._sweep, self._workers)
-        return self._made.submit(task, resources)
+            self._made = _make_executor(self._sweep, self._execution)
+        return self._made
 
     def shutdown(self) -> None:
-        """End the executor, if there is one."""
+        """End the executor, if there is one; jobs in a queue stay there."""
         made, self._made = self._made, None
-        if made is not None:
+        if made is not None and has_queue(made):
+            made.detach()
+        elif made is not None:
             made.shutdown()
 
 
-def _make_executor(sweep: OpenSweep, workers: int) -> Executor:
-    """Return the executor: this process for simulations and live objects, else the manifest's."""
+def _make_executor(sweep: OpenSweep, execution: Execution) -> Executor:
+    """Return the executor: this process for simulations and live objects, else the manifest's.
+
+    Raises:
+        PluginError: there is no such executor, or it cannot work here.
+        ManifestError: it has no queue, and only to submit was asked.
+    """
     prepared, run = sweep.prepared, sweep.run
     if sweep.is_simulated or prepared.experiment is not None:
         bench = Bench(run, prepared.experiment)
         return InlineExecutor(bench.run_task, bench.stop.set)
-    execution = prepared.manifest.execution
-    made: Executor = load_plugin("executor", execution.executor)(
+    stated = prepared.manifest.execution
+    plugin = load_plugin("executor", stated.executor)
+    is_here = not hasattr(plugin, "task_seconds")
+    if is_here and execution.submits_only:
+        raise ManifestError(
+            f"`--submit` leaves trials in a queue, and the executor `{stated.executor}` has none",
+            hint='write `executor = "slurm"` into [execution], or give --executor slurm',
+        )
+    options: dict[str, Any] = {}
+    if stated.executor == "slurm":
+        options["options"] = _slurm_options(stated)
+    made: Executor = plugin(
         run.path,
-        workers=workers,
-        threads=execution.threads_per_worker,
+        workers=execution.workers or (prepared.num_workers if is_here else stated.workers),
+        threads=stated.threads_per_worker,
         num_devices=prepared.description.num_devices,
-        devices_per_trial=execution.devices_per_trial,
+        devices_per_trial=stated.devices_per_trial,
+        **options,
     )
     return made
+
+
+def _slurm_options(stated: ExecutionSection) -> dict[str, Any]:
+    """Return [execution.slurm], with the GPUs that `device = "cuda"` needs."""
+    options = {} if stated.slurm is None else stated.slurm.options
+    if stated.device == "cuda" and not {"gpus", "gres", "gpus_per_node"} & set(options):
+        options["gpus"] = stated.devices_per_trial
+    return options
+
+
+def _forecasts(sweep: OpenSweep, plan: Plan) -> dict[str, Forecast]:
+    """Return what each trial is forecast to take: by a stated rate, or by the kept estimate."""
+    slurm = sweep.prepared.manifest.execution.slurm
+    if slurm is not None and slurm.flops_per_second is not None:
+        rate = slurm.flops_per_second
+        return {t.trial_id: Forecast(t.cost_flops / rate) for t in plan.trials}
+    if not sweep.run.estimate.exists():
+        return {}
+    return {
+        row["trial_id"]: Forecast(row["wall_seconds"], row["memory_bytes"])
+        for row in read_json(sweep.run.estimate)["trials"]
+    }
 
 
 def _record_start(sweep: OpenSweep, ledger: Ledger, plan: Plan) -> None:

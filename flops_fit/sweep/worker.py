@@ -41,6 +41,7 @@ from flops_fit.sweep.interrupts import handling
 from flops_fit.sweep.isolation import isolated
 from flops_fit.sweep.ledger import read_ledger, replay
 from flops_fit.sweep.provenance import read_plan, read_provenance, refuse_edited_manifest
+from flops_fit.sweep.pulse import Listener
 from flops_fit.sweep.ranks import Ranks, end_with_launcher, record_failure, this_rank
 from flops_fit.sweep.rehearsal import simulate
 from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
@@ -59,7 +60,6 @@ class Bench:
         """Keep the run directory, and the experiment if it is made of live objects."""
         # Absolute: a plugin may change the working folder.
         self.run = run = RunDir(run.path.absolute())
-        self.leases = Leases(run)
         self.stop = threading.Event()
         self.ranks = Ranks()
         self._experiment = experiment
@@ -67,6 +67,7 @@ class Bench:
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
         if experiment is None:
             refuse_edited_manifest(run, self._manifest)
+        self.leases = Leases(run, seconds=self._manifest.execution.lease_seconds)
         self._provenance = read_provenance(run)
         self._trackers: Trackers | None = None
         self._unusable: set[str] = set()
@@ -196,7 +197,11 @@ class Bench:
 
     @property
     def pending(self) -> list[str]:
-        """Ids of the trials without an outcome that are not dropped, in the plan's order."""
+        """Ids of the trials without an outcome that are not dropped, in the plan's order.
+
+        The plan is read again: the decisions of an adaptive sweep add trials to it.
+        """
+        self._trials = _read_trials(self.run)
         ledger = self.run.ledger
         dropped = replay(read_ledger(ledger)).dropped if ledger.exists() else {}
         return [i for i in self._trials if i not in dropped and not self.run.outcome(i).exists()]
@@ -213,6 +218,7 @@ class Bench:
             self.leases,
             lambda: self.pending,
             is_stopped=self.stop.is_set,
+            is_awaited=Listener(self.run).hears,
             is_rank=this_rank() is not None,
             device=self._manifest.execution.device,
         )
