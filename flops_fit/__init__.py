@@ -8,6 +8,7 @@ from flops_fit.training.counting.params import counted
 
 if TYPE_CHECKING:
     from flops_fit.reporting.result import Result
+    from flops_fit.sweep.executors import testing
 
     __version__: str
 
@@ -22,15 +23,20 @@ __all__ = [
     "plan",
     "report",
     "report_groups",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Return `Result` or `__version__`, looked up when first asked for."""
+    """Return `Result`, `testing` or `__version__`, looked up when first asked for."""
     if name == "Result":
         from flops_fit.reporting.result import Result
 
         return Result
+    if name == "testing":
+        from flops_fit.sweep.executors import testing
+
+        return testing
     if name == "__version__":
         from importlib.metadata import version
 

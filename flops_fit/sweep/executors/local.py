@@ -91,6 +91,8 @@ class LocalExecutor:
             for slot in self._slots:
                 slot.kill()
             self._pool.shutdown(wait=True, cancel_futures=True)
+            for slot in self._slots:
+                slot.forget()
 
     def _are_gone(self, deadline: float) -> bool:
         """Return whether every worker has ended by then (monotonic seconds)."""
@@ -102,6 +104,7 @@ class LocalExecutor:
         try:
             child = slot.child
             if child is None or child.poll() is not None:
+                slot.forget()
                 child = slot.child = self._start(slot.devices)
             if self._is_closed:
                 slot.kill()
@@ -118,6 +121,7 @@ class LocalExecutor:
             elif answer != "done":
                 death = _death_of(child)
                 slot.kill()  # Helper processes of the worker's code may have outlived it.
+                slot.forget()
                 raise WorkerDiedError(death)
         finally:
             self._free.put(slot)
@@ -168,7 +172,7 @@ class _Slot:
         """Wait for a worker to end, and end its remaining processes."""
         self.is_gone(time.monotonic() + _DEATH_SECONDS)
         self.kill()
-        self.child = None
+        self.forget()
 
     def kill(self) -> None:
         """End the worker and the processes that load its data, as one process group."""
@@ -176,6 +180,15 @@ class _Slot:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.wait()
+
+    def forget(self) -> None:
+        """Close the pipes of a worker that has ended."""
+        child, self.child = self.child, None
+        if child is not None:
+            for pipe in (child.stdin, child.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
 
 
 def _answer_of(child: subprocess.Popen[str]) -> str:
