@@ -22,6 +22,7 @@ from flops_fit.cli.drop import drop
 from flops_fit.cli.estimate import estimate
 from flops_fit.cli.explain import explain
 from flops_fit.cli.init import init
+from flops_fit.cli.jobs import jobs
 from flops_fit.cli.logs import logs
 from flops_fit.cli.options import QuietOption, VerboseOption, VersionOption
 from flops_fit.cli.output import BROKEN_PIPE, INTERRUPTED, print_error
@@ -158,7 +159,14 @@ _add(
     "flops-fit repair runs/my-experiment --dry-run",
     "flops-fit repair runs/my-experiment",
 )
-_add(worker, "Run", "flops-fit worker runs/my-experiment", hidden=True)
+_add(
+    worker, "Run", "flops-fit worker runs/my-experiment",
+    "flops-fit worker runs/my-experiment cf3823554140",
+)  # fmt: skip
+_add(
+    jobs, "Run", "flops-fit jobs runs/my-experiment",
+    "flops-fit jobs runs/my-experiment --format sbatch > jobs.sh",
+)  # fmt: skip
 
 
 def main() -> None:

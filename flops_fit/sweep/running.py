@@ -18,7 +18,7 @@ from typing import Any
 from flops_fit.errors import CapReachedError, ManifestError, TrialsFailedError
 from flops_fit.experiment.loading import fingerprint
 from flops_fit.experiment.plugins import load_plugin, require_trackers
-from flops_fit.manifest.files import read_json, write_json
+from flops_fit.manifest.files import write_json
 from flops_fit.manifest.manifest import ExecutionSection
 from flops_fit.planning.costing import make_estimate
 from flops_fit.planning.estimate import Estimate
@@ -30,6 +30,7 @@ from flops_fit.sweep.entries import SweepResumed, SweepStarted
 from flops_fit.sweep.executors.contract import Executor, Resources, has_queue
 from flops_fit.sweep.executors.inline import InlineExecutor
 from flops_fit.sweep.interrupts import interrupting
+from flops_fit.sweep.jobs import forecasts_of
 from flops_fit.sweep.ledger import FORMAT, Ledger, read_ledger, replay
 from flops_fit.sweep.opening import OpenSweep
 from flops_fit.sweep.provenance import versions
@@ -244,12 +245,7 @@ def _forecasts(sweep: OpenSweep, plan: Plan) -> dict[str, Forecast]:
     if slurm is not None and slurm.flops_per_second is not None:
         rate = slurm.flops_per_second
         return {t.trial_id: Forecast(t.cost_flops / rate) for t in plan.trials}
-    if not sweep.run.estimate.exists():
-        return {}
-    return {
-        row["trial_id"]: Forecast(row["wall_seconds"], row["memory_bytes"])
-        for row in read_json(sweep.run.estimate)["trials"]
-    }
+    return forecasts_of(sweep.run)
 
 
 def _record_start(sweep: OpenSweep, ledger: Ledger, plan: Plan) -> None:

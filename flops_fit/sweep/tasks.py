@@ -48,6 +48,8 @@ def tasks_of(
             tasks.append((trial,))
     tasks += [tuple(sorted(mates, key=_start)) for mates in by_trunk.values()]
     tasks += _packed(short, forecasts, least_seconds)
+    if all(trial.trial_id in forecasts for trial in pending):
+        return sorted(tasks, key=lambda task: -_seconds(task, forecasts))
     return sorted(tasks, key=lambda task: -math.fsum(trial.cost_flops for trial in task))
 
 
@@ -62,6 +64,11 @@ def resources_of(
     return Resources(
         num_devices, math.fsum(each.wall_seconds for each in known), max(memories, default=None)
     )
+
+
+def _seconds(task: Sequence[Trial], forecasts: Mapping[str, Forecast]) -> float:
+    """Return the forecast seconds of a task."""
+    return math.fsum(forecasts[trial.trial_id].wall_seconds for trial in task)
 
 
 def _start(trial: Trial) -> int:

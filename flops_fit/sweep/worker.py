@@ -27,6 +27,7 @@ import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -369,17 +370,31 @@ def _own_bench(run: RunDir) -> Bench:
     return bench
 
 
-def train_listed(run: RunDir, trial_ids: list[str]) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """The end of a worker.
+
+    Attributes:
+        trained: how many trials it trained; None where another rank says it.
+        is_stopped: whether a signal stopped it, with trials left.
+    """
+
+    trained: int | None
+    is_stopped: bool
+
+
+def train_listed(run: RunDir, trial_ids: list[str]) -> Ended:
     """Train these trials, in this order."""
     bench = _own_bench(run)
     if this_rank() is not None:
         end_with_launcher()
     with _stopping(bench):
         bench.run_task(tuple(trial_ids))
+    return Ended(None, bench.stop.is_set())
 
 
-def train_claimed(run: RunDir) -> int | None:
-    """Claim and train pending trials until none is left; how many, where this is the first rank."""
+def train_claimed(run: RunDir) -> Ended:
+    """Claim and train pending trials until none is left."""
     bench = _own_bench(run)
     if this_rank() is not None:
         end_with_launcher()
@@ -388,7 +403,7 @@ def train_claimed(run: RunDir) -> int | None:
         for trial_id in trial_ids:
             bench.run_task((trial_id,))
             trained += 1
-    return None if this_rank() else trained
+    return Ended(None if this_rank() else trained, bench.stop.is_set())
 
 
 def serve(run: RunDir) -> None:

@@ -214,3 +214,15 @@ def test_without_slurm_the_executor_is_refused_before_anything_is_written(tmp_pa
     refused = flops_fit("run", "m.toml", cwd=tmp_path, PATH=str(nowhere))
     assert refused.returncode == 4
     assert "is not on the PATH" in refused.stderr
+
+
+def test_the_script_that_jobs_prints_is_accepted_by_sbatch(tmp_path, cluster):
+    (tmp_path / "m.toml").write_text(TRAINED + ON_SLURM)
+    flops_fit("run", "m.toml", "--max-flops", "1", "--simulate", cwd=tmp_path)
+    printed = flops_fit("jobs", "runs/trained", "--format", "sbatch", cwd=tmp_path)
+    (tmp_path / "jobs.sh").write_text(printed.stdout)
+    tested = subprocess.run(
+        ["sbatch", "--test-only", "jobs.sh"], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stderr
