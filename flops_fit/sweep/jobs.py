@@ -24,7 +24,7 @@ from flops_fit.manifest.manifest import ExecutionSection, Manifest
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
 from flops_fit.sweep.ledger import read_ledger, replay
-from flops_fit.sweep.provenance import resume
+from flops_fit.sweep.provenance import read_plan, resume
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.sweep.tasks import Forecast, resources_of, tasks_of
 
@@ -92,7 +92,7 @@ def pending_work(directory: Path) -> PendingWork:
     """
     run = RunDir(directory)
     prepared = resume(directory)
-    plan = Plan.from_dict(read_json(run.plan))
+    plan = read_plan(run)
     state = replay(read_ledger(run.ledger) if run.ledger.exists() else [])
     pending = tuple(
         trial

@@ -20,11 +20,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from flops_fit.manifest.files import read_json
 from flops_fit.manifest.trials import Outcome, Status, Trial
-from flops_fit.planning.plan import Plan
 from flops_fit.sweep.executors.contract import Executor, Resources, has_queue
 from flops_fit.sweep.opening import open_sweep
+from flops_fit.sweep.provenance import read_plan
 from flops_fit.sweep.rundir import RunDir, read_outcome
 
 SOUND, RAISES, DIES_ONCE, WAITS = 1, 2, 3, 4
@@ -147,7 +146,7 @@ def lay_down(folder: Path, *sizes: int, execution: str = "") -> Study:
     with open_sweep(manifest, folder / "run") as sweep:
         run = sweep.run
     (folder / "armed").touch()
-    return Study(folder, run, Plan.from_dict(read_json(run.plan)).trials)
+    return Study(folder, run, read_plan(run).trials)
 
 
 class ExecutorContract:
