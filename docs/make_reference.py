@@ -24,6 +24,7 @@ from typer.main import get_command
 from flops_fit.cli.main import app
 from flops_fit.manifest.manifest import Manifest
 from flops_fit.manifest.recipe import TRACKERS, Recipe
+from flops_fit.manifest.slurm_section import SlurmSection
 from flops_fit.manifest.sweep_section import Goal, SweepSection
 from flops_fit.manifest.trials import Details, Outcome, Size, Trial, _FlatTrial
 from flops_fit.sweep.entries import ENTRY_OF
@@ -117,6 +118,7 @@ def sections() -> dict[str, tuple[type, dict[str, Any]]]:
     for name, kind in hints.items():
         if isinstance(kind, type) and kind not in (str, int):
             found[name] = (kind, _schema(kind))
+    found["execution.slurm"] = (SlurmSection, _schema(SlurmSection))
     found["sweep.goal"] = (Goal, _schema(Goal))
     return found
 
