@@ -59,7 +59,13 @@ from flops_fit.cli.output import (
 )
 from flops_fit.cli.questions import print_answers, print_sentences
 from flops_fit.cli.seal import print_score, print_seal
-from flops_fit.cli.tables import groups_of, options_of, print_explanation, print_groups
+from flops_fit.cli.tables import (
+    groups_of,
+    options_of,
+    print_explanation,
+    print_groups,
+    with_one_convention,
+)
 from flops_fit.errors import FitError, ManifestError, StorageError
 
 if TYPE_CHECKING:
@@ -165,6 +171,7 @@ def report(
         return
     results = [read(source, table=table) for source, table in zip(sources, tables, strict=True)]
     if len(results) > 1:
+        results = with_one_convention(results, sources, tables, read)
         _compare(results, layout, as_json=as_json, to=output if figures else None, drawing=drawing)
         return
     (result,) = results

@@ -88,27 +88,48 @@ def print_explanation(
 ) -> None:
     """Print how each row of a table was read."""
     from flops_fit.fitting.tables.table import read_table
-    from flops_fit.reporting.tables.cells import Column
-    from flops_fit.reporting.tables.table import Table
+    from flops_fit.reporting.tables.table import rows_table
 
     if source.is_dir():
         raise ManifestError(f"`--explain` is for tables, and `{source}` is a run directory")
     read = read_table(str(source), options)
     rows = read.explain()
     if as_json:
-        print_json({"notes": [note.to_dict() for note in read.notes], "rows": rows})
+        notes = [note.to_dict() for note in read.notes]
+        print_json({"notes": notes, "rows": [row.to_dict() for row in rows]})
         return
-    columns = (
-        Column("row", "row", is_key=True),
-        Column("params", "N (params)", "count"),
-        Column("tokens", "D (tokens)", "count"),
-        Column("flops", "FLOPs", "flops"),
-        Column("loss", "loss (nats)", "loss"),
-        Column("reason", "not used because", is_optional=True),
+    said = [note.message for note in read.notes]
+    print_tables([rows_table(rows, f"Rows of {source}", said)], layout)
+
+
+def with_one_convention(
+    results: Sequence[Result],
+    sources: Sequence[Path],
+    tables: Sequence[TableOptions],
+    read: Callable[..., Result],
+) -> list[Result]:
+    """Return two results with one convention of FLOPs, and say what was converted.
+
+    Where one table counts its FLOPs and the other source has 6 N D, the counted table is read again
+    with 6 N D. A run directory cannot be converted; the comparison refuses it.
+    """
+    from flops_fit.reporting.comparison import has_counted_flops
+
+    found = list(results)
+    counted = [has_counted_flops(result.used) for result in results]
+    if len(found) != 2 or counted[0] == counted[1]:
+        return found
+    which = counted.index(True)
+    if sources[which].is_dir():
+        return found
+    columns = {**tables[which].columns, "flops": "none", "flops_per_token": "none"}
+    converted = replace(tables[which], columns=columns, flops_per_token="6N")
+    found[which] = read(sources[which], table=converted)
+    say(
+        f"warning: the FLOPs of `{results[which].name}` are counted, and those of "
+        f"`{results[1 - which].name}` are 6 N D: both are taken as 6 N D"
     )
-    shown = [{**row, "reason": row["reason"] or None} for row in rows]
-    notes = tuple(note.message for note in read.notes)
-    print_tables([Table(f"Rows of {source}", columns, tuple(shown), notes)], layout)
+    return found
 
 
 def groups_of(

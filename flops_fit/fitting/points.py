@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 Interval = tuple[float, float]
 
@@ -64,6 +65,30 @@ class Excluded:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """How one row of a table was read.
+
+    Attributes:
+        row: `row N`.
+        used: whether a fit uses it.
+        params, tokens, flops, loss: its numbers in house units; None for a row that is not used.
+        reason: why it is not used.
+    """
+
+    row: str
+    used: bool
+    params: float | None = None
+    tokens: float | None = None
+    flops: float | None = None
+    loss: float | None = None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data, without the numbers that are not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from flops_fit.fitting.law import (
     Surface,
     SurfaceFrontier,
 )
-from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.fitting.points import Excluded, Observation, Optimum, ReadRow
 from flops_fit.manifest.files import (
     Positive,
     Text,
@@ -164,6 +164,7 @@ def fields_to_dict(held: Mapping[str, Any]) -> dict[str, Any]:
         "predictions": [asdict(optimum) for optimum in held["predictions"]],
         "wastes": [asdict(waste) for waste in held["wastes"]],
         "gains": [asdict(gain) for gain in held["gains"]],
+        "rows_read": [asdict(row) for row in held["rows_read"]],
     }
     return {key: plain(value) for key, value in data.items()}
 
@@ -188,7 +189,7 @@ def fields_from_dict(data: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     return held
 
 
-_LATER_FIELDS = ("wastes", "gains")
+_LATER_FIELDS = ("wastes", "gains", "rows_read")
 """Fields that files of the first versions lack."""
 
 
@@ -215,6 +216,7 @@ def _readers(held: Mapping[str, Any]) -> dict[str, Callable[[Any], Any]]:
         "predictions": lambda optima: tuple(optimum_from_dict(optimum) for optimum in optima),
         "wastes": partial(from_plain, tuple[Waste, ...]),
         "gains": lambda gains: tuple(gain_from_dict(gain) for gain in gains),
+        "rows_read": partial(from_plain, tuple[ReadRow, ...]),
     }
 
 

@@ -221,7 +221,7 @@ class Contents:
             reasons=self.result.reasons,
             answers=self.answers(),
             notes=[note for note in self.result.notes if note not in self.result.reasons],
-            sections=[*(found[name] for name in order), *self._provenance()],
+            sections=[*(found[name] for name in order), *self._rows_read(), *self._provenance()],
         )
 
     def answers(self) -> list[str]:
@@ -240,6 +240,18 @@ class Contents:
             for row in rows
             if row["budget_flops"] in asked
         ]
+
+    def _rows_read(self) -> list[Section]:
+        """Return how each row of a table was read; none for a run directory."""
+        from flops_fit.reporting.page import Section
+
+        if not self.result.rows_read:
+            return []
+        notes = [note.message for note in self.result.notes if note.code == "table_read"]
+        if all(not row.used for row in self.result.rows_read):
+            notes.append("Rows that are used are not listed: `--explain` prints them.")
+        table = tables.rows_table(self.result.rows_read, "How each row was read", notes)
+        return [Section(table.title, table=table)]
 
     def _provenance(self) -> list[Section]:
         """Fingerprint, versions and manifest of the run, if there is one."""

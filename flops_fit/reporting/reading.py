@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from flops_fit.errors import ManifestError, Note
 from flops_fit.experiment.prepared import Prepared
 from flops_fit.fitting.options import FitOptions
-from flops_fit.fitting.points import Excluded, Observation
-from flops_fit.fitting.tables.table import TableOptions, read_table
+from flops_fit.fitting.points import Excluded, Observation, ReadRow
+from flops_fit.fitting.tables.table import Table, TableOptions, read_table
 from flops_fit.fitting.tables.trackers import is_project
 from flops_fit.manifest.files import write_atomic
 from flops_fit.planning.plan import Plan
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 # Worth saying, and no reason to doubt a law.
 _HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
+_MOST_ROWS = 200  # of a table, on its page
 _WALD = Note(
     "no_resampling",
     "a large table: intervals are Wald's, and the back-test uses a part of the runs; `--bootstrap "
@@ -238,7 +239,17 @@ def read_table_of_runs(
         predictions=fitted.predictions,
         wastes=fitted.wastes,
         gains=fitted.gains,
+        loss_unit=read.loss_unit,
+        rows_read=_rows_shown(read),
     )
+
+
+def _rows_shown(read: Table) -> tuple[ReadRow, ...]:
+    """Return the rows of a table that its page lists: all of a short one, else those not used."""
+    rows = read.explain()
+    if len(rows) > _MOST_ROWS:
+        rows = [row for row in rows if not row.used]
+    return tuple(rows[:_MOST_ROWS])
 
 
 def _refuse_floor(observations: Sequence[Observation], loss: float | None) -> None:

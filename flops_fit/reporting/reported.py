@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from flops_fit.errors import Note
 from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
-from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.fitting.points import Excluded, Observation, ReadRow
 from flops_fit.reporting.answers import LossLaw
 from flops_fit.reporting.buildable import Setting
 from flops_fit.reporting.checklist import Check
@@ -55,6 +55,8 @@ class Reported(Protocol):
     def record(self) -> Record | None: ...
     @property
     def setting(self) -> Setting: ...
+    @property
+    def rows_read(self) -> Sequence[ReadRow]: ...
     @property
     def wastes(self) -> Sequence[Waste]: ...
     @property

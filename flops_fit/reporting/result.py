@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flops_fit.errors import FitError, ManifestError, Note
 from flops_fit.fitting.details import Gain, Waste
 from flops_fit.fitting.law import Fit
-from flops_fit.fitting.points import Excluded, Observation, Optimum
+from flops_fit.fitting.points import Excluded, Observation, Optimum, ReadRow
 from flops_fit.manifest.frames import to_frame
 from flops_fit.reporting.answers import (
     Answer,
@@ -85,6 +85,7 @@ class Result:
             out when they are asked for.
         wastes: what one method's allocation wastes if another's law is true, at the largest target.
         gains: the optimum at the largest target from the runs up to each level of compute.
+        rows_read: how each row of a table was read; of a long table the rows that are not used.
     """
 
     fits: Mapping[str, Fit]
@@ -101,6 +102,7 @@ class Result:
     predictions: Sequence[Optimum] = ()
     wastes: Sequence[Waste] = ()
     gains: Sequence[Gain] = ()
+    rows_read: Sequence[ReadRow] = ()
 
     def __repr__(self) -> str:
         answer = "; ".join(self.answers()[-1:])

@@ -1,7 +1,7 @@
 """How often two populations in one table are noticed, and one population is taken for two.
 
 Planted laws of five isoFLOP curves with seven sizes; two data sets that differ by a share of loss,
-or by nothing. Run it: `python tests/benchmarks/tables_mixtures.py [TABLES]`.
+or by nothing. Run it: `python tests/benchmarks/tables_mixtures.py [TABLES] [SEED]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def runs(rng: np.random.Generator, *, apart: float, noise: float, share: float):
 def main() -> None:
     """Print the recall and the rate of false alarms."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     print("mixture            noise  noticed at 3 %  false alarms")
     for share, name in ((1.0, "each size twice"), (0.5, "half and half"), (0.2, "one in five")):
         for noise in (0.003, 0.01):

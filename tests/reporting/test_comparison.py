@@ -109,7 +109,7 @@ def test_multipliers_have_intervals_where_both_fits_have_draws():
 
 def test_runs_in_different_units_are_not_compared():
     other = replace(result_of(PLANTED, "b"), loss_unit="nats per byte")
-    with pytest.raises(FitError, match="differ in their loss_unit"):
+    with pytest.raises(FitError, match="differ in their loss unit"):
         result_of(PLANTED, "a").compare(other)
 
 

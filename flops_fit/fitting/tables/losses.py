@@ -44,6 +44,14 @@ def is_loss_like(cells: Sequence[object]) -> bool:
     return bool(known) and 1.0 < float(np.median(known)) < 20.0
 
 
+def nats_of(column: str) -> str:
+    """Return the unit of a column's losses in nats: `val_bpb` -> `nats per byte`, else `nats`."""
+    name = column.lower()
+    if re.search(r"bpb|byte", name):
+        return "nats per byte"
+    return "nats per character" if re.search(r"bpc|character", name) else "nats"
+
+
 def parse_loss_unit(text: str | None) -> LossUnit | None:
     """Return the unit of losses that a user named.
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flops_fit.errors import ManifestError, Note, ObservationsError
 from flops_fit.fitting.details import Loss
 from flops_fit.fitting.options import FitOptions
-from flops_fit.fitting.points import Excluded, Observation, is_in_range
+from flops_fit.fitting.points import Excluded, Observation, ReadRow, is_in_range
 from flops_fit.fitting.tables import groups, repeats, scales
 from flops_fit.fitting.tables.columns import (
     COUNTS,
@@ -38,6 +38,7 @@ from flops_fit.fitting.tables.columns import (
 from flops_fit.fitting.tables.formats import Cells, Columns, open_table
 from flops_fit.fitting.tables.losses import (
     is_loss_like,
+    nats_of,
     parse_loss_unit,
     refuse_rising,
     to_nats,
@@ -112,6 +113,7 @@ class Table:
         aside: rows that stand for no run of their own: duplicates, and settings that were not best.
         places: `row N` of each observation.
         labels: the group of each observation; empty where the table has no groups.
+        loss_unit: unit of the observations' losses: `nats`, or `nats per byte`.
     """
 
     observations: tuple[Observation, ...]
@@ -120,31 +122,22 @@ class Table:
     aside: tuple[Excluded, ...] = ()
     places: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    loss_unit: str = "nats"
 
     @property
     def summary(self) -> str:
         """Columns, units and rows that were read, in one line."""
         return self.notes[0].message
 
-    def explain(self) -> list[dict[str, Any]]:
-        """Return for each row: `row`, `used`, its numbers, and why it is not used."""
-        rows: list[dict[str, Any]] = [
-            {
-                "row": place,
-                "used": True,
-                "params": seen.params,
-                "tokens": seen.tokens,
-                "flops": seen.flops,
-                "loss": seen.loss,
-                "reason": "",
-            }
+    def explain(self) -> list[ReadRow]:
+        """Return how each row was read, in the order of the table."""
+        rows = [
+            ReadRow(place, True, seen.params, seen.tokens, seen.flops, seen.loss)
             for place, seen in zip(self.places, self.observations, strict=True)
         ]
-        rows += [
-            {"row": each.name, "used": False, "reason": each.reason}
-            for each in (*self.rejected, *self.aside)
-        ]
-        return sorted(rows, key=lambda row: int("".join(filter(str.isdigit, row["row"])) or 0))
+        left = (*self.rejected, *self.aside)
+        rows += [ReadRow(each.name, False, reason=each.reason) for each in left]
+        return sorted(rows, key=lambda each: int(each.row.split()[-1]))
 
 
 def read_table(
@@ -270,6 +263,7 @@ class _Reader:
             tuple(aside),
             tuple(self._row(k) for k in places),
             tuple(labels),
+            nats_of(self.columns["loss"]),
         )
 
     # Choosing and parsing.

@@ -15,7 +15,7 @@ from typing import Any
 from flops_fit.errors import Note
 from flops_fit.fitting.details import Minimum
 from flops_fit.fitting.law import Fit, Surface
-from flops_fit.fitting.points import Excluded, Observation
+from flops_fit.fitting.points import Excluded, Observation, ReadRow
 from flops_fit.manifest.trials import Trial
 from flops_fit.reporting.details import minimum_to_dict
 from flops_fit.reporting.tables.cells import (
@@ -257,6 +257,20 @@ def excluded_table(excluded: Sequence[Excluded]) -> Table:
     columns = (Column("name", "trial or row"), Column("reason", "reason"))
     rows = tuple({"name": out.name, "reason": out.reason} for out in excluded)
     return Table("Left out", columns, rows)
+
+
+def rows_table(rows: Sequence[ReadRow], title: str, notes: Sequence[str] = ()) -> Table:
+    """Return how each row of a table of runs was read."""
+    columns = (
+        Column("row", "row", is_key=True),
+        Column("params", "N (params)", "count"),
+        Column("tokens", "D (tokens)", "count"),
+        Column("flops", "FLOPs", "flops"),
+        Column("loss", "loss (nats)", "loss"),
+        Column("reason", "not used because", is_optional=True),
+    )
+    shown = tuple({**row.to_dict(), "reason": row.reason or None} for row in rows)
+    return Table(title, columns, shown, tuple(notes))
 
 
 def observations_table(
