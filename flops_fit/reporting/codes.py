@@ -77,6 +77,8 @@ PLANNING = {
     "`flops_per_token` if they matter.",
     "frozen_params": "Part of the model is not trained: params count the trained ones alone, FLOPs "
     "count all that is computed.",
+    "heldout_first": "The held-out set can only be read from its beginning, so only its first "
+    "examples are used. `heldout_examples` in [training] states how many.",
     "heldout_split": "The held-out set was split off the training data.",
     "loss_uncounted": "The loss could not be counted, so matrix products inside it are missing.",
     "named_sizes": "Sizes are sets of arguments, so they are numbered in their order.",

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xlsx", ".parquet")
 # Worth saying, and no reason to doubt a law.
-_HARMLESS = {"shared_trunks", "heldout_split", "data_seen_again", "elementwise_large"}
+_HARMLESS = {
+    "shared_trunks", "heldout_split", "heldout_first", "data_seen_again", "elementwise_large",
+}  # fmt: skip
 _MOST_ROWS = 200  # of a table, on its page
 _WALD = Note(
     "no_resampling",

@@ -209,6 +209,14 @@ def test_a_single_set_is_split_by_the_seed_without_overlap_and_says_so(wrap):
     assert data.facts.unique_units == 190
 
 
+def test_the_cut_of_an_iterable_held_out_set_is_said():
+    data = load_data((numbers(10), Endless(10)), seed=0)
+    (note,) = data.notes
+    assert note.code == "heldout_first"
+    assert "first 4,096 examples" in note.message
+    assert load_data((Endless(10), numbers(10)), seed=0).notes == ()
+
+
 def test_an_iterable_set_needs_its_own_held_out_set():
     with pytest.raises(PluginError, match="no held-out set"):
         load_data(Endless(10), seed=0)

@@ -81,7 +81,30 @@ def load_data(made: object, *, seed: int, overrides: Mapping[str, Any] | None = 
             facts = replace(facts, unique_units=kept * facts.units_per_example)
     else:
         facts = _read_facts((made, train, getattr(train, "dataset", None)), train, overrides)
+        notes = tuple(_cut_notes(heldout))
     return LoadedData(train, heldout, facts, notes)
+
+
+def _cut_notes(heldout: Any) -> Iterator[Note]:
+    """Yield a note if only the first examples of an iterable held-out set may be used."""
+    dataset: Any = heldout
+    if isinstance(heldout, DataLoader):
+        if is_plain_loader(heldout):
+            return
+        dataset = heldout.dataset
+    elif not is_iterable_only(heldout):
+        return
+    try:
+        is_short = len(dataset) <= _ITERABLE_HELDOUT_EXAMPLES
+    except (TypeError, NotImplementedError, AttributeError):
+        is_short = False
+    if not is_short:
+        yield Note(
+            "heldout_first",
+            "the held-out set can only be read from its beginning: at most its first "
+            f"{_ITERABLE_HELDOUT_EXAMPLES:,} examples are used, unless `heldout_examples` in "
+            "[training] states another number",
+        )
 
 
 def _find_pair(made: object) -> tuple[Any, Any]:
