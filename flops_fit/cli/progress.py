@@ -1,22 +1,26 @@
-"""Shows a running sweep: bars on a terminal, plain lines elsewhere.
+"""Shows a running sweep: a display in place on a terminal, a plain line a trial elsewhere.
 
-Everything goes to standard error. One bar counts the FLOPs of the sweep, since trials differ in
-cost by orders of magnitude; each running trial has a bar that counts its steps.
+Everything goes to standard error. The bar counts FLOPs, since trials differ in cost by orders of
+magnitude.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from flops_fit.cli.output import is_quiet, is_verbose
+from flops_fit.cli.running import RunningRow, bar, running_table
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.plan import Plan
+from flops_fit.reporting.tables.cells import printable
 from flops_fit.sweep.conductor import Progress as TrialProgress
 from flops_fit.sweep.conductor import Watcher
 from flops_fit.sweep.entries import DecisionMade, Entry, TrialEnded, TrialFinished, TrialStarted
@@ -34,7 +38,7 @@ def watching(run: RunDir) -> Iterator[Watcher]:
         return
     plan = read_plan(run)
     console = Console(stderr=True)
-    display = _Bars(plan, run, console) if console.is_terminal else _Lines(plan, run, console)
+    display = _Live(plan, run, console) if console.is_terminal else _Lines(plan, run, console)
     with display:
         yield Watcher(display.on_entry, display.on_progress)
 
@@ -48,6 +52,7 @@ class _Lines:
         self.trackers_told: set[str] = set()
         state = replay(read_ledger(run.ledger)) if run.ledger.exists() else replay([])
         self.ended = {trial.trial_id for trial in plan.trials if not state.is_pending(trial)}
+        self.losses_before = {key: each.loss for key, each in state.finished.items()}
         if self.ended:
             self.print(f"{len(self.ended)} of {self.total} trials were done before")
 
@@ -84,69 +89,115 @@ class _Lines:
         """Print nothing: a log needs no steps."""
 
 
-class _Bars(_Lines):
-    """Shows a bar of the sweep's FLOPs and one of each running trial's steps."""
+class _Live(_Lines):
+    """Shows the sweep, its running trials and its complete budgets, updated in place."""
 
     def __init__(self, plan: Plan, run: RunDir, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=32),
-            TextColumn("{task.fields[figure]}"),
-            TimeElapsedColumn(),
+        super().__init__(plan, run, console)
+        self.name = run.path.name
+        self.trials = list(plan.trials)
+        self.done_flops = math.fsum(t.cost_flops for t in plan.trials if t.trial_id in self.ended)
+        self.done_before = self.done_flops
+        self.running: list[TrialProgress] = []
+        self.first_seen: dict[str, tuple[float, int]] = {}
+        self.losses: dict[str, float] = dict(self.losses_before)
+        self.began = time.monotonic()
+        self.live = Live(
             console=console,
+            get_renderable=self.picture,
             refresh_per_second=4,
             transient=True,
         )
-        super().__init__(plan, run, console)
-        self.done_flops = math.fsum(t.cost_flops for t in plan.trials if t.trial_id in self.ended)
-        self.total_flops = plan.total_flops
-        self.bars: dict[str, TaskID] = {}
-        self.sweep = self.progress.add_task("sweep", total=self.total_flops, figure=self._figure())
-        self.progress.update(self.sweep, completed=self.done_flops)
 
-    def __enter__(self) -> _Bars:
-        self.progress.start()
+    def __enter__(self) -> _Live:
+        self.live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.progress.stop()
+        self.live.stop()
 
     def on_entry(self, entry: Entry, trial: Trial | None) -> None:
-        """Print how a trial ended, and move the bar of the sweep."""
+        """Print how a trial ended, and count what it cost."""
         super().on_entry(entry, trial)
         if isinstance(entry, DecisionMade):
-            self.total_flops += math.fsum(each.flops for each in entry.trials)
-            self.progress.update(self.sweep, total=self.total_flops, figure=self._figure())
+            self.trials += entry.trials
         if trial is None or not isinstance(entry, TrialEnded):
             return
-        bar = self.bars.pop(trial.trial_id, None)
-        if bar is not None:
-            self.progress.remove_task(bar)
+        self.running = [each for each in self.running if each.trial.trial_id != trial.trial_id]
+        self.first_seen.pop(trial.trial_id, None)
+        if isinstance(entry, TrialFinished):
+            self.losses[trial.trial_id] = entry.loss
         if not entry.tried_again:
             self.done_flops += trial.cost_flops
-        self.progress.update(self.sweep, completed=self.done_flops, figure=self._figure())
 
     def on_progress(self, running: Sequence[TrialProgress]) -> None:
-        """Move the bars of the running trials and of the sweep."""
-        partial = 0.0
+        """Keep the last report of each running trial for the next picture."""
+        self.running = list(running)
         for each in running:
-            trial = each.trial
-            seen = each.step * trial.batch_tokens - (trial.tokens - trial.cost_tokens)
-            partial += max(0, seen) * trial.size.flops_per_token
-            fields: dict[str, Any] = {
-                "completed": each.step,
-                "figure": "" if each.loss is None else f"loss {each.loss:.3f}",
-            }
-            if trial.trial_id not in self.bars:
-                self.bars[trial.trial_id] = self.progress.add_task(
-                    f"  {describe(trial)}", total=trial.steps, **fields
-                )
-            else:
-                self.progress.update(self.bars[trial.trial_id], **fields)
-        self.progress.update(self.sweep, completed=self.done_flops + partial)
+            self.first_seen.setdefault(each.trial.trial_id, (time.monotonic(), each.step))
 
-    def _figure(self) -> str:
-        return f"{len(self.ended)}/{self.total} trials"
+    def picture(self) -> Group:
+        """Return the whole display, as wide as the terminal."""
+        now = time.monotonic()
+        width = self.console.width
+        shown: list[Text | RichTable] = [Text(line) for line in self._sweep(now, width)]
+        if self.running:
+            shown.append(running_table([self._row(each, now) for each in self.running], width))
+        best = self._budgets()
+        if best:
+            shown.append(Text("Complete budgets  " + "   ".join(best), overflow="ellipsis"))
+        return Group(*shown)
+
+    def _sweep(self, now: float, width: int) -> list[str]:
+        """Return the bar, and the line of FLOPs, elapsed time and time left."""
+        total = math.fsum(trial.cost_flops for trial in self.trials)
+        done = self.done_flops + math.fsum(map(_spent, self.running))
+        elapsed, fresh = now - self.began, done - self.done_before
+        left = (
+            ""
+            if fresh <= 0
+            else f", about {format_duration((total - done) / fresh * elapsed)} left"
+        )
+        count = f"{len(self.ended)} of {self.total} trials done"
+        return [
+            f"{printable(self.name)}: {count}, {len(self.running)} running",
+            f"{bar(done, total, 24 if width < 100 else 40)} {format_flops(done)} of "
+            f"{format_flops(total)} FLOPs; {format_duration(elapsed)}{left}",
+        ]
+
+    def _row(self, each: TrialProgress, now: float) -> RunningRow:
+        """Return one running trial; its pace counts from when this process first saw it."""
+        at, step = self.first_seen.get(each.trial.trial_id, (now, each.step))
+        is_moving = now > at and each.step > step
+        pace = (each.step - step) * each.trial.batch_tokens / (now - at) if is_moving else None
+        left = (
+            None
+            if pace is None
+            else (each.trial.steps - each.step) * each.trial.batch_tokens / pace
+        )
+        return RunningRow(each.trial, each.step, each.loss, pace, left)
+
+    def _budgets(self) -> list[str]:
+        """Return the best size of each budget whose trials have all ended."""
+        found = []
+        for budget in sorted({trial.budget_flops for trial in self.trials}):
+            group = [trial for trial in self.trials if trial.budget_flops == budget]
+            finished = [trial for trial in group if trial.trial_id in self.losses]
+            if not finished or any(trial.trial_id not in self.ended for trial in group):
+                continue
+            best = min(finished, key=lambda trial: self.losses[trial.trial_id])
+            found.append(
+                f"{format_flops(budget)}: size {best.size.size_value:g}, "
+                f"loss {self.losses[best.trial_id]:.3f}"
+            )
+        return found
+
+
+def _spent(each: TrialProgress) -> float:
+    """FLOPs that a running trial has spent so far, without the trunk before it."""
+    trial = each.trial
+    seen = each.step * trial.batch_tokens - (trial.tokens - trial.cost_tokens)
+    return max(0, seen) * trial.size.flops_per_token
 
 
 def describe(trial: Trial) -> str:

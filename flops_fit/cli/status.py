@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from flops_fit.cli.output import print_json
 from flops_fit.units import format_count, format_duration, format_flops
 
 if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
     from flops_fit.sweep.status import RunningTrial, Status
 
 _WATCH_SECONDS = 2.0
@@ -41,16 +45,38 @@ def _watch(run_dir: Path, found: Status) -> None:
 
     from flops_fit.sweep.status import SweepPhase, read_status
 
-    with Live(Text(""), console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(Text(""), console=console, auto_refresh=False) as live:
         try:
             while True:
-                live.update(Text("\n".join(lines_of(found))), refresh=True)
+                live.update(picture(found, console.width), refresh=True)
                 if found.phase != SweepPhase.RUNNING:
                     return
                 time.sleep(_WATCH_SECONDS)
                 found = read_status(run_dir)
         except KeyboardInterrupt:
             return
+
+
+def picture(found: Status, width: int) -> Group:
+    """Return the status as `--watch` shows it: a bar, the running trials, the failed ones."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from flops_fit.cli.running import RunningRow, bar, running_table
+
+    head, trials, spent, *rest = lines_of(replace(found, running=()))
+    drawn = bar(found.spent_flops, found.planned_flops, 24 if width < 100 else 40)
+    parts: list[Text | Table] = [Text(f"{head}\n{trials}\n{drawn}\n{spent}")]
+    if found.running:
+        rows = [
+            RunningRow(each.trial, each.step, each.loss, each.tokens_per_second, each.seconds_left)
+            for each in found.running
+        ]
+        parts.append(running_table(rows, width))
+    if rest:
+        parts.append(Text("\n".join(rest)))
+    return Group(*parts)
 
 
 def lines_of(found: Status) -> list[str]:
