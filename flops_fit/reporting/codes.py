@@ -110,6 +110,8 @@ TABLES = {
     "budgets_ignored": "The column of budgets disagrees with the FLOPs, so it is not used. Correct "
     "its unit with `--scale`.",
     "cells_unknown": "Some cells of an optional column have no usable number.",
+    "column_chosen": "Two columns may be the params, tokens or FLOPs, and their numbers differ. "
+    "Name the right one with `--columns`.",
     "decimal_commas": "Commas in numbers were read as decimal points.",
     "duplicates_merged": "Some rows repeat another row exactly; each is counted once.",
     "flops_filled": "Some rows lack FLOPs or tokens. They were computed from the FLOPs per token "
@@ -123,6 +125,8 @@ TABLES = {
     "`--loss-column`.",
     "loss_converted": "Losses in bits or perplexities were converted to nats.",
     "params_assumed": "The table has no params. They follow from C = 6 N D and the other counts.",
+    "ratios_differ": "Some rows have very few tokens for each parameter, and others have many. "
+    "Params and tokens may be exchanged in some rows.",
     "repeats_differ": "Runs with equal params and tokens have losses that differ more than seeds "
     "explain. Separate them with `--group`, or keep the runs of one setting.",
     "rows_far_off": "The loss of some rows is far from the law of the other rows. Check these "

@@ -274,6 +274,11 @@ def _guess(
     return None, 1.0
 
 
+def rivals(ours: str, headers: Sequence[str], *, taken: Collection[str]) -> list[str]:
+    """Return the columns besides those taken whose names mean the same quantity."""
+    return [name for name in headers if name not in taken and _means(ours, normalise(name))]
+
+
 def _means(ours: str, name: str) -> bool:
     """Return whether a normalised name can only mean this quantity."""
     if name in (ours, *_GUESSES[ours]):

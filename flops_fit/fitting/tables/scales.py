@@ -281,6 +281,20 @@ def strays(values: Array, name: str) -> dict[int, str]:
     return found
 
 
+@_QUIET
+def note_odd_ratios(params: Array, tokens: Array) -> Note | None:
+    """Return a note if some rows have few tokens per parameter and others have many."""
+    ratio = tokens / params
+    few, many = int(np.sum(ratio < TOKENS_RANGE[0])), int(np.sum(ratio > 10))
+    if few < 2 or few + many < MIN_ROWS or many < few:
+        return None
+    return Note(
+        "ratios_differ",
+        f"warning: {few} rows have less than {TOKENS_RANGE[0]:g} tokens for each parameter, and "
+        f"{many} rows more than 10: look whether params and tokens are exchanged in some rows",
+    )
+
+
 def refuse_mixed_units(values: Array, name: str, column: str, where: str) -> None:
     """Refuse counts of which some rows are in another unit than the others.
 

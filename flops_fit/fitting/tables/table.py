@@ -34,6 +34,7 @@ from flops_fit.fitting.tables.columns import (
     Choice,
     choose_columns,
     heldout_losses,
+    rivals,
 )
 from flops_fit.fitting.tables.formats import Cells, Columns, open_table
 from flops_fit.fitting.tables.losses import (
@@ -69,6 +70,7 @@ _CURVE_POINTS = 3  # rows of one run from which they can be points of a training
 _CURVE_STEP = 1.4  # some neighbours among them are closer than that: runs of several lengths double
 _FAR_OFF = (10.0, 0.05)  # robust standard deviations, and log loss, that make a row worth a look
 _MOST_LOOKED_AT = 20_000
+_SAME_COLUMN = 0.01  # range, in log, of the ratio of two columns that say the same
 _WIDE_REPEATS = 0.02  # range, in log loss, of equal runs: ten times the noise of seeds
 _SCALE_WORDS = {
     1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions",
@@ -316,7 +318,26 @@ class _Reader:
                 with np.errstate(invalid="ignore"):
                     values = np.where(values > 0, values, math.nan)
             found[ours] = values * self._scale_of(ours)
+        self._say_rivals(found)
         return found
+
+    def _say_rivals(self, numbers: Mapping[str, Array]) -> None:
+        """Note another column that may be the params, tokens or FLOPs, and has other numbers."""
+        headers = list(self.cells.columns)
+        for ours in ("params", "tokens", "flops"):
+            if ours not in self.columns or ours in self.options.columns:
+                continue
+            for name in rivals(ours, headers, taken=self.columns.values()):
+                other = parse_column(self.cells.columns[name]).values
+                with np.errstate(all="ignore"):
+                    ratio = np.log(other / numbers[ours])
+                known = ratio[np.isfinite(ratio)]
+                if len(known) and float(np.ptp(known)) > _SAME_COLUMN:
+                    said = (
+                        f"warning: `{self.columns[ours]}` is read as {ours}, and `{name}` could be "
+                        f'it: --columns "{ours}={name}"'
+                    )
+                    self.notes.append(Note("column_chosen", said))
 
     def _may_have_thousands(self) -> bool:
         """Return whether losses may be perplexities, which can exceed a thousand."""
@@ -433,6 +454,9 @@ class _Reader:
             self.bad.setdefault(place, fault)
             for values in (params, tokens, flops):
                 values[place] = math.nan
+        odd = scales.note_odd_ratios(counts.params, counts.tokens)
+        if odd is not None and sure.isdisjoint(("params", "tokens")):
+            self.notes.append(odd)
         counts, notes = scales.complete(counts, factor=self.factor)
         self.notes += notes
         return counts

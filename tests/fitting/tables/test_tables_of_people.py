@@ -790,3 +790,26 @@ def test_budgets_as_logarithms_are_not_used_and_said(tmp_path):
     table = read(tmp_path, text_of(columns))
     assert_planted(table)
     assert "budgets_ignored" in codes(table)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "key"),
+    [("tokens", "train_tokens", "D"), ("params", "total_params", "N"), ("flops", "compute", "C")],
+)
+def test_two_columns_for_one_quantity_are_warned_of_if_they_differ(tmp_path, ours, other, key):
+    columns = {"params": R["N"], "tokens": R["D"], "flops": R["C"], "loss": R["L"]}
+    columns[other] = [2 * x for x in R[key]]
+    assert "column_chosen" not in codes(read(tmp_path, text_of(columns)))
+    columns[other] = [x * (1 + k % 3) for k, x in enumerate(R[key])]
+    table = read(tmp_path, text_of(columns))
+    assert_planted(table)
+    assert "column_chosen" in codes(table)
+    assert "column_chosen" not in codes(read(tmp_path, text_of(columns), columns={ours: ours}))
+
+
+def test_rows_with_params_and_tokens_exchanged_are_warned_of(tmp_path):
+    columns = {"N": list(R["N"]), "D": list(R["D"]), "loss": R["L"]}
+    assert "ratios_differ" not in codes(read(tmp_path, text_of(columns)))
+    for k in range(0, 35, 3):
+        columns["N"][k], columns["D"][k] = columns["D"][k], columns["N"][k]
+    assert "ratios_differ" in codes(read(tmp_path, text_of(columns)))
