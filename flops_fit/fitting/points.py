@@ -69,7 +69,7 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """How one row of a table was read.
+    """The reading of one row of a table.
 
     Attributes:
         row: `row N`.

@@ -39,7 +39,7 @@ from flops_fit.sweep.rundir import RunDir
 
 @dataclass(frozen=True)
 class ExpectedTrial:
-    """How long one trial was expected to take; None: not known."""
+    """The forecast times of one trial; None: not known."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
 
@@ -66,7 +66,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class _CurvePoint:
-    """One line of a training curve."""
+    """A line of a training curve."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STORED
 

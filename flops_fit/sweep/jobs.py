@@ -37,7 +37,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class PendingWork:
-    """What is left to train in a run directory.
+    """The trials that are left to train in a run directory.
 
     Attributes:
         run_dir: absolute.
@@ -173,7 +173,7 @@ def as_sbatch(work: PendingWork, *, workers: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Pod:
-    """What the pods of a Kubernetes Job need beside the run directory.
+    """The settings of a Kubernetes Job's pods beside the run directory.
 
     Attributes:
         image: container image with flops-fit and the user's plugins.

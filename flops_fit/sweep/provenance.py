@@ -31,7 +31,7 @@ Study = Literal["sweep", "transfer"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a run directory was started from.
+    """The origin of a run directory: experiment, data and versions.
 
     Attributes:
         fingerprint: of the experiment.

@@ -129,8 +129,10 @@ def test_the_record_holds_the_modules_that_the_plugin_imports(sweep, tmp_path):
 def test_a_worker_that_is_the_same_is_let_in(sweep, tmp_path):
     manifest, run, experiment = sweep
     again = load_experiment(read_manifest(manifest), search_path=[tmp_path])
+    before = (run.path / "made_of.json").read_text()
     match_identity(run, again, search_path=[tmp_path])
     match_identity(run, experiment, search_path=[tmp_path])
+    assert (run.path / "made_of.json").read_text() == before
 
 
 @pytest.mark.parametrize("file", ["plugins_of_drift.py", "shapes_of_drift.py"])

@@ -294,7 +294,7 @@ class SlurmExecutor:
 
 @dataclass(frozen=True)
 class _Limits:
-    """What one array asks Slurm for."""
+    """The resources that one array asks Slurm for."""
 
     num_devices: int
     minutes: int

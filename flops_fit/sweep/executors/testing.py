@@ -150,7 +150,7 @@ def lay_down(folder: Path, *sizes: int, execution: str = "") -> Study:
 
 
 class ExecutorContract:
-    """What every executor keeps; `make` is all that a subclass must say.
+    """The tests that every executor must pass; a subclass defines `make`.
 
     Attributes:
         seconds: within which a task of tiny trials ends, its wait in a queue included.
