@@ -53,7 +53,11 @@ class Prepared:
 
     @property
     def num_workers(self) -> int:
-        """Return the number of parallel trials: one per GPU, or per `threads_per_worker` cores."""
+        """Return the number of parallel trials.
+
+        `trials_per_device` for each GPU or group of `devices_per_trial`; without GPUs one for each
+        `threads_per_worker` cores.
+        """
         execution = self.manifest.execution
         if self.experiment is not None:
             return 1
@@ -61,7 +65,8 @@ class Prepared:
             return execution.workers
         described = self.description
         if described.num_devices:
-            return max(1, described.num_devices // execution.devices_per_trial)
+            side_by_side = described.num_devices // execution.devices_per_trial
+            return max(1, side_by_side) * execution.trials_per_device
         each = execution.threads_per_worker * execution.devices_per_trial
         return max(1, _cores() // each)
 
@@ -95,6 +100,7 @@ def prepare(
         ("model", read.model.plugin),
         ("dataset", read.data.plugin),
         ("loss", read.loss.plugin),
+        ("executor", read.execution.executor),
     )
     for kind, name in named:
         if ":" not in name:

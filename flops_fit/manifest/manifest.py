@@ -293,6 +293,7 @@ class ExecutionSection(_Section):
         workers: number of trials side by side; as many as fit if left out.
         threads_per_worker: CPU threads of each worker.
         devices_per_trial: processes that share the batches of one trial, with one device each.
+        trials_per_device: trials side by side on each GPU, or on each group of `devices_per_trial`.
         device: device of the trials.
         price_per_hour: price of one device for one hour, in any currency.
         checkpoint_minutes: minutes between two checkpoints of a trial.
@@ -307,6 +308,7 @@ class ExecutionSection(_Section):
     workers: Processes | None = None
     threads_per_worker: Processes = 1
     devices_per_trial: Processes = 1
+    trials_per_device: Processes = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     price_per_hour: Annotated[float, Field(ge=0)] | None = None
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 5.0

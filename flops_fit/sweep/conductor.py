@@ -204,6 +204,8 @@ class _Sweep:
 
     def _next(self, waiting: Sequence[Trial], running: Iterable[Trial]) -> Trial | None:
         """Return the first waiting trial whose trunk is there; None if all wait for a trunk."""
+        if waiting and waiting[0].trunk is None:
+            return waiting[0]
         open_ids = {trial.trial_id for trial in (*waiting, *running)}
         for trial in waiting:
             if not any(mate.trial_id in open_ids for mate in self.plan.before(trial)):

@@ -80,7 +80,7 @@ def test_a_sweep_that_has_begun_is_not_timed_again(started):
         (True, {}),
         (False, {"sweep": "budgets = [1e9, 3e9]\nsizes_per_budget = 3\ntokens_per_param = 5"}),
         (False, {"sweep": 'design = "ladder"\ntotal_flops = 5e10', "is_adaptive": True}),
-        (False, {"execution": 'executor = "elsewhere"'}),
+        (False, {"execution": 'executor = "pool"'}),
     ],
     ids=["rehearsed", "small", "small and adaptive", "on other machines"],
 )

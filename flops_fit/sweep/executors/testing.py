@@ -46,16 +46,22 @@ HERE = Path(__file__).parent
 class Model(torch.nn.Module):
     def __init__(self, width):
         super().__init__()
-        self.width = width
+        self.width, self.is_new = width, True
         self.layers = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Linear(width, 1))
 
     def forward(self, inputs):
         if self.training and (HERE / "armed").exists():
+            if self.is_new:
+                with (HERE / ("trained-" + str(os.getpid()))).open("a") as record:
+                    print(self.width, file=record)
+            self.is_new = False
             act(self.width)
         return self.layers(inputs)
 
 
 def act(width):
+    if (HERE / "slow").exists():
+        time.sleep(0.02)
     if width == {RAISES}:
         raise RuntimeError("this trial raises")
     if width == {DIES_ONCE} and not (HERE / "died").exists():
