@@ -28,8 +28,18 @@ def init(
             show_default="3e12",
         ),
     ] = None,
+    plugin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Write a folder NAME with a plugin package instead: model, data, loss, tests.",
+        ),
+    ] = None,
 ) -> None:
     """Write a commented manifest to start from: a tapered ladder for a total budget."""
+    if plugin is not None:
+        _write_package(plugin)
+        return
     total = number_of(total_flops, "--total-flops")
     if path.exists():
         raise ManifestError(f"`{path}` exists already", hint="name another file, or remove it")
@@ -38,6 +48,43 @@ def init(
     except OSError as error:
         raise ManifestError(f"`{path}` cannot be written: {error.strerror}") from None
     say(f"wrote {path}; next: flops-fit check {path}")
+
+
+_PACKAGE = {
+    "pyproject.toml": "pyproject.toml",
+    "plugin.py": "{name}/plugin.py",
+    "test_plugin.py": "tests/test_plugin.py",
+    "experiment.toml": "experiment.toml",
+}
+
+
+def _write_package(name: str) -> None:
+    """Write a small package whose model, data and loss flops-fit finds by their names."""
+    from importlib.resources import files
+
+    if not name.isidentifier() or not name.isascii() or not name.islower():
+        raise ManifestError(
+            f"`--plugin {name}` cannot be the name of a Python package",
+            hint="use lower-case letters, digits and underscores: `--plugin my_plugin`",
+        )
+    folder = Path(name)
+    if folder.exists():
+        raise ManifestError(f"`{folder}` exists already", hint="name another folder, or remove it")
+    try:
+        for source, place in _PACKAGE.items():
+            text = (
+                files("flops_fit.cli").joinpath(f"plugin_package/{source}.txt").read_text("utf-8")
+            )
+            path = folder / place.format(name=name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = text.replace("my_plugin", name).replace("my-plugin", name.replace("_", "-"))
+            path.write_text(text, encoding="utf-8")
+        (folder / name / "__init__.py").write_text(f'"""Plugins of {name} for flops-fit."""\n')
+    except OSError as error:
+        raise ManifestError(f"`{folder}` cannot be written: {error.strerror}") from None
+    say(
+        f"wrote {folder}/; next: cd {folder} && pip install -e . && flops-fit check experiment.toml"
+    )
 
 
 def template(total_flops: float | None = None) -> str:

@@ -116,7 +116,10 @@ def _add(command: Callable[..., None], panel: str, *examples: str, hidden: bool 
     app.command(rich_help_panel=panel, epilog=output.examples(*examples), hidden=hidden)(command)
 
 
-_add(init, "Prepare", "flops-fit init", "flops-fit init gpt.toml --total-flops 1e15")
+_add(
+    init, "Prepare", "flops-fit init gpt.toml --total-flops 1e15",
+    "flops-fit init --plugin my_plugin",
+)  # fmt: skip
 _add(check, "Prepare", "flops-fit check experiment.toml", "flops-fit check experiment.toml --json")
 _add(plugins, "Prepare", "flops-fit plugins", "flops-fit plugins --json")
 _add(plan, "Plan", "flops-fit plan experiment.toml", "flops-fit plan --refine runs/my-experiment")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,33 @@ def test_an_installed_package_goes_the_four_commands_by_plugin_name(tmp_path, py
     assert told["verdict"] in {"trust", "provisional"}
     assert told["observations"]["used"] >= 0.8 * len(planned["trials"])
     assert (tmp_path / "runs/example-nets/report/isoflop.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_package_that_init_writes_goes_to_a_fitted_law_in_ten_minutes(tmp_path, python):
+    began = time.monotonic()
+
+    def here(*command: object) -> str:
+        return run(python, *command, cwd=tmp_path / "my_plugin")
+
+    run(python, "-m", "flops_fit", "init", "--plugin", "my_plugin", cwd=tmp_path)
+    here("-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", ".")
+    assert "3 passed" in here("-m", "pytest", "-q", "tests")
+    checked = json.loads(here("-m", "flops_fit", "check", "experiment.toml", "--json"))
+    assert {each["status"] for each in checked["findings"]} <= {"passed", "skipped"}
+    here("-m", "flops_fit", "run", "experiment.toml")
+    told = json.loads(here("-m", "flops_fit", "report", "runs/my-plugin", "--json"))
+    assert told["verdict"] in {"trust", "provisional"}
+    assert "isoflop" in told["fits"]
+    assert time.monotonic() - began < 600
+
+
+def test_init_refuses_a_name_that_no_package_can_have_and_a_folder_that_exists(tmp_path):
+    for name, words in (("My-Plugin", "Python package"), ("there", "exists already")):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        ended = subprocess.run(
+            [sys.executable, "-m", "flops_fit", "init", "--plugin", name],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert ended.returncode == 2
+        assert words in ended.stderr
