@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flops_fit.reporting.page import Section
 
 _MAX_LISTED = 200  # observations on the page; all of them are in the CSV and JSON
+_OPEN = ("isoflop", "frontier", "methods", "buildable")  # the rest of the page is folded
 _ORDER = (
     "methods", "buildable", "agreement", "wastes", "frontier", "isoflop", "minima", "laws",
     "conventions",
@@ -213,15 +214,17 @@ class Contents:
             drawn = _figure_section(name, figure)
             # Where a figure shows what a table says, the two stand under one title.
             found[name] = replace(found[name], image=drawn.image) if name in found else drawn
-        order = [name for name in _ORDER if name in found]
-        order += [name for name in found if name not in order]
+        order = dict.fromkeys([*_OPEN, *_ORDER, *found])
+        sections = [
+            replace(found[name], is_folded=name not in _OPEN) for name in order if name in found
+        ]
         return render_page(
             self.result.name or "Scaling law",
             self.result.verdict,
             reasons=self.result.reasons,
             answers=self.answers(),
             notes=[note for note in self.result.notes if note not in self.result.reasons],
-            sections=[*(found[name] for name in order), *self._rows_read(), *self._provenance()],
+            sections=[*sections, *self._rows_read(), *self._provenance()],
         )
 
     def answers(self) -> list[str]:
@@ -268,8 +271,8 @@ class Contents:
                 *(f"data.{name}: {value}" for name, value in (provenance.data or {}).items()),
             ]
         return [
-            Section("Provenance", text="\n".join(lines)),
-            Section("Manifest", text=self.result.record.manifest_text),
+            Section("Provenance", text="\n".join(lines), is_folded=True),
+            Section("Manifest", text=self.result.record.manifest_text, is_folded=True),
         ]
 
 

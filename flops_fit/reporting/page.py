@@ -1,12 +1,14 @@
-"""A self-contained HTML report: no script, no network, every text escaped.
+"""A self-contained HTML report: one script of its own, no network, every text escaped.
 
-Figures stand in the file as SVG images; the page's own policy forbids it to load anything. Text
-from a manifest or a plugin goes through jinja2's autoescape, like every other text.
+Figures stand in the file as SVG images; the page's own policy forbids it to load anything, and
+allows the one script (page.js) by its hash. Text from a manifest or a plugin goes through jinja2's
+autoescape, like every other text.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -40,12 +42,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: a heading with a table, a figure or plain text."""
+    """A section of the page: a heading with a table, a figure or plain text; folded or open."""
 
     title: str
     table: Table | None = None
     image: Image | None = None
     text: str = ""
+    is_folded: bool = False
 
 
 def render_page(
@@ -68,9 +71,14 @@ def render_page(
         sections: in the order of reading.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    source = files("flops_fit.reporting").joinpath("page.html").read_text(encoding="utf-8")
+    place = files("flops_fit.reporting")
+    source = place.joinpath("page.html").read_text(encoding="utf-8")
+    script = place.joinpath("page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.from_string(source).render(
         title=printable(title),
+        script=script,
+        script_hash=f"sha256-{digest}",
         judgement=judgement,
         verdict_words=_WORDS[judgement],
         reasons=[_shown(reason) for reason in reasons],
@@ -87,6 +95,7 @@ def _section(section: Section) -> Mapping[str, Any]:
         "title": printable(section.title),
         "table": None if table is None else _table(table),
         "image": None if section.image is None else _image(section.image),
+        "is_folded": section.is_folded,
         "notes": [] if table is None else [printable(note) for note in table.notes],
         "text": "\n".join(printable(line) for line in section.text.splitlines()),
     }
@@ -104,7 +113,14 @@ def _cell(row: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
     value, bracket, interval = cell(row, column), "", ""
     if column.has_interval:
         value, bracket, interval = value.partition(" (")
-    return {"text": value, "below": f"({interval}" if bracket else "", "number": column.is_numeric}
+    raw = row.get(column.key)
+    is_number = isinstance(raw, int | float) and not isinstance(raw, bool)
+    return {
+        "text": value,
+        "below": f"({interval}" if bracket else "",
+        "number": column.is_numeric,
+        "value": repr(raw) if column.is_numeric and is_number else None,
+    }
 
 
 def _image(image: Image) -> Mapping[str, Any]:

@@ -1,5 +1,7 @@
 """The page is one file that asks for nothing, runs nothing, and shows everything as text."""
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -63,16 +65,21 @@ def page(tmp_path_factory):
     return planted_result(run_dir=run, targets=(1e23,)).to_html()
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(evil_page):
+def test_the_page_asks_for_nothing_and_runs_only_its_own_script(evil_page):
     reader = read(evil_page)
-    names = {tag for tag, _ in reader.tags}
-    assert not names & {"script", "iframe", "object", "embed", "form", "a", "i", "b"}
+    names = [tag for tag, _ in reader.tags]
+    assert not set(names) & {"iframe", "object", "embed", "form", "i", "b"}
+    assert names.count("script") == 1
+    assert all(a["href"].startswith("#") for tag, a in reader.tags if tag == "a")
     for tag, attributes in reader.tags:
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, name)
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, name)
     (policy,) = [a["content"] for t, a in reader.tags if a.get("http-equiv")]
     assert policy.startswith("default-src 'none'")
+    script = evil_page.split("<script>")[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
     assert "url(" not in evil_page
 
 
@@ -104,6 +111,18 @@ def test_the_page_holds_answers_tables_figures_checklist_and_provenance(page):
     assert 'schedule = "cosine"' in reader.text
 
 
+def test_the_contents_list_leads_to_every_section_and_figures_stand_before_folded_tables(page):
+    reader = read(page)
+    ids = [attributes["id"] for tag, attributes in reader.tags if "id" in attributes]
+    links = [a["href"] for tag, a in reader.tags if tag == "a"]
+    assert links == [f"#{name}" for name in ids]
+    titles = re.findall(r'<li><a href="#s\d+">([^<]*)</a></li>', page)
+    assert len(set(titles)) == len(titles) == len(ids)
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.index("img") < tags.index("table") < tags.index("details")
+    assert "open" not in {key for tag, a in reader.tags if tag == "details" for key in a}
+
+
 def test_a_refused_result_has_a_page_too():
     failure = FitError("2 budgets, a fit needs 3", code="too_few_budgets")
     text = read(planted_result(fits={}, failures={"surface": failure}).to_html()).text
@@ -120,7 +139,7 @@ def test_the_same_result_gives_the_same_page():
 def test_an_interval_stands_below_its_value_and_in_the_answer(tmp_path):
     optimum = Optimum(5e19, 1.1e9, 8e9, 2.5, (1e9, 1.2e9), (7e9, 9e9), (2.4, 2.6), method="surface")
     page = planted_result(predictions=(optimum,)).to_html()
-    assert '<td class="n">1.1B<small>(1B\u20131.2B)</small></td>' in page
+    assert '<td class="n" data-value="1100000000.0">1.1B<small>(1B\u20131.2B)</small></td>' in page
     assert "train 1.1B (1B to 1.2B) params on 8B (7B to 9B) tokens" in read(page).text
 
 
@@ -153,3 +172,21 @@ def test_chromium_opens_the_page_without_an_error_or_a_request(tmp_path, evil_pa
     # The browser asks its maker for time and dictionaries; nothing else may be asked for.
     hosts = set(re.findall(r'"url":"(?:https?|wss?|ftp)://([^/"]*)', log.read_text("utf-8")))
     assert not [h for h in hosts if not h.endswith((".google.com", ".gvt1.com", "googleapis.com"))]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_script_runs_under_the_page_s_own_policy(tmp_path, page):
+    file = tmp_path / "page.html"
+    file.write_text(page, encoding="utf-8")
+    ended = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in ended.stderr
+    drawn = read(ended.stdout)
+    tables = [tag for tag, _ in drawn.tags].count("table")
+    copies = [a for tag, a in drawn.tags if tag == "button" and a.get("class") == "copy"]
+    assert len(copies) == tables > 0
+    heads = [tag for tag, _ in drawn.tags].count("th")
+    assert [tag for tag, _ in drawn.tags].count("button") == heads + tables
