@@ -79,7 +79,9 @@ def whole(tmp_path_factory):
     return outcomes(made)
 
 
-@pytest.mark.parametrize(("seed", "with_conductor"), [(0, False), (1, True)])
+@pytest.mark.parametrize(
+    ("seed", "with_conductor"), [pytest.param(0, False, marks=pytest.mark.slow), (1, True)]
+)
 def test_two_of_four_workers_are_killed_and_the_others_finish_each_trial_once(
     study, whole, seed, with_conductor
 ):
