@@ -36,6 +36,7 @@ from flops_fit.cli.status import status
 from flops_fit.cli.transfer import transfer
 from flops_fit.cli.worker import worker
 from flops_fit.errors import FlopsFitError, ManifestError, StorageError
+from flops_fit.sweep.interrupts import interrupting
 
 _GLOBAL = {"--quiet": "--quiet", "-q": "--quiet", "--verbose": "--verbose", "-v": "--verbose"}
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's, or the copy in typer
@@ -185,7 +186,8 @@ def _run() -> None:
     """Run the command line; mistakes and disk errors end as a message and an exit code."""
     try:
         try:
-            code = app(standalone_mode=False)
+            with interrupting():  # What batch systems send stops every command as Ctrl-C does.
+                code = app(standalone_mode=False)
         finally:
             sys.stdout.flush()  # Errors of this flush can still be reported here.
     except BrokenPipeError:

@@ -66,7 +66,7 @@ from flops_fit.cli.tables import (
     print_groups,
     with_one_convention,
 )
-from flops_fit.errors import FitError, ManifestError, StorageError
+from flops_fit.errors import FitError, FlopsFitError, ManifestError, RunDirError, StorageError
 
 if TYPE_CHECKING:
     from flops_fit.reporting.result import Result
@@ -381,14 +381,20 @@ def _write_figures(result: Result, source: Path, folder: Path | None, drawing: D
         return
     if not source.is_dir():
         return
+    from flops_fit.manifest.files import refuse_link
     from flops_fit.sweep.rundir import RunDir
 
+    refused: FlopsFitError | None = None
     try:
+        refuse_link(RunDir(source).report)
         write(result, RunDir(source).report, drawing)
+    except RunDirError as error:
+        refused = error
     except OSError as error:
         refused = StorageError.of(error)
         if refused is None:
             raise
+    if refused is not None:
         say(
             f"warning: the report was not written: {refused.message}; "
             "name another folder with --output"

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel
 
-from flops_fit.experiment.child import ask_description
+from flops_fit.experiment.child import LEAST_PATIENCE_MINUTES, ask_description
 from flops_fit.experiment.describing import describe
 from flops_fit.experiment.description import Description, stated_description
 from flops_fit.experiment.loading import LIVE, Experiment, live_experiment, live_manifest, name_of
@@ -107,13 +107,14 @@ def prepare(
             find_plugin(kind, name)
     search_path = search_path or (path.resolve().parent, Path.cwd())
     described = stated_description(read)
+    patience = max(LEAST_PATIENCE_MINUTES, read.execution.stall_minutes)
     if described is None and total_flops is None:
-        described = ask_description(path, search_path=search_path)
+        described = ask_description(path, search_path=search_path, most_minutes=patience)
     elif described is None:
         with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:
             changed = Path(folder) / path.name
             changed.write_text(text, encoding="utf-8")
-            described = ask_description(changed, search_path=search_path)
+            described = ask_description(changed, search_path=search_path, most_minutes=patience)
     return Prepared(read, text, described, path, search_path)
 
 

@@ -88,6 +88,19 @@ def read_bytes(path: Path, *, most_bytes: int = LARGE_FILE, is_link_fine: bool =
 _RESTORE = "the file was changed by hand or by another program: restore it from a copy"
 
 
+def refuse_link(path: Path) -> None:
+    """Refuse a link where a folder of a run directory is to be written.
+
+    Raises:
+        RunDirError: it is a link, so the files would go elsewhere.
+    """
+    if path.is_symlink():
+        raise RunDirError(
+            f"`{path}` is a link to `{path.readlink()}`: a run directory holds its own files",
+            hint="put the folder itself in its place",
+        )
+
+
 def require_regular(descriptor: int, path: Path) -> None:
     """Refuse a FIFO, a device, a socket or a folder where a file is expected.
 

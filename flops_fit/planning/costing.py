@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flops_fit.experiment.child import ask_timings
+from flops_fit.experiment.child import LEAST_PATIENCE_MINUTES, ask_timings
 from flops_fit.experiment.prepared import Prepared
 from flops_fit.experiment.timing import Timing, time_sizes
 from flops_fit.planning.estimate import Estimate, estimate_plan, sizes_to_time
@@ -45,6 +45,7 @@ def make_estimate(
                 side_by_side=workers,
                 devices_per_trial=execution.devices_per_trial,
                 num_devices=prepared.description.num_devices,
+                most_minutes=max(LEAST_PATIENCE_MINUTES, execution.stall_minutes),
             )
         device = prepared.description.device
         basis = f"{len(trials)} sizes timed on this machine ({device}, {workers} side by side)"

@@ -62,6 +62,10 @@ class Leases:
         lease = self._known.get(trial_id)
         return lease is not None and lease.is_locked and lease.compromise is None
 
+    def has_lost(self, trial_id: str) -> bool:
+        """Return whether this process took the lease of a trial and holds it no more."""
+        return trial_id in self._known and not self.holds(trial_id)
+
     def release(self, trial_id: str) -> None:
         """Release a lease."""
         lease = self._known.pop(trial_id, None)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flops_fit.experiment.interpreter import python_command
 from flops_fit.manifest.manifest import read_manifest
 from flops_fit.sweep.provenance import read_provenance
 from flops_fit.sweep.rundir import RunDir
@@ -65,7 +65,7 @@ def publish_report(run: RunDir) -> dict[str, str]:
     manifest = read_manifest(run.manifest)
     if not manifest.training.log_with or read_provenance(run).is_simulated:
         return {}
-    command = [sys.executable, "-m", "flops_fit", "worker", str(run.path), "--publish"]
+    command = [*python_command(), "-m", "flops_fit", "worker", str(run.path), "--publish"]
     run.trackers.mkdir(exist_ok=True)
     with (run.trackers / "publish.log").open("w", encoding="utf-8") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)

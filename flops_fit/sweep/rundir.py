@@ -6,6 +6,7 @@
     plan.json          the trials, as `plan --json` prints them
     ledger.jsonl       what happened (see `ledger`)
     lock               held by the one process that conducts the sweep
+    lock-owner.json    which one that is: host, process, since when
     conductor.json     sign of life of the conductor of a pool (see `pulse`)
     slurm/             jobs that were submitted to Slurm
     trials/<id>/       outcome.json, curve.jsonl, progress.json, checkpoint/, log.txt, and
@@ -19,11 +20,14 @@ content or the new, and a crash leaves at most a file that begins with `.tmp-`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,11 +39,38 @@ from flops_fit.manifest.files import (
     STORED,
     Count,
     Finite,
+    Text,
     read_as,
     to_plain,
+    write_as,
     write_json,
 )
 from flops_fit.manifest.trials import Outcome, Status, Trial
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+@dataclass(frozen=True)
+class LockOwner:
+    """The process that conducts a sweep.
+
+    Attributes:
+        host: its machine's name.
+        pid: its number there.
+        since: UTC, ISO 8601.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STORED
+
+    host: Text
+    pid: Count
+    since: Text
+
+    @classmethod
+    def this_process(cls) -> LockOwner:
+        """Return this process, from now on."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(socket.gethostname(), os.getpid(), now)
 
 
 @dataclass(frozen=True)
@@ -114,35 +145,90 @@ class RunDir:
 
     def is_of_start(self, name: str) -> bool:
         """Return whether a file of this name may be left of a start that was stopped half-way."""
-        early = {self.provenance.name, self.plan.name, "lock"}
+        early = {self.provenance.name, self.plan.name, "lock", self._lock_owner.name}
         return name in early or name.startswith(".tmp-")
 
     def is_run(self) -> bool:
         """Return whether a sweep was ever started here."""
         return self.manifest.is_file() and self.plan.is_file()
 
+    def refuse_links(self) -> None:
+        """Refuse links inside the run directory: what is written must not go elsewhere.
+
+        The run directory itself may be reached by a link. What trackers and the report keep is
+        written by others, or replaced whole.
+
+        Raises:
+            RunDirError: names the first link, and where it leads.
+        """
+        waiting = [self.path]
+        while waiting:
+            try:
+                entries = list(os.scandir(waiting.pop()))
+            except FileNotFoundError:  # A trial may end meanwhile.
+                continue
+            for entry in entries:
+                if entry.is_symlink():
+                    raise RunDirError(
+                        f"`{entry.path}` is a link to `{Path(entry.path).readlink()}`: a run "
+                        "directory holds its own files",
+                        hint="put the file or folder itself in its place; the run directory as a "
+                        "whole may be a link",
+                    )
+                if entry.is_dir() and entry.name not in (self.report.name, self.trackers.name):
+                    waiting.append(Path(entry.path))
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run directory for this process; freed by the system if the process dies.
 
+        `lock-owner.json` says who holds it.
+
         Raises:
-            RunDirError: another process conducts this sweep.
+            RunDirError: another process conducts this sweep, a file in it is a link, or the file
+                system has no locks.
         """
         from filelock import FileLock, Timeout
 
         self.path.mkdir(parents=True, exist_ok=True)
+        self.refuse_links()
         lock = FileLock(self.path / "lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
             raise RunDirError(
-                f"`{self.path}` is in use: another `flops-fit run` conducts this sweep",
-                hint="wait for it, or stop it (Ctrl-C) and run again: finished trials are kept",
+                f"`{self.path}` is in use: another `flops-fit` process conducts this sweep"
+                f"{self._owner()}",
+                hint="wait for it, or stop it (Ctrl-C) and run again: finished trials are kept. If "
+                "that machine is gone, remove the file `lock`",
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise
+            raise RunDirError(
+                f"`{self.path / 'lock'}` cannot be locked: {error}",
+                hint="the file system has no locks, or its lock service is down: name a directory "
+                "on another one with --run-dir",
             ) from None
         try:
+            write_as(self._lock_owner, LockOwner.this_process(), durable=False)
             yield
         finally:
+            with suppress(OSError):
+                self._lock_owner.unlink(missing_ok=True)
             lock.release()
+
+    @property
+    def _lock_owner(self) -> Path:
+        return self.path / "lock-owner.json"
+
+    def _owner(self) -> str:
+        """Return who holds the lock, in brackets; empty if nobody says so."""
+        try:
+            owner = read_as(LockOwner, self._lock_owner, most_bytes=SMALL_FILE)
+        except RunDirError:
+            return ""
+        return f" (process {owner.pid} on `{owner.host}`, since {owner.since})"
 
 
 def write_outcome(run: RunDir, outcome: Outcome) -> None:

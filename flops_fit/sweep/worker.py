@@ -61,9 +61,11 @@ class Bench:
         """Keep the run directory, and the experiment if it is made of live objects."""
         # Absolute: a plugin may change the working folder.
         self.run = run = RunDir(run.path.absolute())
+        run.refuse_links()
         self.stop = threading.Event()
         self.ranks = Ranks()
         self._experiment = experiment
+        self._is_loaded = experiment is not None
         self._is_matched = False  # with what the sweep began with
         self._manifest = experiment.manifest if experiment else read_manifest(run.manifest)
         if experiment is None:
@@ -142,14 +144,16 @@ class Bench:
             self.stalls.alive()
         if this_rank() is None:
             self.leases.require(trial.trial_id)
-        return self.stop.is_set()
+        # A first rank that claimed the trial stops with all the others at the same step.
+        return self.stop.is_set() or self.leases.has_lost(trial.trial_id)
 
     def _end_stalled(self, trial: Trial) -> None:
         """Fail a trial that shows no sign of life, and end this process and its children."""
         assert self.stalls is not None
         minutes = self.stalls.seconds / 60
+        doing = "step ended" if self._is_loaded else "plugin or data set was loaded"
         reason = (
-            f"no step ended within {minutes:g} minutes (`stall_minutes` in [execution]), so the "
+            f"no {doing} within {minutes:g} minutes (`stall_minutes` in [execution]), so the "
             "trial was ended; its log shows the last output"
         )
         directory = self.run.trial(trial.trial_id)
@@ -257,6 +261,9 @@ class Bench:
         started = time.monotonic()
         try:
             experiment = self._load()
+            self._is_loaded = True
+            if self.stalls is not None:
+                self.stalls.alive()
             self._require_planned_size(experiment, trial)
             execution = experiment.manifest.execution
             self._trackers = self.make_trackers()

@@ -34,6 +34,7 @@ from flops_fit.fitting.tables.numbers import parse_cell
 
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 2_000_000
+MAX_COLUMNS = 10_000
 MAX_CELLS = 20_000_000
 MAX_DEPTH = 4  # of objects inside a JSON row; deeper ones are kept as they are, and no number
 
@@ -293,7 +294,12 @@ def _csv_rows(where: str, reader: Any, headers: list[str], skipped: int, delimit
 
 
 def _refuse_twins(where: str, headers: Sequence[str]) -> None:
-    """Refuse two columns of one name."""
+    """Refuse two columns of one name, and more columns than any table of runs has."""
+    if len(headers) > MAX_COLUMNS:
+        raise ObservationsError(
+            f"{where} has {len(headers):,} columns, and a table may have {MAX_COLUMNS:,}",
+            hint="keep only the columns that a fit uses",
+        )
     if len(set(headers)) != len(headers):
         twice = sorted({name for name in headers if headers.count(name) > 1})
         raise ObservationsError(

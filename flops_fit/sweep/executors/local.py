@@ -23,6 +23,7 @@ from pathlib import Path
 
 from flops_fit.errors import FlopsFitError
 from flops_fit.experiment.devices import share_out
+from flops_fit.experiment.interpreter import python_command
 from flops_fit.sweep.executors.contract import Resources
 from flops_fit.sweep.interrupts import killed_by
 
@@ -136,7 +137,7 @@ class LocalExecutor:
         log = self._run_dir / "workers.log"
         with log.open("a", encoding="utf-8") as errors:
             return subprocess.Popen(
-                [sys.executable, "-m", "flops_fit", "worker", str(self._run_dir), "--serve"],
+                [*python_command(), "-m", "flops_fit", "worker", str(self._run_dir), "--serve"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
