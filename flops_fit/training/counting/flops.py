@@ -107,12 +107,24 @@ def _count_on(
     loss_error = None
     with _plainly(), torch.random.fork_rng(devices=[]), counting:
         outputs, targets = run_model(model, example, loss)
+        root = None
         if loss is not None:
             try:
-                loss(outputs, targets)
+                root = loss(outputs, targets)
             except Exception as error:
                 loss_error = f"{type(error).__name__}: {error}"
+        counting.count_backward(root if isinstance(root, torch.Tensor) else _sum_of(outputs))
     return Counted(counting.tally(), device, loss_error)
+
+
+def _sum_of(outputs: Any) -> torch.Tensor | None:
+    """Return the sum of the outputs that have a gradient, to pass backward from; else None."""
+    from flops_fit.training.data.streams import map_tensors as each_tensor
+
+    found: list[torch.Tensor] = []
+    each_tensor(lambda t: found.append(t) or t, outputs)  # type: ignore[func-returns-value]
+    sums = [t.sum() for t in found if t.is_floating_point() and t.requires_grad]
+    return torch.stack(sums).sum() if sums else None
 
 
 def own_flops(count: Callable[[Any, Any], Any], build: Build, value: Any, example: Batch) -> float:

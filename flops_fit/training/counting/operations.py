@@ -10,6 +10,7 @@ and is named as such: what torch adds one day is not taken for free.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,12 @@ def _fourier(a: Shape, axes: Shape, *_: Any, out_shape: Shape, **__: Any) -> int
 FOURIER = frozenset({_aten._fft_r2c, _aten._fft_c2r, _aten._fft_c2c})
 """They have no weights: the backward pass is one transform, not two products."""
 
+ONE_WAY = frozenset({
+    _aten.mv, _aten.dot, _aten.vdot, _aten.addmv, _aten.addr, _aten._trilinear,
+    _aten._cdist_forward,
+})  # fmt: skip
+"""Products whose backward pass is element-wise work, which is not counted."""
+
 FORMULAS: Mapping[Any, Callable[..., int]] = {
     _aten.mv: _matrix_vector,
     _aten.dot: _matrix_vector,
@@ -146,9 +153,14 @@ LITTLE = frozenset(_LITTLE.split())
 """Names of `aten` operations, an in-place one without its trailing underscore."""
 
 
-def costs_little(func: Any) -> bool:
-    """Return whether an operation's work is no more than a few FLOPs for each number in or out."""
+def costs_little(func: Any, *, is_backward: bool = False) -> bool:
+    """Return whether an operation's work is no more than a few FLOPs for each number in or out.
+
+    In a backward pass torch's own `..._backward` operations are such, but those of libraries.
+    """
     if func.is_view or torch.Tag.pointwise in func.tags:
         return True
     space, _, name = func._schema.name.partition("::")
+    if is_backward and space == "aten" and re.search(r"_backward(_data)?$", name):
+        return not name.startswith(("mkldnn", "miopen", "_cudnn"))
     return space in ("aten", "prim", "prims") and name.removesuffix("_") in LITTLE

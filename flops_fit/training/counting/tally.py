@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from flops_fit.training.counting.operations import FORMULAS, FOURIER, costs_little
+from flops_fit.training.counting.operations import FORMULAS, FOURIER, ONE_WAY, costs_little
 
 _LEAST_OUTSIDE = 64
 """Numbers in a tensor from outside torch that make it worth telling; scalars and flags are not."""
@@ -53,17 +53,23 @@ class Tally:
         transforms: forward FLOPs of Fourier transforms.
         elements: numbers that element-wise work and reductions read or wrote, whichever is more.
         unknown: what has no formula.
+        backward: FLOPs of the backward pass by its real graph; None if it was not counted.
     """
 
     products: float = 0.0
     transforms: float = 0.0
     elements: float = 0.0
     unknown: list[Unknown] = field(default_factory=list)
+    backward: float | None = None
 
     @property
     def training_flops(self) -> float:
-        """Forward and backward: two products behind each product, one transform behind each."""
-        return 3 * self.products + 2 * self.transforms
+        """FLOPs of forward and backward: the counted backward pass, or else the usual multiple.
+
+        The usual backward pass has two products for each product and a transform for each.
+        """
+        usual = 2 * self.products + self.transforms
+        return self.products + self.transforms + (usual if self.backward is None else self.backward)
 
 
 class Counting:
@@ -77,7 +83,10 @@ class Counting:
     def __init__(self, model: torch.nn.Module, *, looks_outside: bool) -> None:
         self._counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
         self._root = type(model).__name__
+        self._model = model
         self._watch = _Watch(self._counter, looks_outside=looks_outside)
+        self._forward: dict[Any, int] | None = None
+        self._backward: float | None = None
 
     def __enter__(self) -> Counting:
         self._watch.__enter__()  # type: ignore[no-untyped-call]
@@ -88,9 +97,44 @@ class Counting:
         self._counter.__exit__(*raised)  # type: ignore[no-untyped-call]
         self._watch.__exit__(*raised)  # type: ignore[no-untyped-call]
 
+    def count_backward(self, root: torch.Tensor | None) -> None:
+        """Pass backward from a scalar, and count what the graph really computes.
+
+        Frozen parameters get no gradient, and parts before the first trained parameter none at all;
+        checkpointed parts are computed again. A model that trains all of its parameters in one pass
+        costs the usual multiple of the forward pass: that its inputs need no gradient is not
+        counted, as in 6 N D. The multiple also stands in if the backward pass fails, or if an
+        operation of it has no formula.
+        """
+        self._forward = dict(self._counts())
+        frozen = any(not parameter.requires_grad for parameter in self._model.parameters())
+        if not (frozen or self._watch.is_partial):
+            return
+        if root is None or not root.requires_grad:
+            self._backward = 0.0 if frozen else None
+            return
+        self._watch.is_backward = True
+        try:
+            root.backward()  # type: ignore[no-untyped-call]
+        except Exception:
+            return
+        done = sum(self._counts().values()) - sum(self._forward.values())
+        done += sum(2 * flops for packet, flops in self._forward.items() if packet in ONE_WAY)
+        if self._watch.is_unsure or not (done or not self._forward):
+            return
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        if not frozen and all(p.grad is not None for p in trained):
+            transforms = sum(n for packet, n in self._forward.items() if packet in FOURIER)
+            done = max(done, 2 * sum(self._forward.values()) - transforms)
+        self._backward = float(done)
+
+    def _counts(self) -> dict[Any, int]:
+        """Return FLOPs by operation so far."""
+        return self._counter.get_flop_counts().get("Global", {})
+
     def tally(self) -> Tally:
         """Return the totals of the pass."""
-        counted = self._counter.get_flop_counts().get("Global", {})
+        counted = self._counts() if self._forward is None else self._forward
         transforms = sum(flops for packet, flops in counted.items() if packet in FOURIER)
         products = sum(counted.values()) - transforms
         merged: dict[tuple[str, str], tuple[int, float | None]] = {}
@@ -100,7 +144,7 @@ class Counting:
             total = None if most is None or so_far is None else so_far + most
             merged[key] = (calls + 1, total)
         unknown = [Unknown(*key, *value) for key, value in merged.items()]
-        return Tally(products, transforms, self._watch.elements, unknown)
+        return Tally(products, transforms, self._watch.elements, unknown, self._backward)
 
     def _place(self, module: str) -> str:
         """`GPT.blocks.3.mixer` as `blocks.*.mixer`; the model itself by its class."""
@@ -119,12 +163,22 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.empty: set[Any] = set()
         self.found: list[tuple[str, str, float | None]] = []
         self.elements = 0.0
+        self.is_backward = False
+        self.is_unsure = False
+        self.is_partial = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, and note what the counter does not know of it."""
         kwargs = kwargs or {}
+        if self.is_backward:
+            known = func._overloadpacket in self.counter.flop_registry or func.is_view
+            makes = not any(True for _ in _given(func, args, kwargs))  # from nothing, as zeros do
+            self.is_unsure |= not (known or makes or costs_little(func, is_backward=True))
+            return func(*args, **kwargs)
+        if func._overloadpacket in self.counter.flop_registry:
+            self.is_partial |= not torch.is_grad_enabled() or _saves_by_hooks()
         given = _given(func, args, kwargs)
         if self.looks_outside:
             self._look_outside(given, is_view=func.is_view)
@@ -161,6 +215,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _unknown(self, operation: str, most: float | None) -> None:
         inside = [name for name in self.counter.mod_tracker.parents if name != "Global"]
         self.found.append((operation, max(inside, key=len, default=""), most))
+
+
+def _saves_by_hooks() -> bool:
+    """Return whether torch saves tensors by hooks now, as activation checkpointing does."""
+    top: Any = torch._C._autograd._top_saved_tensors_default_hooks
+    return top(False) is not None
 
 
 def _most(read: list[torch.Tensor], written: list[torch.Tensor]) -> float:
