@@ -64,6 +64,9 @@ def jobs(
     elif layout == "skypilot":
         typer.echo(made.to_yaml(made.as_skypilot(work, workers=workers)), nl=False)
     elif layout == "sbatch":
-        typer.echo(made.as_sbatch(work, workers=workers), nl=False)
+        from flops_fit.sweep.executors.scheduler import most_elements
+
+        script = made.as_sbatch(work, workers=workers, most_elements=most_elements())
+        typer.echo(script, nl=False)
     else:
         typer.echo("\n".join(made.as_lines(work)))

@@ -126,9 +126,16 @@ def as_lines(work: PendingWork) -> list[str]:
     return lines
 
 
-def as_sbatch(work: PendingWork, *, workers: int | None = None) -> str:
-    """Return a batch script whose array trains the pending trials, to be given to `sbatch`."""
-    tasks = work.tasks
+def as_sbatch(work: PendingWork, *, workers: int | None = None, most_elements: int = 1000) -> str:
+    """Return a batch script whose array trains the pending trials, to be given to `sbatch`.
+
+    Where there are more tasks than an array may have elements, an element trains several.
+    """
+    all_tasks = work.tasks
+    tasks = [
+        tuple(trial for task in all_tasks[start::most_elements] for trial in task)
+        for start in range(min(most_elements, len(all_tasks)))
+    ]
     name, execution = work.manifest.name, work.execution
     limits = [
         resources_of(task, work.forecasts, num_devices=execution.devices_per_trial)
