@@ -178,7 +178,7 @@ def fields_from_dict(data: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     held: dict[str, Any] = {}
     for name, read in _readers(held).items():
         try:
-            held[name] = read(data.get(name, []) if name in _LATER_FIELDS else data[name])
+            held[name] = read(data.get(name, []) if name in LATER_FIELDS else data[name])
         except KeyError as error:
             raise _broken(path, name, f"has no `{error.args[0]}`") from None
         except ValidationError as error:
@@ -189,7 +189,7 @@ def fields_from_dict(data: Mapping[str, Any], *, path: Path) -> dict[str, Any]:
     return held
 
 
-_LATER_FIELDS = ("wastes", "gains", "rows_read")
+LATER_FIELDS = ("wastes", "gains", "rows_read")
 """Fields that files of the first versions lack."""
 
 
