@@ -169,6 +169,8 @@ class RunDir:
                 continue
             for entry in entries:
                 if entry.is_symlink():
+                    if self._stays_among_jobs(Path(entry.path)):
+                        continue
                     raise RunDirError(
                         f"`{entry.path}` is a link to `{Path(entry.path).readlink()}`: a run "
                         "directory holds its own files",
@@ -177,6 +179,11 @@ class RunDir:
                     )
                 if entry.is_dir() and entry.name not in (self.report.name, self.trackers.name):
                     waiting.append(Path(entry.path))
+
+    def _stays_among_jobs(self, link: Path) -> bool:
+        """Return whether a link leads from `slurm/` into it, as those of submitit do."""
+        jobs = (self.path / "slurm").resolve()
+        return link.parent.resolve().is_relative_to(jobs) and link.resolve().is_relative_to(jobs)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
