@@ -115,20 +115,21 @@ def test_identity_is_what_numbers_depend_on():
 
 
 def test_the_reference_names_every_key_with_its_default():
-    text = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[2] / "docs" / "reference" / "manifest_keys.md"
+    text = page.read_text(encoding="utf-8")
     for name, section in Manifest.model_fields.items():
         fields = getattr(section.annotation, "model_fields", None)
         if fields is None:
             continue
         body = text.split(f"## [{name}]")[1].split("\n## ")[0]
         for key, field in fields.items():
-            (row,) = re.findall(rf"^\| `{key}` \| (.*?) \|", body, re.M)
+            (row,) = re.findall(rf"^\| `{key}` \| .*? \| (.*?) \|", body, re.M)
             if isinstance(field.default, str):
                 assert row == f'`"{field.default}"`'
             elif isinstance(field.default, bool):
                 assert row == f"`{str(field.default).lower()}`"
             elif isinstance(field.default, int | float):
-                assert row == f"{field.default:g}"
+                assert row == f"`{field.default:g}`"
 
 
 DERIVED = GOOD.replace(
