@@ -361,6 +361,7 @@ def check_budgets(budgets: Array, flops: Array, *, name: str, is_sure: bool) -> 
     return Note("budgets_ignored", said)
 
 
+@_QUIET
 def fill_budgets(budgets: Array, flops: Array) -> Array:
     """Return the budgets; a row without one gets a budget within 10 % of its FLOPs."""
     known = np.unique(budgets[np.isfinite(budgets)])
