@@ -1,6 +1,7 @@
 """What every test runs with: one thread, no network, and processes that find this checkout."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,10 @@ def write_manifest(tmp_path: Path, write_stated: Callable[..., Path]) -> Callabl
         return write_stated(tmp_path, **replaced)
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers():
+    """Keep denormal numbers, which training flushes to zero for the whole process."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
