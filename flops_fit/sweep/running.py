@@ -211,7 +211,7 @@ def _make_executor(sweep: OpenSweep, execution: Execution) -> Executor:
         return InlineExecutor(bench.run_task, bench.stop.set)
     stated = prepared.manifest.execution
     plugin = load_plugin("executor", stated.executor)
-    is_here = not hasattr(plugin, "task_seconds")
+    is_here = not has_queue(plugin)
     if is_here and execution.submits_only:
         raise ManifestError(
             f"`--submit` leaves trials in a queue, and the executor `{stated.executor}` has none",

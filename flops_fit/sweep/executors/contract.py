@@ -96,6 +96,13 @@ class QueueExecutor(Executor, Protocol):
         ...
 
 
-def has_queue(executor: Executor) -> TypeGuard[QueueExecutor]:
-    """Return whether an executor's jobs outlive the conductor."""
+def has_queue(executor: object) -> TypeGuard[QueueExecutor]:
+    """Return whether the jobs of an executor, or of an executor class, outlive the conductor."""
     return hasattr(executor, "task_seconds")
+
+
+def running_future() -> Future[None]:
+    """Return a future that cannot be cancelled any more."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
-from flops_fit.sweep.executors.contract import Job, Resources
+from flops_fit.sweep.executors.contract import Job, Resources, running_future
 from flops_fit.sweep.pulse import Pulse
 from flops_fit.sweep.rundir import RunDir
 
@@ -35,8 +35,7 @@ class PoolExecutor:
 
     def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
         """Wait for the outcomes of these trials."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()
+        future = running_future()
         with self._lock:
             self._open[task] = future
         if self._thread is None:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from flops_fit.errors import PluginError
 from flops_fit.manifest.files import read_json, write_json
-from flops_fit.sweep.executors.contract import Job, JobLostError, Resources
+from flops_fit.sweep.executors.contract import Job, JobLostError, Resources, running_future
 from flops_fit.sweep.executors.element import Element
 from flops_fit.sweep.executors.scheduler import (
     SlurmError,
@@ -97,8 +97,7 @@ class SlurmExecutor:
 
     def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
         """Keep a task for the next array."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()
+        future = running_future()
         with self._lock:
             self._waiting.append(_Waiting(task, resources, future))
             self._last_submit = time.monotonic()
@@ -118,8 +117,7 @@ class SlurmExecutor:
 
     def attach(self, job: Job) -> Future[None]:
         """Watch a job that an earlier conductor submitted."""
-        future: Future[None] = Future()
-        future.set_running_or_notify_cancel()
+        future = running_future()
         with self._lock:
             self._watched[job.job_id] = _Watched(job, future)
         self._watch()
@@ -133,9 +131,10 @@ class SlurmExecutor:
         """
         recorded, found = set(known), []
         for path in sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []:
-            tasks = [tuple(task) for task in read_json(path)["tasks"]]
-            if any(job_id in recorded for job_id in read_json(path).get("job_ids", ())):
+            submission = read_json(path)
+            if recorded & set(submission.get("job_ids", ())):
                 continue
+            tasks = [tuple(task) for task in submission["tasks"]]
             for job_id in jobs_named(path.stem):
                 _, _, index = job_id.partition("_")
                 place = int(index) if index.isdigit() else 0
@@ -284,9 +283,11 @@ class SlurmExecutor:
             with executor.batch():
                 jobs = [executor.submit(element) for element in elements]
             ids = [str(job.job_id) for job in jobs]
-        except submitit.core.utils.FailedJobError as error:
-            raise _refusal(error) from None
-        except (OSError, submitit.core.utils.FailedSubmissionError) as error:
+        except (
+            OSError,
+            submitit.core.utils.FailedJobError,
+            submitit.core.utils.FailedSubmissionError,
+        ) as error:
             raise _refusal(error) from None
         write_json(record, {"tasks": [list(task) for task in tasks], "job_ids": ids})
         return ids

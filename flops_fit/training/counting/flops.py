@@ -119,10 +119,8 @@ def _count_on(
 
 def _sum_of(outputs: Any) -> torch.Tensor | None:
     """Return the sum of the outputs that have a gradient, to pass backward from; else None."""
-    from flops_fit.training.data.streams import map_tensors as each_tensor
-
     found: list[torch.Tensor] = []
-    each_tensor(lambda t: found.append(t) or t, outputs)  # type: ignore[func-returns-value]
+    map_tensors(lambda t: found.append(t) or t, outputs)  # type: ignore[func-returns-value]
     sums = [t.sum() for t in found if t.is_floating_point() and t.requires_grad]
     return torch.stack(sums).sum() if sums else None
 
