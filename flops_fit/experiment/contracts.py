@@ -7,10 +7,7 @@ A batch is what the user's DataLoader gives: a mapping with `inputs` and `target
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    pass
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from flops_fit.manifest.manifest import Manifest, manifest_from
 
 if TYPE_CHECKING:
     from flops_fit.training.data.batches import LoadedData
+    from flops_fit.training.orders import Ingredients
 
 LIVE = "live:"  # begins the plugin's name in the manifest of an experiment made of live objects
 
@@ -42,6 +43,13 @@ class Experiment:
     data: LoadedData
     loss: Callable[[Any, Any], Any]
     count: Any = "counted"
+
+    @property
+    def ingredients(self) -> Ingredients:
+        """Return what a trainer needs of the experiment."""
+        from flops_fit.training.orders import Ingredients
+
+        return Ingredients(self.build, self.data, self.loss, self.manifest.training)
 
 
 def fingerprint(manifest: Manifest) -> str:

@@ -81,10 +81,7 @@ def time_sizes(experiment: Experiment, trials: Sequence[Trial]) -> list[Timing]:
     for trial in trials:
         measured = time_size(
             replace(trial, batch_tokens=trial.batch_tokens // shared_by),
-            build=experiment.build,
-            data=experiment.data,
-            loss=experiment.loss,
-            recipe=manifest.training,
+            experiment.ingredients,
             device=None if manifest.execution.device == "auto" else manifest.execution.device,
             threads=manifest.execution.threads_per_worker,
         )

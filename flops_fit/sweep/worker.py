@@ -49,6 +49,8 @@ from flops_fit.sweep.rundir import RunDir, read_outcome, write_outcome
 from flops_fit.sweep.stalls import StallWatch
 
 if TYPE_CHECKING:
+    from flops_fit.manifest.manifest import ExecutionSection
+    from flops_fit.training.orders import Controls, Trainer
     from flops_fit.training.trackers import Trackers
 
 _STOP_SECONDS = 60.0  # without a conductor, to end the step at work and keep a checkpoint
@@ -254,7 +256,7 @@ class Bench:
 
     def _train(self, trial: Trial) -> Outcome | None:
         """Train one trial; None if it was asked to stop."""
-        from flops_fit.training.loop import Interrupted, train
+        from flops_fit.training.orders import Interrupted, TrialFiles
 
         directory = self.run.trial(trial.trial_id)
         directory.mkdir(parents=True, exist_ok=True)
@@ -265,26 +267,16 @@ class Bench:
             if self.stalls is not None:
                 self.stalls.alive()
             self._require_planned_size(experiment, trial)
-            execution = experiment.manifest.execution
             self._trackers = self.make_trackers()
             with isolated():
-                return train(
+                return self._trainer(
                     trial,
-                    build=experiment.build,
-                    data=experiment.data,
-                    loss=experiment.loss,
-                    recipe=experiment.manifest.training,
-                    directory=directory,
-                    device=None if execution.device == "auto" else execution.device,
-                    threads=execution.threads_per_worker,
-                    should_stop=lambda: self._should_stop(trial),
-                    checkpoint_seconds=60 * execution.checkpoint_minutes,
-                    keep_checkpoints=execution.keep_checkpoints,
-                    trunk=None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
-                    progress=lambda said: write_json(
-                        self.run.progress(trial.trial_id), said, durable=False
+                    experiment.ingredients,
+                    TrialFiles(
+                        directory,
+                        None if trial.trunk_id is None else self.run.trunk(trial.trunk_id),
                     ),
-                    trackers=self._trackers,
+                    self._controls(trial, experiment.manifest.execution),
                 )
         except Interrupted:
             return None
@@ -302,6 +294,29 @@ class Bench:
                 sys.exit(1)  # The launcher ends the other ranks.
             seconds = time.monotonic() - started
             return Outcome.of_failure(trial.trial_id, reason, seconds=seconds)
+
+    @property
+    def _trainer(self) -> Trainer:
+        """The trainer of every trial."""
+        from flops_fit.training.loop import train
+
+        return train
+
+    def _controls(self, trial: Trial, execution: ExecutionSection) -> Controls:
+        """Return how a trial is run in this process."""
+        from flops_fit.training.orders import Controls
+
+        return Controls(
+            device=None if execution.device == "auto" else execution.device,
+            threads=execution.threads_per_worker,
+            should_stop=lambda: self._should_stop(trial),
+            progress=lambda said: write_json(
+                self.run.progress(trial.trial_id), said, durable=False
+            ),
+            checkpoint_seconds=60 * execution.checkpoint_minutes,
+            keep_checkpoints=execution.keep_checkpoints,
+            trackers=self._trackers,
+        )
 
     def _require_planned_size(self, experiment: Experiment, trial: Trial) -> None:
         """Refuse to train a model that has other params than the plan says.

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.schedule import (
     branch_step,
     curve_steps,
@@ -26,13 +25,12 @@ from flops_fit.manifest.schedule import (
 )
 from flops_fit.manifest.trials import Details, Outcome, SharedTrunk, Status, Trial
 from flops_fit.training.building import (
-    Build,
     clear_gradients,
     compiled,
     initial_model,
     own_gradients,
 )
-from flops_fit.training.calling import Loss, bound, loss_on
+from flops_fit.training.calling import bound, loss_on
 from flops_fit.training.checkpoint import (
     drop_newer,
     load_common,
@@ -41,7 +39,6 @@ from flops_fit.training.checkpoint import (
     save_checkpoint,
 )
 from flops_fit.training.curve import Curve, write_training_losses
-from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.data.streams import Batch, derive_seed, map_tensors, on_device
 from flops_fit.training.data.workers import open_with_workers
 from flops_fit.training.divergence import CHECKS, Watch, judge_end
@@ -49,6 +46,7 @@ from flops_fit.training.heldout import HeldOut
 from flops_fit.training.measuring.meter import Meter
 from flops_fit.training.memory import remember
 from flops_fit.training.optimizers import make_optimizer, recorded, set_learning_rates
+from flops_fit.training.orders import Ingredients, TrialFiles
 from flops_fit.training.session import Session, seed_everything
 from flops_fit.training.weights import Weight, part_weights, weighed
 
@@ -59,23 +57,18 @@ class Training:
     def __init__(
         self,
         trial: Trial,
+        ingredients: Ingredients,
+        files: TrialFiles,
         *,
-        build: Build,
-        data: LoadedData,
-        loss: Loss,
-        recipe: Recipe,
-        directory: Path,
         session: Session,
         threads: int,
-        trunk: Path | None = None,
     ) -> None:
-        """Build the model from the trial's seed alone, and open the stream.
-
-        `trunk` is the directory of the trunk that the trial shares with others, if it does.
-        """
+        """Build the model from the trial's seed alone, and open the stream."""
+        build, data, recipe = ingredients.build, ingredients.data, ingredients.recipe
         self.trial, self.recipe, self.session = trial, recipe, session
         self.build = build
-        self.directory, self.trunk = directory, None if trial.trunk is None else trunk
+        self.directory = files.directory
+        self.trunk = None if trial.trunk is None else files.trunk
         self.meter = Meter(trial, session=session, threads=threads)
         self.units = data.facts.units_per_example
         self.examples = trial.batch_tokens // self.units
@@ -87,7 +80,7 @@ class Training:
         device = session.device
         model = initial_model(trial, build, session)
         remember(model)
-        self.loss = loss = bound(loss, model)
+        self.loss = loss = bound(ingredients.loss, model)
         optimizer = make_optimizer(model, recipe=recipe, trial=trial, device=device, build=build)
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.decays = [float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups]
@@ -113,7 +106,7 @@ class Training:
         self.kept_steps = {tokens // trial.batch_tokens for tokens in kept}
         self.window = max(1, trial.steps // CHECKS)
         self.watch = Watch(self.warmup, trial.steps)
-        self.curve = Curve(directory / "curve.jsonl")
+        self.curve = Curve(self.directory / "curve.jsonl")
         self._plan_curve()
         self.losses = torch.zeros(trial.steps, device=device)
         self.step = self.tokens = 0

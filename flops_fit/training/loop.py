@@ -13,19 +13,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flops_fit.errors import ManifestError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Outcome, Trial
-from flops_fit.training.building import Build
-from flops_fit.training.calling import Loss
 from flops_fit.training.checkpoint import drop_checkpoints
-from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.divergence import judge_start
 from flops_fit.training.engine import Training
 from flops_fit.training.idle import may_be_idle
 from flops_fit.training.memory import with_smaller_passes
+from flops_fit.training.orders import Controls, Ingredients, Interrupted, TrialFiles
 from flops_fit.training.retries import discard, read_discarded, seed_of_attempt, with_discarded
 from flops_fit.training.session import Session, open_session
 from flops_fit.training.trackers import Run, Trackers
@@ -34,69 +31,47 @@ _PROGRESS_SECONDS = 0.5
 _ASK_SECONDS = 2.0
 
 
-class Interrupted(Exception):  # noqa: N818  # It is a way to end, not an error.
-    """The trial was asked to stop; its checkpoint lets it continue."""
-
-
 def train(
     trial: Trial,
-    *,
-    build: Build,
-    data: LoadedData,
-    loss: Loss,
-    recipe: Recipe,
-    directory: Path,
-    device: str | None = None,
-    threads: int = 1,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-    checkpoint_seconds: float = 300.0,
-    keep_checkpoints: bool = False,
-    trunk: Path | None = None,
-    trackers: Trackers | None = None,
+    ingredients: Ingredients,
+    files: TrialFiles,
+    controls: Controls = Controls(),  # noqa: B008  # frozen
 ) -> Outcome:
-    """Train one trial to its end, going on from its checkpoint if there is one.
+    """Train one trial to its end, from its checkpoint if there is one.
 
     Args:
-        trial: what to train: its size, tokens, batch and seed.
-        build: makes the model of a size value on torch's current default device.
-        data: training and held-out set.
-        loss: (outputs, targets) -> mean loss of the batch, a scalar tensor in nats per unit.
-        recipe: how to train it.
-        directory: the trial's directory; `curve.jsonl` and `checkpoint/` are written there.
-        device: `cpu`, `cuda` or `mps`; None: the best there is.
-        threads: CPU threads of this process.
-        should_stop: asked at every step; once true, a checkpoint is saved and `Interrupted` raised.
-        progress: told of {trial_id, step, steps, loss} at most twice a second.
-        checkpoint_seconds: time between two checkpoints.
-        keep_checkpoints: leave them when the trial has ended, one of its last step among them.
-        trunk: directory of the trunk that the trial shares with others, where it does.
-        trackers: told of the same numbers; whoever made them closes them. Only the first process
-            of a trial uses its own.
+        trial: its size, tokens, batch and seed.
+        ingredients: model, data, loss and recipe.
+        files: where the trial writes.
+        controls: device, threads, checkpoints, and when to stop.
 
     Raises:
-        Interrupted: `should_stop` said so.
+        Interrupted: `controls.should_stop` returned true; a checkpoint is saved.
         PluginError: the model, data or loss breaks its contract.
         ManifestError: the device or precision is not to be had, or a step does not divide among
             the processes.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    session = open_session(recipe, device=device, threads=threads)
-    tracked = trackers if session.rank == 0 else None
-    tell = partial(_tell, tracked, trial, recipe, directory)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    recipe = ingredients.recipe
+    session = open_session(recipe, device=controls.device, threads=controls.threads)
+    if session.rank != 0:
+        controls = replace(controls, trackers=None)
+    tell = partial(_tell, controls.trackers, trial, recipe, files.directory)
 
     def attempt(seed: int, trunk: Path | None, recipe: Recipe) -> Outcome:
         return _attempt(
-            replace(trial, seed=seed), build=build, data=data, loss=loss, recipe=recipe,
-            directory=directory, session=session, threads=threads, should_stop=should_stop,
-            progress=progress, checkpoint_seconds=checkpoint_seconds, trackers=tracked, tell=tell,
-            trunk=trunk, save_last=keep_checkpoints,
-        )  # fmt: skip
+            replace(trial, seed=seed),
+            replace(ingredients, recipe=recipe),
+            replace(files, trunk=trunk),
+            controls,
+            session=session,
+            tell=tell,
+        )
 
-    share = _share(trial, data.facts.units_per_example, session.world)
-    outcome = _until_kept(trial, recipe, attempt, directory, session, trunk, share)
-    if not keep_checkpoints and session.rank == 0:
-        drop_checkpoints(directory)
+    share = _share(trial, ingredients.data.facts.units_per_example, session.world)
+    outcome = _until_kept(trial, recipe, attempt, files, session, share)
+    if not controls.keep_checkpoints and session.rank == 0:
+        drop_checkpoints(files.directory)
     return outcome
 
 
@@ -116,9 +91,8 @@ def _until_kept(
     trial: Trial,
     recipe: Recipe,
     attempt: Callable[[int, Path | None, Recipe], Outcome],
-    directory: Path,
+    files: TrialFiles,
     session: Session,
-    trunk: Path | None,
     examples: int,
 ) -> Outcome:
     """Return the outcome of the first attempt that is kept.
@@ -127,71 +101,50 @@ def _until_kept(
     on with smaller passes of the step's `examples`.
     """
     while True:
-        discarded = read_discarded(directory)
+        discarded = read_discarded(files.directory)
         seed = seed_of_attempt(trial.seed, len(discarded))
         # Another seed is another trunk.
-        begin = partial(attempt, seed, None if discarded else trunk)
+        begin = partial(attempt, seed, None if discarded else files.trunk)
         outcome, recipe = with_smaller_passes(begin, recipe, examples=examples, session=session)
         if outcome.status != "diverged" or len(discarded) >= recipe.retries:
             return with_discarded(outcome, discarded, seed=seed)
         if session.rank == 0:
-            discard(directory, outcome, seed=seed)
+            discard(files.directory, outcome, seed=seed)
         session.accelerator.wait_for_everyone()
 
 
 def _attempt(
     trial: Trial,
+    ingredients: Ingredients,
+    files: TrialFiles,
+    controls: Controls,
     *,
-    build: Build,
-    data: LoadedData,
-    loss: Loss,
-    recipe: Recipe,
-    directory: Path,
     session: Session,
-    threads: int,
-    should_stop: Callable[[], bool],
-    progress: Callable[[dict[str, Any]], None] | None,
-    checkpoint_seconds: float,
-    trackers: Trackers | None,
     tell: Callable[[int], None],
-    trunk: Path | None,
-    save_last: bool,
 ) -> Outcome:
     """Train a trial once, from its newest checkpoint, its trunk or its beginning."""
     if session.world > 1:
+        build, data, loss = ingredients.build, ingredients.data, ingredients.loss
         session.look_for_idle(may_be_idle(build, trial.size.size_value, data, loss))
-    training = Training(
-        trial, build=build, data=data, loss=loss, recipe=recipe, directory=directory,
-        session=session, threads=threads, trunk=trunk,
-    )  # fmt: skip
+    training = Training(trial, ingredients, files, session=session, threads=controls.threads)
     training.begin()
     tell(training.step)
-    reason = judge_start(training.untrained_loss) or _run(
-        training, should_stop=should_stop, progress=progress,
-        checkpoint_seconds=checkpoint_seconds, trackers=trackers,
-    )  # fmt: skip
-    if save_last and reason is None:
+    reason = judge_start(training.untrained_loss) or _run(training, controls)
+    if controls.keep_checkpoints and reason is None:
         training.save()
     outcome = training.outcome(reason)
-    if trackers is not None:
-        outcome = _track_end(trackers, outcome, step=training.step)
+    if controls.trackers is not None:
+        outcome = _track_end(controls.trackers, outcome, step=training.step)
     return outcome
 
 
-def _run(
-    training: Training,
-    *,
-    should_stop: Callable[[], bool],
-    progress: Callable[[dict[str, Any]], None] | None,
-    checkpoint_seconds: float,
-    trackers: Trackers | None,
-) -> str | None:
+def _run(training: Training, controls: Controls) -> str | None:
     """Step to the end; the reason if the trial diverged before it."""
-    trial, steps = training.trial, training.trial.steps
+    trial, steps, trackers = training.trial, training.trial.steps, controls.trackers
     reported = saved = time.monotonic()
     asks = _Asks(training)
     while training.step < steps:
-        if asks.are_due() and training.agree(should_stop()):
+        if asks.are_due() and training.agree(controls.should_stop()):
             training.save()
             raise Interrupted(f"trial {trial.trial_id} stopped after step {training.step}")
         training.take_step()
@@ -208,14 +161,14 @@ def _run(
                 trackers.log({"heldout_loss": loss}, step=training.step)
         # After the curve point of the same step: a resumed trial does not take the step again.
         if training.at_window_end and training.agree(
-            time.monotonic() - saved >= checkpoint_seconds
+            time.monotonic() - saved >= controls.checkpoint_seconds
         ):
             training.save()
             saved = time.monotonic()
         now = time.monotonic()
-        if progress is not None and now - reported >= _PROGRESS_SECONDS:
+        if controls.progress is not None and now - reported >= _PROGRESS_SECONDS:
             reported = now
-            progress(
+            controls.progress(
                 {"trial_id": trial.trial_id, "step": training.step, "steps": steps,
                  "loss": training.recent_loss()}
             )  # fmt: skip

@@ -21,6 +21,7 @@ from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Trial
 from flops_fit.planning.from_manifest import make_plan
 from flops_fit.training.loop import train
+from flops_fit.training.orders import Controls, TrialFiles
 
 
 def chosen_trials(manifest: Path, count: int) -> list[Trial]:
@@ -61,12 +62,9 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     outcome = train(
                         replace(trial, seed=seed, learning_rate_factor=factor),
-                        build=experiment.build,
-                        data=experiment.data,
-                        loss=experiment.loss,
-                        recipe=recipe,
-                        directory=Path(folder),
-                        device="cpu",
+                        replace(experiment.ingredients, recipe=recipe),
+                        TrialFiles(Path(folder)),
+                        Controls(device="cpu"),
                     )
                 losses.append(outcome.loss if outcome.loss is not None else float("inf"))
             means[factor] = mean(losses)

@@ -35,6 +35,7 @@ from flops_fit.training.data.batches import LoadedData, load_data
 from flops_fit.training.engine import Training
 from flops_fit.training.measuring.meter import matmul_peak, peak_memory, synchronize
 from flops_fit.training.measuring.peaks import nominal_peak
+from flops_fit.training.orders import Ingredients, TrialFiles
 from flops_fit.training.session import Session, open_session
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
@@ -128,8 +129,8 @@ def opened(
     shape: Shape, trial: Trial, data: LoadedData, recipe: Recipe, session: Session, folder: str
 ) -> Training:
     training = Training(
-        trial, build=partial(Shape.build, shape), data=data, loss=cross_entropy, recipe=recipe,
-        directory=Path(folder), session=session, threads=torch.get_num_threads(),
+        trial, Ingredients(partial(Shape.build, shape), data, cross_entropy, recipe),
+        TrialFiles(Path(folder)), session=session, threads=torch.get_num_threads(),
     )  # fmt: skip
     training.begin()
     for _ in range(10):  # compiles, records graphs, fills caches

@@ -20,6 +20,7 @@ from flops_fit.manifest.trials import Size, Trial
 from flops_fit.training.data.batches import LoadedData, load_data
 from flops_fit.training.engine import Training
 from flops_fit.training.loop import train
+from flops_fit.training.orders import Controls, Ingredients, TrialFiles
 from flops_fit.training.session import open_session
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
@@ -91,8 +92,8 @@ def compare(width: int, batch: int, data: LoadedData, device: str, rounds: int) 
     trial = trial_of(width, 50_000 * batch, batch)
     with tempfile.TemporaryDirectory() as folder:
         ours = Training(
-            trial, build=GPT, data=data, loss=cross_entropy, recipe=RECIPE,
-            directory=Path(folder), session=session, threads=1,
+            trial, Ingredients(GPT, data, cross_entropy, RECIPE), TrialFiles(Path(folder)),
+            session=session, threads=1,
         )  # fmt: skip
         ours.begin()
         bare = BareLoop(width, batch // CONTEXT, data, device)
@@ -114,15 +115,15 @@ def overhead(data: LoadedData, device: str) -> str:
     trial = trial_of(32, 4_000_000, 1024)
     with tempfile.TemporaryDirectory() as folder:
         outcome = train(
-            trial, build=GPT, data=data, loss=cross_entropy, recipe=RECIPE,
-            directory=Path(folder), device=device,
+            trial, Ingredients(GPT, data, cross_entropy, RECIPE), TrialFiles(Path(folder)),
+            Controls(device=device),
         )  # fmt: skip
     details = outcome.details
-    share = 1 - details["training_seconds"] / outcome.wall_seconds
+    share = 1 - details.training_seconds / outcome.wall_seconds
     return (
         f"one trial of {outcome.tokens:,} bytes at width 32: {outcome.wall_seconds:.1f} s, "
-        f"{details['evaluation_seconds']:.2f} s of it evaluation "
-        f"({details['evaluation_seconds'] / outcome.wall_seconds:.1%}), "
+        f"{details.evaluation_seconds:.2f} s of it evaluation "
+        f"({details.evaluation_seconds / outcome.wall_seconds:.1%}), "
         f"{share:.1%} outside training steps"
     )
 

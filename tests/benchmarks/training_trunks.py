@@ -21,6 +21,7 @@ from flops_fit.manifest.trials import Size, Trial
 from flops_fit.planning.trunks import share_trunks
 from flops_fit.training.data.batches import load_data
 from flops_fit.training.loop import train
+from flops_fit.training.orders import Controls, Ingredients, TrialFiles
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 from flops_fit.zoo.stdlib_text import stdlib_text
@@ -47,13 +48,11 @@ def planned(width: int, horizons: list[int], seed: int, recipe: Recipe) -> list[
 def losses(trials: list[Trial], recipe: Recipe, data: object) -> tuple[list[float], float]:
     """The loss of each trial, and the FLOPs really spent on all."""
     found, spent = [], 0.0
+    ingredients = Ingredients(GPT, data, cross_entropy, recipe)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         for trial in trials:
-            outcome = train(
-                trial, build=GPT, data=data, loss=cross_entropy, recipe=recipe,  # type: ignore[arg-type]
-                directory=Path(folder) / trial.trial_id, device="cpu",
-                trunk=Path(folder) / "trunk",
-            )  # fmt: skip
+            files = TrialFiles(Path(folder) / trial.trial_id, Path(folder) / "trunk")
+            outcome = train(trial, ingredients, files, Controls(device="cpu"))
             assert outcome.loss is not None, outcome.error
             found.append(outcome.loss)
             spent += outcome.details.spent_flops or outcome.flops

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from trials_of_one_call import train
 
 from flops_fit.experiment.loading import load_experiment
 from flops_fit.manifest.manifest import read_manifest
 from flops_fit.manifest.trials import Trial
-from flops_fit.training.loop import train
 
 MANIFEST = """
 name = "shared"

@@ -8,6 +8,7 @@ import torch
 from architectures import SIDE, VOCAB, Pictures, Vit, sequences
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from trials_of_one_call import train
 
 from flops_fit.errors import ManifestError, PluginError
 from flops_fit.experiment.checks.examination import examine
@@ -15,7 +16,6 @@ from flops_fit.experiment.describing import describe
 from flops_fit.experiment.loading import load_experiment
 from flops_fit.manifest.manifest import parse_manifest
 from flops_fit.manifest.trials import Trial
-from flops_fit.training.loop import train
 from flops_fit.zoo.losses import ModelLoss, cross_entropy
 
 transformers = pytest.importorskip("transformers")

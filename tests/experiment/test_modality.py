@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 from torch.utils.data import Subset
+from trials_of_one_call import train
 
 import flops_fit
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.data.facts import DataFacts
-from flops_fit.training.loop import train
 from flops_fit.zoo.glyphs import glyphs
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy

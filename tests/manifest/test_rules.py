@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from training_toys import Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import batch_tokens, settings
 from flops_fit.manifest.trials import Size, Trial
-from flops_fit.training.loop import train
 from flops_fit.training.optimizers import make_optimizer, split_parameters
 from flops_fit.zoo.vit import ViT
 

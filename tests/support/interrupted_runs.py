@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from training_toys import Mlp, mse, pairs, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import train
 
 RECIPE = Recipe(learning_rate=1e-2, learning_rate_rule="constant")
 

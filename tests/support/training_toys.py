@@ -10,10 +10,10 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from trials_of_one_call import train
 
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.training.data.batches import load_data
-from flops_fit.training.loop import train
 
 
 class Mlp(nn.Module):

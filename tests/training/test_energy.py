@@ -6,10 +6,10 @@ import types
 import pytest
 import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Details, Outcome, Status
-from flops_fit.training.loop import Interrupted, train
 from flops_fit.training.measuring import energy
 from flops_fit.training.measuring.energy import (
     BoardCounter,
@@ -17,6 +17,7 @@ from flops_fit.training.measuring.energy import (
     PackageCounter,
     open_energy_meter,
 )
+from flops_fit.training.orders import Interrupted
 from flops_fit.training.retries import discard, read_discarded, with_discarded
 
 RECIPE = Recipe(learning_rate=1e-2, learning_rate_rule="constant")

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.experiment.checks.norms import batch_norm_notes
 from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import train
 from flops_fit.training.measuring import meter as telemetry
 from flops_fit.training.measuring.meter import matmul_peak
 from flops_fit.training.measuring.peaks import nominal_peak

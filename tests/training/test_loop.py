@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 from training_toys import Counting, Endless, Mlp, mse, pairs, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.errors import ManifestError, PluginError
 from flops_fit.manifest.files import to_plain
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.training.data.batches import load_data
-from flops_fit.training.loop import train
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 

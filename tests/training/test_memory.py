@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import time_size, train
 
 from flops_fit import counted
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import train
-from flops_fit.training.measuring.timing import time_size
 
 
 class Watched:

@@ -16,12 +16,12 @@ from training_toys import (
     toy_trial,
     trained,
 )
+from trials_of_one_call import train
 from two_processes import in_two_processes
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.data.batches import load_data
 from flops_fit.training.idle import may_be_idle
-from flops_fit.training.loop import train
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 
@@ -30,7 +30,8 @@ import json, os, sys
 from pathlib import Path
 from training_toys import *
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.orders import Interrupted
+from trials_of_one_call import train
 from flops_fit.training.trackers import Trackers
 
 out = Path(sys.argv[1])
@@ -69,7 +70,8 @@ from training_toys import *
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint
-from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.orders import Interrupted
+from trials_of_one_call import train
 from flops_fit.planning.trunks import share_trunks
 
 out, rank = Path(sys.argv[1]), int(os.environ["RANK"])

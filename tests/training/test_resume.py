@@ -7,12 +7,13 @@ import torch
 from interrupted_runs import RECIPE, build, run
 from torch.utils.data import IterableDataset
 from training_toys import Endless, Mlp, mse, pairs, sampled_loader, toy_data, toy_trial
+from trials_of_one_call import train
 
 import flops_fit
 from flops_fit.errors import PluginError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.checkpoint import load_checkpoint, save_checkpoint
-from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.orders import Interrupted
 
 
 class Stateful(Endless):

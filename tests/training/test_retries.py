@@ -7,10 +7,11 @@ import pytest
 import torch
 from ledgers import entry
 from training_toys import Mlp, mse, pairs, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.sweep.ledger import Ledger
-from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.orders import Interrupted
 from flops_fit.training.retries import seed_of_attempt
 
 RECIPE = Recipe(learning_rate=1e-2, learning_rate_rule="constant")

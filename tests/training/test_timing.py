@@ -6,13 +6,14 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 from training_toys import Endless, Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import time_size
 
 from flops_fit.errors import PluginError
 from flops_fit.experiment.checks.contract import check_contract
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.counting.sizes import count_params, describe_sizes
 from flops_fit.training.data.batches import load_data
-from flops_fit.training.measuring.timing import find_device, time_size
+from flops_fit.training.measuring.timing import find_device
 from flops_fit.zoo.gpt import GPT
 from flops_fit.zoo.losses import cross_entropy
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from training_toys import Mlp, mse, toy_data, toy_trial
+from trials_of_one_call import train
 
 from flops_fit.errors import PluginError
 from flops_fit.experiment.loading import load_experiment
@@ -19,7 +20,6 @@ from flops_fit.manifest.trials import Trial
 from flops_fit.sweep.ledger import read_ledger
 from flops_fit.sweep.rundir import RunDir
 from flops_fit.training import trackers as module
-from flops_fit.training.loop import train
 from flops_fit.training.trackers import Trackers
 
 MINE = """

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from training_toys import Endless, Mlp, mse, pairs, toy_data
+from trials_of_one_call import train
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.rules import batch_tokens
@@ -14,7 +15,7 @@ from flops_fit.manifest.schedule import branch_step
 from flops_fit.manifest.trials import Size, Trial
 from flops_fit.planning.trunks import share_trunks
 from flops_fit.sweep.ledger import read_ledger
-from flops_fit.training.loop import Interrupted, train
+from flops_fit.training.orders import Interrupted
 
 RECIPE = Recipe(
     learning_rate=1e-2, learning_rate_rule="constant", schedule="wsd", batch_rule="fixed",

@@ -16,13 +16,13 @@ from training_toys import (
     toy_data,
     toy_trial,
 )
+from trials_of_one_call import train
 from two_processes import in_two_processes
 
 from flops_fit.errors import PluginError
 from flops_fit.experiment.checks.findings import DoubtfulError
 from flops_fit.experiment.checks.parts import check_parts
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import train
 from flops_fit.training.weights import units_of
 from flops_fit.zoo.losses import cross_entropy
 
@@ -60,7 +60,7 @@ import json, os, sys
 from pathlib import Path
 from training_toys import *
 from flops_fit.manifest.recipe import Recipe
-from flops_fit.training.loop import train
+from trials_of_one_call import train
 
 out, losses = Path(sys.argv[1]), []
 for micro in (None, 3):

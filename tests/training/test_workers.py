@@ -22,7 +22,7 @@ from flops_fit.errors import PluginError
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.training.data.batches import heldout_batches
 from flops_fit.training.data.workers import open_stream, open_with_workers
-from flops_fit.training.loop import Interrupted
+from flops_fit.training.orders import Interrupted
 
 CPU = torch.device("cpu")
 

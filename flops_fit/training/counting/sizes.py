@@ -10,13 +10,12 @@ from torch import nn
 
 from flops_fit.errors import Note, PluginError
 from flops_fit.manifest.trials import Size
-from flops_fit.training.building import build_on
+from flops_fit.training.building import Build, build_on
 from flops_fit.training.calling import Loss
 from flops_fit.training.counting.flops import Counted, count_flops, own_flops
 from flops_fit.training.counting.gaps import check_counted, gaps
 from flops_fit.training.counting.params import params_of
 from flops_fit.training.data.batches import LoadedData, first_examples
-from flops_fit.training.measuring.timing import Build
 
 CountFlops = Callable[[Any, Any], Any]
 

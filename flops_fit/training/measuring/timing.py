@@ -15,8 +15,6 @@ from torch import nn
 
 from flops_fit.manifest.recipe import Recipe
 from flops_fit.manifest.trials import Trial
-from flops_fit.training.calling import Loss
-from flops_fit.training.data.batches import LoadedData
 from flops_fit.training.engine import Training
 from flops_fit.training.measuring.meter import (
     device_name,
@@ -27,6 +25,7 @@ from flops_fit.training.measuring.meter import (
 )
 from flops_fit.training.measuring.peaks import nominal_peak
 from flops_fit.training.memory import with_smaller_passes
+from flops_fit.training.orders import Ingredients, TrialFiles
 from flops_fit.training.session import Session, open_session
 
 Build = Callable[[Any], nn.Module]
@@ -74,11 +73,8 @@ def find_device(asked: str = "auto") -> tuple[str, int]:
 
 def time_size(
     trial: Trial,
+    ingredients: Ingredients,
     *,
-    build: Build,
-    data: LoadedData,
-    loss: Loss,
-    recipe: Recipe,
     device: str | None = None,
     threads: int = 1,
     seconds: float = 1.0,
@@ -87,34 +83,28 @@ def time_size(
 
     Args:
         trial: whose size and batch are timed.
-        build: makes the model of a size value.
-        data: training and held-out set.
-        loss: (outputs, targets) -> scalar tensor.
-        recipe: how to train.
+        ingredients: model, data, loss and recipe.
         device: `cpu`, `cuda` or `mps`; None: the best there is.
         threads: CPU threads of this process.
         seconds: about how long to time, after three steps to get going.
     """
+    recipe = ingredients.recipe
     session = open_session(recipe, device=device, threads=threads)
 
     def attempt(recipe: Recipe) -> StepTiming:
-        return _time_steps(
-            trial, build=build, data=data, loss=loss, recipe=recipe, session=session,
-            threads=threads, seconds=seconds,
-        )  # fmt: skip
+        tried = replace(ingredients, recipe=recipe)
+        return _time_steps(trial, tried, session=session, threads=threads, seconds=seconds)
 
-    examples = trial.batch_tokens // data.facts.units_per_example // session.world
+    units = ingredients.data.facts.units_per_example
+    examples = trial.batch_tokens // units // session.world
     timing, _ = with_smaller_passes(attempt, recipe, examples=examples, session=session)
     return timing
 
 
 def _time_steps(
     trial: Trial,
+    ingredients: Ingredients,
     *,
-    build: Build,
-    data: LoadedData,
-    loss: Loss,
-    recipe: Recipe,
     session: Session,
     threads: int,
     seconds: float,
@@ -123,10 +113,8 @@ def _time_steps(
     started = time.perf_counter()
     enough = replace(trial, tokens=max(trial.tokens, 10_000 * trial.batch_tokens))
     with TemporaryDirectory(prefix="flops-fit-") as folder:
-        training = Training(
-            enough, build=build, data=data, loss=loss, recipe=recipe, directory=Path(folder),
-            session=session, threads=threads,
-        )  # fmt: skip
+        files = TrialFiles(Path(folder))
+        training = Training(enough, ingredients, files, session=session, threads=threads)
         training.begin()
         synchronize(session.device)
         setup = time.perf_counter() - started
@@ -137,8 +125,8 @@ def _time_steps(
             synchronize(session.device)
             times.append(time.perf_counter() - began)
         began = time.perf_counter()
-        training.heldout.losses(training.model, loss)
-        training.heldout.parts(training.bare_model, loss, session=session)
+        training.heldout.losses(training.model, ingredients.loss)
+        training.heldout.parts(training.bare_model, ingredients.loss, session=session)
         synchronize(session.device)
         evaluation_seconds = time.perf_counter() - began
     measured = sorted(times[3:])
