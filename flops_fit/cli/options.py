@@ -101,6 +101,14 @@ RefineOption = Annotated[
     bool,
     typer.Option("--refine", help="Show what a run directory lacks, and the next runs to make."),
 ]
+ForDeviceOption = Annotated[
+    Literal["cpu", "cuda", "mps"] | None,
+    typer.Option(
+        "--for",
+        help="Plan for another machine with this device; its executor may be missing here.",
+        show_default="this machine",
+    ),
+]
 
 # Of `run`.
 RunDirOption = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flops_fit.cli.options import (
+    ForDeviceOption,
     FormatOption,
     JsonOption,
     ManifestArgument,
@@ -21,6 +22,7 @@ from flops_fit.errors import ManifestError
 def plan(
     manifest: ManifestArgument,
     total_flops: TotalOption = None,
+    for_device: ForDeviceOption = None,
     power: PowerOption = False,
     noise: NoiseOption = 0.003,
     prior: PriorOption = "",
@@ -33,12 +35,15 @@ def plan(
     from flops_fit.planning.notes import share_note
     from flops_fit.reporting.tables.plan import power_table
     from flops_fit.reporting.tables.table import plan_table
-    from flops_fit.sweep.opening import planned
+    from flops_fit.sweep.opening import on_this_machine, planned
 
     if refine:
         _refine(manifest, as_json=as_json, layout=layout)
         return
-    prepared, made = planned(manifest, total_flops=number_of(total_flops, "--total-flops"))
+    total = number_of(total_flops, "--total-flops")
+    prepared, made = planned(manifest, total_flops=total, device=for_device)
+    if for_device is None and not manifest.is_dir():
+        on_this_machine(prepared)
     bought = plan_power(prepared, made, noise=noise, prior=prior) if power or prior else None
     if as_json:
         more = {} if bought is None else {"power": bought.to_dict()}

@@ -73,10 +73,10 @@ def run(
         is_adaptive=adaptive,
         add_budgets=more,
         accept_drift=accept_drift,
+        executor=executor,
     ) as sweep:
         for note in sweep.notes:
             say(note.message)
-        sweep = sweep.on_executor(executor)
         caps = make_caps(sweep.prepared.manifest, limits)
         execution = Execution(workers, caps, adaptive, submit)
         expected = estimate_first(sweep, workers=workers)

@@ -7,8 +7,9 @@ the interpreter down takes down only the child.
     python -m flops_fit.experiment.child QUESTION.json ANSWER.json
 
 The question holds `manifest` (a path), `search_path`, and for timings `trials`, for a check
-`examine`; or `load`, installed plugins to import. The answer holds `description`, `timings`,
-`findings`, or `problems`, one for each plugin that was tried so far; or `error`.
+`examine`; or `load`, installed plugins to import; or `device`, a device to look for. The answer
+holds `description`, `timings`, `findings`, `device`, or `problems`, one for each plugin that was
+tried so far; or `error`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,17 @@ def ask_description(
     question = {"manifest": str(manifest), "search_path": [str(folder) for folder in search_path]}
     (answer,) = _ask(question, most_minutes=most_minutes)
     return Description.from_dict(answer["description"])
+
+
+def ask_device(device: str) -> tuple[str, int]:
+    """Return a device of this machine and how many of it there are.
+
+    Raises:
+        ManifestError: this machine has none that torch can use.
+    """
+    (answer,) = _ask({"device": device}, most_minutes=LEAST_PATIENCE_MINUTES)
+    kind, count = answer["device"]
+    return kind, count
 
 
 def ask_timings(
@@ -262,6 +274,10 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     """Return the child's answer to a question."""
     began = time.monotonic()
     try:
+        if "device" in question:
+            from flops_fit.training.measuring.timing import find_device
+
+            return {"device": find_device(question["device"])}
         manifest = read_manifest(Path(question["manifest"]))
         folders = [Path(folder) for folder in question["search_path"]]
         if "examine" in question:

@@ -50,13 +50,17 @@ def describe(experiment: Experiment) -> Description:
         told = ", ".join(f"{place} = {_shown(each)}" for place, each in enumerate(named, 1))
         notes.append(Note("named_sizes", f"sizes are numbered in their order: {told}"))
     notes += overlap_notes(experiment.data, is_lent=manifest.data.plugin.startswith(LIVE))
-    device, num_devices = find_device(manifest.execution.device)
+    execution = manifest.execution
+    if execution.executor == "local" or execution.device == "auto":
+        device, num_devices = find_device(execution.device)
+    else:
+        device, num_devices = execution.device, 0  # Trials run on other machines than this one.
     notes += batch_norm_notes(
         experiment.build,
         min(values),
         recipe=manifest.training,
         device=device,
-        devices_per_trial=manifest.execution.devices_per_trial,
+        devices_per_trial=execution.devices_per_trial,
     )
     return Description(sizes, facts, tuple(notes), device, num_devices)
 

@@ -75,6 +75,7 @@ def prepare(
     manifest: str | Path,
     *,
     total_flops: float | None = None,
+    device: str | None = None,
     search_path: tuple[Path, ...] = (),
 ) -> Prepared:
     """Read a manifest, check its plugins' contract, and count every size.
@@ -84,6 +85,7 @@ def prepare(
     Args:
         manifest: its path.
         total_flops: FLOPs that the whole sweep may cost, in place of the manifest's design size.
+        device: of another machine that will train the trials; None: as the manifest says.
         search_path: folders of the user's modules; the manifest's and the current one if empty.
 
     Raises:
@@ -95,6 +97,11 @@ def prepare(
     read = parse_manifest(text, where=str(path))
     if total_flops is not None:
         read = read.model_copy(update={"sweep": read.sweep.with_total(total_flops)})
+        text = written(read)
+    if device is not None:
+        # The workers of a pool are on other machines, so this one is not asked for the device.
+        elsewhere = read.execution.model_copy(update={"device": device, "executor": "pool"})
+        read = read.model_copy(update={"execution": elsewhere})
         text = written(read)
     named: tuple[tuple[Kind, str], ...] = (
         ("model", read.model.plugin),
@@ -108,7 +115,7 @@ def prepare(
     search_path = search_path or (path.resolve().parent, Path.cwd())
     described = stated_description(read)
     patience = max(LEAST_PATIENCE_MINUTES, read.execution.stall_minutes)
-    if described is None and total_flops is None:
+    if described is None and total_flops is None and device is None:
         described = ask_description(path, search_path=search_path, most_minutes=patience)
     elif described is None:
         with tempfile.TemporaryDirectory(prefix="flops-fit-") as folder:

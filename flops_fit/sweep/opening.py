@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from flops_fit.errors import ManifestError, Note, RunDirError
+from flops_fit.experiment.child import ask_device
 from flops_fit.experiment.description import stated_description
 from flops_fit.experiment.loading import fingerprint
-from flops_fit.experiment.plugins import require_trackers
+from flops_fit.experiment.plugins import load_plugin, require_trackers
 from flops_fit.experiment.prepared import Prepared, prepare
 from flops_fit.manifest.files import write_as, write_atomic, write_json
 from flops_fit.manifest.manifest import (
@@ -137,33 +138,59 @@ class RateGrid:
 
 
 def planned(
-    source: Path | Prepared, *, total_flops: float | None = None, needs_trials: bool = True
+    source: Path | Prepared,
+    *,
+    total_flops: float | None = None,
+    device: str | None = None,
+    needs_trials: bool = True,
 ) -> tuple[Prepared, Plan]:
     """Return the experiment and its plan, from a manifest, a run directory or live objects.
 
     Args:
         source: a manifest's path, a run directory, or a prepared experiment.
         total_flops: size the plan of a manifest to this many FLOPs in all.
+        device: of another machine that will train the trials; None: as the manifest says.
         needs_trials: whether to refuse a run directory without trials.
 
     Raises:
-        ManifestError: `total_flops` for a run directory, whose plan is fixed.
+        ManifestError: `total_flops` or `device` for a run directory, whose plan is fixed.
         RunDirError: the directory is not a run directory, or has no trials.
     """
     if isinstance(source, Prepared):
         return source, make_plan(source)
     if not source.is_dir():
-        prepared = prepare(source, total_flops=total_flops)
+        prepared = prepare(source, total_flops=total_flops, device=device)
         return prepared, make_plan(prepared)
-    if total_flops is not None:
+    if total_flops is not None or device is not None:
+        asked = "`--total-flops` sizes" if device is None else "`--for` makes"
         raise ManifestError(
-            f"`--total-flops` sizes a new plan, and `{source}` already has a plan",
+            f"{asked} a new plan, and `{source}` already has a plan",
             hint="give the manifest instead of the run directory",
         )
     prepared, plan = resume(source), read_plan(RunDir(source))
     if needs_trials:
         require_trials(source, plan)
     return prepared, plan
+
+
+def on_this_machine(prepared: Prepared) -> Prepared:
+    """Return an experiment that can be run from this machine, with the devices that it has.
+
+    Raises:
+        PluginError: the executor is missing, or needs a package that is missing.
+        ManifestError: the trials would run here, and the device is not here.
+        FlopsFitError: the executor cannot be used from here.
+    """
+    execution, described = prepared.manifest.execution, prepared.description
+    if prepared.experiment is not None:
+        return prepared
+    require_here = getattr(load_plugin("executor", execution.executor), "require_here", None)
+    if require_here is not None:
+        require_here()
+    if execution.executor != "local" or execution.device in ("auto", "cpu", described.device):
+        return prepared
+    device, num_devices = ask_device(execution.device)  # Stated sizes: no plugin was loaded.
+    return replace(prepared, description=replace(described, device=device, num_devices=num_devices))
 
 
 @contextmanager
@@ -175,6 +202,7 @@ def open_sweep(
     is_adaptive: bool = False,
     add_budgets: Sequence[float] = (),
     accept_drift: str | None = None,
+    executor: str | None = None,
 ) -> Iterator[OpenSweep]:
     """Open a sweep to carry it out, and hold its lock until the block ends.
 
@@ -189,6 +217,7 @@ def open_sweep(
         is_adaptive: whether a new sweep begins without trials and chooses them as it goes.
         add_budgets: isoFLOP budgets, in FLOPs, to extend a sweep by.
         accept_drift: why code that changed since the sweep began may train its other trials.
+        executor: another one than the manifest's for this session.
 
     Raises:
         ManifestError: the manifest breaks a rule.
@@ -216,10 +245,14 @@ def open_sweep(
     if run.is_run():
         with run.lock():
             refuse_drift(run, accepted=accept_drift)
-            yield _taken_up(run, source, manifest, text, simulated=simulated)
+            taken_up = _taken_up(run, source, manifest, text, simulated=simulated)
+            yield taken_up.on_executor(executor)
         return
     _refuse_other_files(run)
     prepared, plan = planned(source)
+    prepared = OpenSweep(prepared, run).on_executor(executor).prepared
+    if not simulated:
+        prepared = on_this_machine(prepared)
     if is_adaptive:
         from flops_fit.sweep.rounds import make_terms
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -112,19 +111,17 @@ class Cluster:
 
     def _start_accounting(self, port: int) -> None:
         data, where = self.folder / "mariadb", self.folder / "mariadb-run"
-        user = pwd.getpwnam("mysql")
-        for each in (data, where):
-            each.mkdir()
-            os.chown(each, user.pw_uid, user.pw_gid)
+        where.mkdir()
         with (self.folder / "log" / "install.log").open("wb") as log:
             subprocess.run(
-                ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}",
+                ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}",
                  "--auth-root-authentication-method=socket"],
                 stdout=log, stderr=log, check=True, env={**os.environ, "PATH": _PATH},
             )  # fmt: skip
         sock = where / "socket"
+        # As root: only its owner may enter a test's folder.
         self._daemon(
-            "mariadbd", "--no-defaults", "--user=mysql", f"--datadir={data}", f"--socket={sock}",
+            "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={sock}",
             "--skip-networking", "--innodb-buffer-pool-size=32M",
         )  # fmt: skip
         sql = (

@@ -50,7 +50,11 @@ class JobLostError(FlopsFitError):
 
 
 class Executor(Protocol):
-    """A small `concurrent.futures.Executor`: it knows neither trials nor torch."""
+    """A small `concurrent.futures.Executor`: it knows neither trials nor torch.
+
+    An executor class may have a static method `require_here()`. It raises a `FlopsFitError` if this
+    machine cannot use the executor. `plan` and `run` call it before anything is written.
+    """
 
     def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
         """Start the trials with these ids somewhere; the future ends when they have ended.

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,14 +74,7 @@ class SlurmExecutor:
             PluginError: submitit is not installed.
             SlurmError: Slurm's commands are not here.
         """
-        try:
-            import submitit  # noqa: F401  # the extra
-        except ImportError:
-            raise PluginError(
-                "the executor `slurm` needs submitit, which is not installed",
-                hint='pip install "flops-fit[slurm]"',
-            ) from None
-        require_slurm()
+        self.require_here()
         self._run = RunDir(run_dir.absolute())
         self._folder = self._run.path / "slurm"
         self._workers, self._threads, self._devices = workers, threads, devices_per_trial
@@ -94,6 +88,21 @@ class SlurmExecutor:
         self._last_submit = 0.0
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @staticmethod
+    def require_here() -> None:
+        """Check that this machine can submit jobs.
+
+        Raises:
+            PluginError: submitit is not installed.
+            SlurmError: Slurm's commands are not here.
+        """
+        if find_spec("submitit") is None:
+            raise PluginError(
+                "the executor `slurm` needs submitit, which is not installed",
+                hint='pip install "flops-fit[slurm]"',
+            )
+        require_slurm()
 
     def submit(self, task: tuple[str, ...], resources: Resources) -> Future[None]:
         """Keep a task for the next array."""

@@ -5,8 +5,13 @@ import os
 import pytest
 from slurm_cluster import Cluster, why_not
 
+WITHOUT_AND_WITH_ACCOUNTING = [
+    pytest.param(False, id="slurm"),
+    pytest.param(True, id="slurm-with-accounting", marks=pytest.mark.slow),
+]
 
-@pytest.fixture(scope="session", params=[False, True], ids=["slurm", "slurm-with-accounting"])
+
+@pytest.fixture(scope="session", params=WITHOUT_AND_WITH_ACCOUNTING)
 def cluster(request, tmp_path_factory):
     """A Slurm of two nodes, without slurmdbd and with it."""
     reason = why_not(accounting=request.param)
