@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def lay_down(folder: Path, *sizes: int, execution: str = "") -> Study:
     return Study(folder, run, read_plan(run).trials)
 
 
-class ExecutorContract:
+class ExecutorContract(ABC):
     """The tests that every executor must pass; a subclass defines `make`.
 
     Attributes:
@@ -166,9 +167,9 @@ class ExecutorContract:
     seconds = 120.0
     ends_workers = True
 
+    @abstractmethod
     def make(self, run_dir: Path) -> Executor:
         """Return an executor of the run directory, for two tasks at a time."""
-        raise NotImplementedError
 
     def test_each_trial_of_a_task_ends_in_order_with_an_outcome(self, tmp_path: Path) -> None:
         """Results come back by outcome files; trials of one task run one after another."""
