@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,11 +34,20 @@ def planned(folder, name="planted"):
     return {trial["trial_id"] for trial in data["trials"]}
 
 
-@pytest.fixture
-def started(tmp_path, write_manifest):
-    """A folder with a rehearsed sweep of three budgets, and what writes its manifest."""
-    ended = flops_fit("run", write_manifest(sweep=FIRST), "--simulate", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory, write_stated):
+    """A folder with a rehearsed sweep of three budgets, which nobody changes."""
+    folder = tmp_path_factory.mktemp("rehearsed")
+    write_stated(folder, sweep=FIRST)
+    ended = flops_fit("run", "experiment.toml", "--simulate", cwd=folder)
     assert ended.returncode in (0, 6), ended.stderr
+    return folder
+
+
+@pytest.fixture
+def started(tmp_path, rehearsed):
+    """A folder with a rehearsed sweep of three budgets."""
+    shutil.copytree(rehearsed, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
