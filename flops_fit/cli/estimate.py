@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flops_fit.cli.options import (
@@ -13,7 +14,8 @@ from flops_fit.cli.options import (
     TotalOption,
     WorkersOption,
 )
-from flops_fit.cli.output import number_of, print_json, print_tables
+from flops_fit.cli.output import count_of, number_of, print_json, print_tables
+from flops_fit.units import format_bytes, format_duration, format_flops
 
 if TYPE_CHECKING:
     from flops_fit.experiment.prepared import Prepared
@@ -43,7 +45,36 @@ def estimate(
     if as_json:
         print_json(costed.to_dict())
         return
-    print_tables([_estimate_table(costed, made, prepared)], layout)
+    table = _estimate_table(costed, made, prepared)
+    if layout == "terminal":
+        _print_estimate(costed, made, prepared, table)
+    else:
+        print_tables([table], layout)
+
+
+def _print_estimate(costed: Estimate, made: Plan, prepared: Prepared, table: Table) -> None:
+    """Print the totals, the warnings, and the table of trials."""
+    from flops_fit.cli.summary import print_summary
+    from flops_fit.planning.notes import estimate_notes, share_note, speed_notes
+
+    most = "at most" if costed.is_most else "about"
+    title = (
+        f"Estimate of {prepared.manifest.name}: {count_of(len(costed.trials), 'trial')}, "
+        f"{format_flops(costed.total_flops)} FLOPs; {most} {format_duration(costed.wall_seconds)}"
+    )
+    if costed.cost is not None:
+        title += f", {costed.cost:.2f} in money"
+    facts = [("Time", f"{costed.workers} trials side by side; from {costed.basis}")]
+    if costed.memory_bytes is not None:
+        told = f"{format_bytes(costed.memory_bytes)} for the largest trial"
+        if costed.available_bytes is not None:
+            told += f", of {format_bytes(costed.available_bytes)}"
+        facts.append(("Memory", told))
+    facts += [("Speed", note.message) for note in speed_notes(costed)]
+    facts.append(("Share", share_note(prepared.manifest, costed.total_flops).message))
+    facts += [("Trunks", n.message) for n in made.warnings if n.code == "shared_trunks"]
+    notes = [*estimate_notes(costed), *made.warnings]
+    print_summary(title, facts, notes, [replace(table, notes=())])
 
 
 def _estimate_table(costed: Estimate, made: Plan, prepared: Prepared) -> Table:

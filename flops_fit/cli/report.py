@@ -281,12 +281,15 @@ def show(result: Result, shown: Printed) -> None:
 
 def _print_screen(result: Result, shown: Printed) -> None:
     """Print the default report, its verdict in colour."""
-    from flops_fit.reporting.screen import Screen
+    from flops_fit.reporting.lines import wrapped
+    from flops_fit.reporting.screen import LINES, Screen
     from flops_fit.reporting.tables.cells import printable
 
-    for note in result.notes:
-        if note.code == "table_read":
-            typer.echo(printable(note.message))
+    read = [printable(note.message) for note in result.notes if note.code == "table_read"]
+    width = min(terminal_width(100), 120)
+    said = [line for text in read for line in wrapped(text, width, indent=2)]
+    for line in said:
+        typer.echo(line)
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     first, *rest = result.to_text(
         Screen(
@@ -294,6 +297,7 @@ def _print_screen(result: Result, shown: Printed) -> None:
             terminal_width(100),
             None if shown.page is None else str(shown.page),
             is_unicode=encoding == "utf8",
+            lines=LINES - 1 - len(said),
         )
     )
     word = result.verdict.upper()

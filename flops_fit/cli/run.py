@@ -47,7 +47,7 @@ def run(
     accept_drift: AcceptDriftOption = None,
 ) -> None:
     """Train a sweep or continue it, then report. A changed sweep trains only new trials."""
-    from flops_fit.cli.progress import watching
+    from flops_fit.cli.progress import Rates, watching
     from flops_fit.planning.notes import share_of_target
     from flops_fit.sweep.caps import Limits, make_caps
     from flops_fit.sweep.opening import open_sweep
@@ -82,7 +82,8 @@ def run(
         expected = estimate_first(sweep, workers=workers)
         if expected is not None:
             _announce(expected)
-        with watching(sweep.run) as watcher:
+        rates = Rates.of(sweep.prepared.manifest, price_per_hour, expected)
+        with watching(sweep.run, rates) as watcher:
             summary = carry_out(sweep, execution, watcher=watcher)
     if submit and summary.job_ids:
         _leave_submitted(sweep, summary)

@@ -42,10 +42,10 @@ def _memory_note(estimate: Estimate) -> Note | None:
     first = min(trial.size.params for trial in lost)
     return Note(
         "out_of_memory",
-        f"{len(lost)} of {len(estimate.trials)} trials (from {first:,} params) are forecast to run "
-        f"out of memory: they need up to {estimate.memory_bytes / 2**30:.3g} GiB and have "
-        f"{estimate.available_bytes / 2**30:.3g} GiB each. Lower `micro_batch_examples` (the batch "
-        "stays the same), or run fewer workers",
+        f"{len(lost)} of {len(estimate.trials)} trials (from {first:,} params) need up to "
+        f"{estimate.memory_bytes / 2**30:.3g} GiB and have "
+        f"{estimate.available_bytes / 2**30:.3g} GiB each: lower `micro_batch_examples`, or run "
+        "fewer workers",
     )
 
 
@@ -57,10 +57,8 @@ def _evaluation_note(estimate: Estimate) -> Note | None:
     most = max(row.evaluation_seconds / row.wall_seconds for row in estimate.trials)
     return Note(
         "evaluation_share",
-        f"held-out losses take {share:.1%} of the trials' time, up to {most:.1%} of one trial's, "
-        f"where {MOST_EVALUATION:.0%} is plenty: `heldout_examples` in [training] reads a part of "
-        "the held-out set (its error must stay well below the noise between seeds), `curve_share` "
-        "limits the training curves",
+        f"held-out losses take {share:.1%} of the trials' time, up to {most:.1%} of one trial's; "
+        f"{MOST_EVALUATION:.0%} is plenty: lower `heldout_examples` or `curve_share` in [training]",
     )
 
 

@@ -87,7 +87,7 @@ PLANNING = {
     "one_sided": "All sizes of a budget lie on one side of the expected optimum, so its minimum "
     "may not be bracketed. Add sizes on the other side.",
     "out_of_memory": "Some trials are forecast to need more memory than there is. Lower "
-    "`micro_batch_examples`, or use fewer workers.",
+    "`micro_batch_examples` (the batch stays the same), or use fewer workers.",
     "overlap": "Held-out examples are also in the training set, which favours large models.",
     "share_of_target": "What the sweep costs, as a share of the largest target.",
     "shared_trunks": "Trials of one size share the first part of their training, so their noise is "
@@ -216,7 +216,9 @@ def _explained(rule: Rule) -> str:
     ]
     text = [f"{name}: {value}" for name, value in parts if value]
     commands = dict.fromkeys(
-        each.replace("{source}", "RUN") for each in (rule.command, rule.table_command) if each
+        each.replace("{source}", "RUN").replace("{largest}", "FLOPS")
+        for each in (rule.command, rule.table_command)
+        if each
     )
     text += [f"Command: `{command}`" for command in commands]
     return "\n".join(

@@ -436,7 +436,7 @@ class Result:
         if name == "answer":
             return self._contents.answer()
         if name == "reasons":
-            return reasons_table(self.reasons, self.record is not None)
+            return reasons_table(self)
         left_out = {"observations"} - {name}
         found = self._contents.tables(without=left_out)
         if name not in found:

@@ -44,7 +44,8 @@ class Rule:
         severity: what it costs when broken.
         source: a paper by its arXiv number, or `practice`.
         action: what to do when it is broken, one sentence.
-        command: the command for it, where `{source}` is a run directory; empty if there is none.
+        command: the command for it, where `{source}` is a run directory and `{largest}` the largest
+            budget of the runs; empty if there is none.
         table_command: the same for a table of runs.
         least, most: the threshold: a study holds the rule inside [least, most].
         unit: of the threshold.
@@ -73,6 +74,10 @@ class Rule:
 
 
 REFINE = "flops-fit plan --refine {source}"
+READ = "flops-fit report {source} --explain"
+MINIMA = "flops-fit report {source} --table minima"
+OBSERVATIONS = "flops-fit report {source} --table observations"
+NEARER = "flops-fit report {source} --budget {largest}"
 
 NO_USABLE_LAW = Rule(
     "no_usable_law",
@@ -81,6 +86,7 @@ NO_USABLE_LAW = Rule(
     "arXiv:2203.15556",
     "Add runs at other sizes and budgets: 3 budgets with 5 sizes each are the least.",
     REFINE,
+    READ,
     meaning="Every method failed, or its exponents are not numbers. Nothing can be predicted.",
 )
 LAW_HIDDEN_BY_SCATTER = Rule(
@@ -89,8 +95,8 @@ LAW_HIDDEN_BY_SCATTER = Rule(
     Severity.REFUSED,
     "practice",
     "Look at the runs furthest from the law, then repeat or remove them.",
-    "flops-fit report {source} --table observations",
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
+    OBSERVATIONS,
     meaning="The noise is larger than the effect, so the sizes cannot be distinguished.",
 )
 OPTIMUM_UNKNOWN = Rule(
@@ -100,7 +106,7 @@ OPTIMUM_UNKNOWN = Rule(
     "practice",
     "Add budgets nearer to the target, or ask for a smaller target.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    NEARER,
     meaning=(
         "A wider interval says less about the best size than the plan already assumed. The verdict "
         "is `refuse` if this happens inside the data."
@@ -113,7 +119,7 @@ NO_SIGNAL = Rule(
     "practice",
     "Check the loss column; then add budgets further apart.",
     REFINE,
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
     least=2.0,
     unit="fall of the best log loss over the standard deviation of single runs",
     meaning=(
@@ -127,7 +133,8 @@ LOSS_RISES = Rule(
     Severity.REFUSED,
     "practice",
     "Name the loss column, or exchange the columns that were mixed up.",
-    table_command="flops-fit report {source} --columns loss=COLUMN",
+    OBSERVATIONS,
+    "flops-fit report {source} --columns loss=COLUMN",
     meaning="An accuracy rises with compute; a loss falls. Laws of loss do not fit accuracies.",
 )
 COLLINEAR_DESIGN = Rule(
@@ -137,6 +144,7 @@ COLLINEAR_DESIGN = Rule(
     "arXiv:2605.08541",
     "Add runs at other numbers of tokens per param: two sizes more at each budget.",
     REFINE,
+    OBSERVATIONS,
     least=0.25,
     unit="standard deviation of ln(tokens per param)",
     meaning=(
@@ -152,8 +160,8 @@ BUDGETS_DO_NOT_MATCH = Rule(
     Severity.REFUSED,
     "practice",
     "Look for what differs at that budget: tokenizer, held-out set, learning rate, schedule.",
-    "flops-fit report {source} --table observations",
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
+    OBSERVATIONS,
     most=4.0,
     unit="median residual of a budget over the noise within budgets",
     meaning=(
@@ -167,8 +175,8 @@ BUDGET_OFF_THE_LAW = Rule(
     Severity.WARNED,
     "practice",
     "Look for what differs at that budget: tokenizer, held-out set, learning rate, schedule.",
-    "flops-fit report {source} --table observations",
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
+    OBSERVATIONS,
     most=2.5,
     unit="median residual of a budget over the noise within budgets",
     meaning="As `budgets_do_not_match`, to a degree that a law that bends can also show.",
@@ -180,6 +188,7 @@ WORST_FOLD = Rule(
     "arXiv:2403.08540",
     "Add a budget above the largest one, and trust the answer only near the data until then.",
     REFINE,
+    NEARER,
     most=0.02,
     unit="error of log loss",
     meaning=(
@@ -194,6 +203,7 @@ OUTSIDE_SIZES = Rule(
     "arXiv:2406.19146",
     "Train sizes on the other side of the optimum at the largest budget.",
     REFINE,
+    MINIMA,
     meaning=(
         "No run shows the loss rise again beyond the best size, so the optimum is extrapolated "
         "in size as well as in compute."
@@ -206,6 +216,7 @@ ANSWER_UNCERTAIN = Rule(
     "practice",
     "Add budgets nearer to the target, or ask for a smaller target.",
     REFINE,
+    NEARER,
     most=1.6,
     unit="factor",
     meaning=(
@@ -220,6 +231,7 @@ LOSS_UNCERTAIN = Rule(
     "practice",
     "Add budgets nearer to the target, or ask for a smaller target.",
     REFINE,
+    NEARER,
     most=0.025,
     unit="half-width of log loss",
     meaning="2 % of the loss is about what twice the compute buys; a wider interval hides that.",
@@ -230,8 +242,8 @@ LAW_DOES_NOT_HOLD = Rule(
     Severity.WARNED,
     "practice",
     "Look at the runs furthest from the law; leave out a range where it bends.",
-    "flops-fit report {source} --table observations",
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
+    OBSERVATIONS,
     most=MAX_MAD,
     unit="median residual of log loss",
     meaning=(
@@ -246,8 +258,8 @@ LARGE_MISFIT = Rule(
     Severity.WARNED,
     "arXiv:2203.15556",
     "Look at the runs furthest from the law, then repeat or remove them.",
-    "flops-fit report {source} --table observations",
-    "flops-fit report {source} --table observations",
+    OBSERVATIONS,
+    OBSERVATIONS,
     most=0.1,
     unit="median residual of log loss",
     meaning=(
@@ -280,6 +292,7 @@ TOO_FEW_BUDGETS = Rule(
     "arXiv:2203.15556; arXiv:2406.19146",
     "Add budgets with sizes on both sides of the optimum.",
     REFINE,
+    MINIMA,
     least=MIN_BUDGETS,
     unit="budgets with a minimum",
     meaning="With fewer budgets the exponent rests on chance: Hoffmann et al. used 9.",
@@ -291,6 +304,7 @@ NARROW_BUDGETS = Rule(
     "arXiv:2203.15556; arXiv:2406.19146",
     "Add a smaller or a larger budget.",
     REFINE,
+    MINIMA,
     least=MIN_DECADES,
     unit="decades of compute",
     meaning="An exponent is a slope. Over a short range, noise of the loss makes it uncertain.",
@@ -302,6 +316,7 @@ EXTRAPOLATION = Rule(
     "arXiv:2403.08540",
     "Add a larger budget, or ask for a smaller target with --budget.",
     REFINE,
+    NEARER,
     most=10.0,
     unit="times the largest budget",
     meaning=(
@@ -316,7 +331,7 @@ UNBRACKETED_MINIMUM = Rule(
     "arXiv:2406.19146",
     "Add sizes on the open side of the budget.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    MINIMA,
     meaning="The best size at this budget lies outside the sizes that were trained.",
 )
 FLAT_MINIMUM = Rule(
@@ -326,7 +341,7 @@ FLAT_MINIMUM = Rule(
     "arXiv:2406.19146",
     "Spread its sizes further apart, or repeat them with other seeds.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    MINIMA,
     meaning="The losses at this budget do not form a valley that is deeper than their noise.",
 )
 CONCAVE_MINIMUM = Rule(
@@ -336,7 +351,7 @@ CONCAVE_MINIMUM = Rule(
     "arXiv:2406.19146",
     "Spread its sizes further apart, or repeat them with other seeds.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    MINIMA,
 )
 TOO_FEW_MINIMUM = Rule(
     "too_few_minimum",
@@ -345,7 +360,7 @@ TOO_FEW_MINIMUM = Rule(
     "arXiv:2406.19146",
     "Add sizes at this budget; a grid without isoFLOP curves needs none.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    MINIMA,
 )
 TOO_FEW_SIZES = Rule(
     "too_few_sizes",
@@ -354,7 +369,7 @@ TOO_FEW_SIZES = Rule(
     "arXiv:2203.15556",
     "Add sizes at the thin budgets.",
     REFINE,
-    "flops-fit report {source} --table minima",
+    MINIMA,
     least=5,
     unit="sizes",
     meaning="A parabola through fewer points has no residual, so its uncertainty is not known.",
@@ -657,6 +672,10 @@ EVALUATION_SHARE = Rule(
     "Lower `heldout_examples` in [training].",
     most=MOST_EVALUATION,
     unit="share of the trials' time",
+    meaning=(
+        "`heldout_examples` reads a part of the held-out set, whose error must stay well below the "
+        "noise between seeds. `curve_share` limits the training curves."
+    ),
 )
 
 

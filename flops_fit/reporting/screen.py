@@ -15,6 +15,8 @@ from typing import Any
 from flops_fit.errors import Note
 from flops_fit.fitting.details import CombinationDetails, MinimumStatus
 from flops_fit.reporting import rules
+from flops_fit.reporting.codes import explain_code
+from flops_fit.reporting.lines import coded_lines, command_lines, step_lines, wrapped
 from flops_fit.reporting.reported import Reported
 from flops_fit.reporting.sentences import (
     answer_sentence,
@@ -29,12 +31,29 @@ from flops_fit.reporting.tables.table import Table
 from flops_fit.units import format_count, format_duration, format_flops, plural
 
 LINES = 40
-_REASONS = 3  # the gravest of them are shown
-_ROWS = 6  # of the table
 _CURVES = 6  # of the picture
 _LEAST_WEIGHT = 0.05  # smaller weights in the combination are not shown
 _PICTURE = (7, 12)  # fewest and most lines of it
-_MARK = "  ! "
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """How much is shown where at least `room` lines are left: reasons, rows of the table."""
+
+    room: int
+    reasons: int
+    rows: int
+    has_weights: bool
+
+
+_AMOUNTS = (
+    _Amount(_PICTURE[0] + 1, 3, 6, has_weights=True),
+    _Amount(_PICTURE[0] + 1, 3, 4, has_weights=True),
+    _Amount(0, 3, 6, has_weights=True),
+    _Amount(0, 3, 4, has_weights=True),
+    _Amount(0, 2, 4, has_weights=False),
+)
+"""What a screen holds, from the most to the least: the picture goes before reasons do."""
 _FIXED = "\u00a0"  # a blank at which no line is broken
 
 
@@ -47,12 +66,14 @@ class Screen:
         width: columns of the terminal.
         page: path of the page; None if no page is written.
         is_unicode: whether the terminal shows more than ASCII.
+        lines: lines of the terminal that the report may take.
     """
 
     source: str
     width: int = 100
     page: str | None = None
     is_unicode: bool = True
+    lines: int = LINES - 1  # the prompt takes one
 
 
 def render_screen(
@@ -66,16 +87,19 @@ def render_screen(
         buildable: sizes around the optimum, rows of the table of that name.
     """
     width = min(screen.width, 120)
-    upper = [_title(result, width), *_progress(result), ""]
-    upper += _answer(result, width, buildable)
-    upper += _reasons(result, screen, width)
-    upper += _table(result, width)
-    lower = ["", *_facts(result, width), *_where(result, screen, width)]
-    room = LINES - len(upper) - len(lower) - 2  # a blank line above it, and the prompt
+    head = [_title(result, width), *_progress(result), "", *_answer(result, width, buildable)]
+    where = _where(result, screen, width)
+    for amount in _AMOUNTS:
+        upper = [*head, *_reasons(result, screen, width, most=amount.reasons)]
+        upper += _table(result, width, most=amount.rows)
+        lower = ["", *_facts(result, width, has_weights=amount.has_weights), *where]
+        room = screen.lines - len(upper) - len(lower)
+        if room >= amount.room:
+            break
     picture: list[str] = []
-    if room >= _PICTURE[0]:
+    if room > _PICTURE[0]:
         picture = isoflop_picture(
-            _curves(result), width=min(width, 90), height=min(room, _PICTURE[1]),
+            _curves(result), width=min(width, 90), height=min(room - 1, _PICTURE[1]),
             is_unicode=screen.is_unicode,
         )  # fmt: skip
     return [*upper, *(["", *picture] if picture else []), *lower]
@@ -115,14 +139,14 @@ def _answer(result: Reported, width: int, buildable: Sequence[Mapping[str, Any]]
         return [*textwrap.wrap(text, width, subsequent_indent="  ")[:4], ""]
     sizes = [o.params for o in result.used]
     text = answer_sentence(row, result.unit, result.loss_unit, sizes=sizes, has_intervals=False)
-    lines = textwrap.wrap(text, width, subsequent_indent="  ")
+    lines = wrapped(text, width, indent=2)
     intervals = _interval_words(row, result, sizes)
     if intervals:
         lines.append(f"  95 % intervals   {intervals}")
     if known_params(row, sizes):
         near = nearest_words(row, result.size_param, buildable)
         if near:
-            lines += textwrap.wrap(f"  You can build    {near}", width, subsequent_indent=" " * 19)
+            lines += wrapped(near, width, first="  You can build    ", indent=19)
         room = row.get("near_optimal")
         if room:
             low, high = map(format_count, room)
@@ -151,56 +175,27 @@ def _interval_words(row: Mapping[str, Any], result: Reported, sizes: Sequence[fl
     return "   ".join(parts)
 
 
-def _reasons(result: Reported, screen: Screen, width: int) -> list[str]:
-    """Return the gravest reasons, each with its next step, and the number of the others."""
+def _reasons(result: Reported, screen: Screen, width: int, *, most: int) -> list[str]:
+    """Return the gravest reasons with their next steps, and the number of the others.
+
+    Reasons with one command stand together above it, with the action of the gravest of them.
+    """
     told = gravest(result.reasons)
     if not told:
         return []
     lines = ["Why it is refused" if result.verdict == "refuse" else "Before you rely on it"]
-    shown = told[:_REASONS]
-    said: set[str] = set()
-    for note in shown:
-        lines += _reason(note, width)
-        action, command = next_step(note.code, result, screen.source)
-        # A step that stands above already is not repeated.
-        new = [text for text in (action, command) if text and text not in said]
-        lines += _step(new, width)
-        said |= {action, command}
-    if len(told) > len(shown):
-        more = len(told) - len(shown)
-        lines.append(f"    and {more} more: flops-fit report {screen.source} --table reasons")
+    groups: dict[str, list[Note]] = {}
+    for note in told[:most]:
+        groups.setdefault(next_step(note.code, result, screen.source)[1], []).append(note)
+    for command, notes in groups.items():
+        for note in notes:
+            lines += coded_lines(note.message, note.code, width, most=2)
+        lines += step_lines(next_step(notes[0].code, result, screen.source)[0], command, width)
+    if len(told) > most:
+        command = f"flops-fit report {screen.source} --table reasons"
+        more = f"    and {len(told) - most} more: "
+        lines += command_lines(command, width, first=more, indent=6)
     return [*lines, ""]
-
-
-def _reason(note: Note, width: int) -> list[str]:
-    """Return a reason in at most two lines, its code flush right."""
-    code, room = printable(note.code), width - len(_MARK)
-    message = printable(note.message)
-    if len(message) + len(code) + 2 <= room:
-        return [f"{_MARK}{message:<{room - len(code)}}{code}"]
-    wrapped = textwrap.wrap(message, room)
-    if len(wrapped) > 2:
-        wrapped = [wrapped[0], textwrap.shorten(" ".join(wrapped[1:]), room - len(code) - 2,
-                                                placeholder=" ...")]  # fmt: skip
-    if len(wrapped[-1]) + len(code) + 2 <= room:
-        wrapped[-1] = f"{wrapped[-1]:<{room - len(code)}}{code}"
-    else:
-        wrapped.append(f"{code:>{room}}")
-    return [f"{_MARK if k == 0 else '    '}{line}" for k, line in enumerate(wrapped)]
-
-
-def _step(parts: Sequence[str], width: int) -> list[str]:
-    """Return an action and its command, in one line if they fit."""
-    line = " " * 6 + "  ".join(parts)
-    if not parts or len(line) <= width:
-        return [line] if parts else []
-    return [
-        each
-        for part in parts
-        for each in textwrap.wrap(
-            part, width, initial_indent=" " * 6, subsequent_indent=" " * 8, break_long_words=False
-        )
-    ]
 
 
 def gravest(reasons: Sequence[Note]) -> list[Note]:
@@ -210,15 +205,24 @@ def gravest(reasons: Sequence[Note]) -> list[Note]:
 
 
 def next_step(code: str, result: Reported, source: str) -> tuple[str, str]:
-    """Return the next step for a reason and its command; both may be empty."""
+    """Return the next step for a reason and its command; both are empty for an unknown code."""
     rule = rules.rule_of(code)
     if rule is None:
-        return "", ""
+        is_known = explain_code(code) is not None
+        return ("Read what this means.", f"flops-fit explain {code}") if is_known else ("", "")
     command = rule.table_command if result.record is None else rule.command
-    return rule.action, command.replace("{source}", source)
+    return rule.action, _filled(command or f"flops-fit explain {code}", result, source)
 
 
-def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
+def _filled(command: str, result: Reported, source: str) -> str:
+    """Return the command of a rule for a result; `{largest}` is the largest budget of the runs."""
+    if "{largest}" in command and result.observations:
+        largest = max(o.budget_flops or o.flops for o in result.observations)
+        command = command.replace("{largest}", format_flops(largest))
+    return command.replace("{source}", source)
+
+
+def reasons_table(result: Reported) -> Table:
     """Return every reason with what to do about it, the gravest first."""
     columns = (
         Column("code", "code"),
@@ -227,26 +231,20 @@ def reasons_table(reasons: Sequence[Note], has_record: bool) -> Table:
         Column("command", "command"),
     )
     rows = []
-    for note in gravest(reasons):
-        rule = rules.rule_of(note.code)
-        command = "" if rule is None else rule.command if has_record else rule.table_command
+    for note in gravest(result.reasons):
+        action, command = next_step(note.code, result, "RUN")
         rows.append(
-            {
-                "code": note.code,
-                "message": note.message,
-                "action": "" if rule is None else rule.action,
-                "command": command.replace("{source}", "RUN"),
-            }
+            {"code": note.code, "message": note.message, "action": action, "command": command}
         )
     return Table("Reasons", columns, tuple(rows))
 
 
-def _table(result: Reported, width: int) -> list[str]:
+def _table(result: Reported, width: int, *, most: int) -> list[str]:
     """Return the headline's optimum at some budgets; without intervals if they do not fit."""
     rows = [row for row in result.rows if row["method"] == result.headline]
     if not rows or result.verdict == "refuse":
         return []
-    shown = _chosen(rows, result.asked)
+    shown = _chosen(rows, result.asked, most)
     sizes = [o.params for o in result.used]
     for with_intervals in (("params", "tokens", "loss"), ("params", "loss"), ("params",), ()):
         lines = _laid_out(result, shown, sizes, with_intervals)
@@ -258,11 +256,13 @@ def _table(result: Reported, width: int) -> list[str]:
     return lines
 
 
-def _chosen(rows: Sequence[Mapping[str, Any]], asked: Sequence[float]) -> list[Mapping[str, Any]]:
-    """At most `_ROWS` rows: the budgets asked for, and others evenly spaced."""
-    wanted = [row for row in rows if row["budget_flops"] in asked][-_ROWS + 1 :]
+def _chosen(
+    rows: Sequence[Mapping[str, Any]], asked: Sequence[float], most: int
+) -> list[Mapping[str, Any]]:
+    """At most `most` rows: the budgets asked for, and others evenly spaced."""
+    wanted = [row for row in rows if row["budget_flops"] in asked][-most + 1 :]
     others = [row for row in rows if row not in wanted]
-    count = _ROWS - len(wanted)
+    count = most - len(wanted)
     if len(others) > count:
         step = (len(others) - 1) / max(count - 1, 1)
         others = [others[round(k * step)] for k in range(count)]
@@ -319,9 +319,10 @@ def _loss(value: float) -> str:
     return significant(value, 4)
 
 
-def _facts(result: Reported, width: int) -> list[str]:
+def _facts(result: Reported, width: int, *, has_weights: bool = True) -> list[str]:
     """Return the law, the answers of all methods, and the cost of the runs."""
-    facts = [("Law", _law(result)), ("Methods", _methods(result)), ("Runs", _runs(result))]
+    methods = _methods(result, has_weights=has_weights)
+    facts = [("Law", _law(result)), ("Methods", methods), ("Runs", _runs(result))]
     return [
         line.replace(_FIXED, " ")
         for name, text in facts
@@ -357,7 +358,7 @@ def _law(result: Reported) -> str:
     return "   ".join(part.replace(" ", _FIXED) for part in parts)
 
 
-def _methods(result: Reported) -> str:
+def _methods(result: Reported, *, has_weights: bool) -> str:
     """Return the params that each method gives at the budget of the answer."""
     row = headline_row(result)
     if row is None or result.verdict == "refuse":
@@ -367,7 +368,7 @@ def _methods(result: Reported) -> str:
         return ""
     sizes = ", ".join(f"{r['method']} {format_count(r['params'])}" for r in there)
     text = f"params at {format_flops(row['budget_flops'])} FLOPs: {sizes}"
-    made_of = _weights(result, row["budget_flops"])
+    made_of = _weights(result, row["budget_flops"]) if has_weights else ""
     return f"{text}; {made_of}" if made_of else text
 
 
@@ -413,20 +414,23 @@ def _where(result: Reported, screen: Screen, width: int) -> list[str]:
         for line in lines
         for each in textwrap.wrap(line, width, subsequent_indent=" " * 9, break_on_hyphens=False)
     ]
-    return [*lines, *_next(result, screen)]
+    return [*lines, *_next(result, screen, width)]
 
 
-def _next(result: Reported, screen: Screen) -> list[str]:
+def _next(result: Reported, screen: Screen, width: int) -> list[str]:
     """Return the one command to give next."""
     for note in gravest(result.reasons):
         _, command = next_step(note.code, result, screen.source)
         if command:
-            return [f"Next     {command}"]
+            return command_lines(command, width, first="Next     ", indent=9)
     budget = headline_row(result)
     if budget is None or result.record is None:
         return []
     flops = format_flops(budget["budget_flops"])
-    return [f"Next     flops-fit report {screen.source} --seal {flops}   (before you train it)"]
+    command = f"flops-fit report {screen.source} --seal {flops}"
+    lines = command_lines(command, width, first="Next     ", indent=9)
+    why = "   (before you train it)"
+    return [*lines[:-1], lines[-1] + why] if len(lines[-1] + why) <= width else lines
 
 
 def _curves(result: Reported) -> list[PictureCurve]:

@@ -1,11 +1,14 @@
 """The display of a running sweep fits its terminal and says how far the sweep is."""
 
 import io
+import math
+import re
+import time
 
 import pytest
 from rich.console import Console
 
-from flops_fit.cli.progress import _Lines, _Live
+from flops_fit.cli.progress import Rates, _Lines, _Live, minimum_words
 from flops_fit.cli.running import bar
 from flops_fit.cli.status import picture
 from flops_fit.sweep.conductor import Progress
@@ -51,12 +54,47 @@ def test_the_display_fits_and_names_spending_running_trials_and_complete_budgets
     text = shown(width, display.picture())
     assert max(map(len, text.splitlines())) <= width
     assert f"{len(group)} of {len(plan.trials)} trials done, 1 running" in text
-    assert " FLOPs; " in text
+    assert " FLOPs" in text
+    assert " so far, about " in text
+    assert "money" not in text
+    assert " %" not in text
     assert " left" in text
     assert f"{rest[0].steps // 2}/{rest[0].steps}" in text
     assert "2.500" in text
-    assert f"size {group[1].size.size_value:g}, loss 2.900" in text
-    assert ("params" in text) == (width == 120)
+    assert minimum_words({t.size.params: 3.0 - 0.1 * (k == 1) for k, t in enumerate(group)}) in text
+    assert ("budget" in text) == (width == 120)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_priced_sweep_shows_its_money_and_a_known_device_its_share_of_the_peak(run, width):
+    plan = read_plan(run)
+    trial = plan.trials[-1]
+    pace = 4.0 * trial.batch_tokens / 10.0  # 4 steps in 10 s
+    rates = Rates(3600.0, 2, 20.0 * pace * trial.size.flops_per_token)
+    display = _Live(plan, run, Console(width=width, file=io.StringIO()), rates)
+    finish(display, plan.trials[0], 3.0)  # it took 2 s, by two devices at 1 a second each
+    display.on_progress([Progress(trial, 0, None)])
+    display.first_seen[trial.trial_id] = (time.monotonic() - 10.0, 0)
+    display.on_progress([Progress(trial, 4, 2.5)])
+    text = shown(width, display.picture())
+    assert max(map(len, text.splitlines())) <= width
+    spent, whole = map(float, re.search(r"money ([\d.]+) of about ([\d.]+)", text).groups())
+    assert spent == pytest.approx(2 * (2.0 + 10.0), rel=0.2)
+    assert whole > spent
+    assert "peak" in text
+    share = float(re.search(r"([\d.]+) %", text)[1])
+    assert share == pytest.approx(5.0, rel=0.2)
+
+
+def test_the_minimum_of_a_budget_is_the_vertex_of_a_parabola():
+    def loss(params):
+        return 2.0 + 0.1 * math.log(params / 3e4) ** 2
+
+    assert (
+        minimum_words({n: loss(n) for n in (10_000, 20_000, 40_000, 90_000)})
+        == "30k params, loss 2.000"
+    )
+    assert minimum_words({10_000: 2.0, 20_000: 2.1}) == "10k params, loss 2.000 (at the edge)"
 
 
 def test_without_a_terminal_each_trial_that_ends_is_one_line(run):

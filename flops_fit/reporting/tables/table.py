@@ -141,6 +141,34 @@ def plan_table(
     return Table("Plan", columns, rows, notes)
 
 
+def short_plan_table(trials: Sequence[Trial], unit: str = "token") -> Table:
+    """Return the trials of a plan in the columns that differ, for a terminal of 80 columns."""
+    columns = (
+        Column("trial_id", "trial"),
+        Column("budget_flops", "budget (FLOPs)", "flops"),
+        Column("size_value", "size", "plain"),
+        Column("params", "N (params)", "count"),
+        Column("tokens", f"D ({plural(unit)})", "count"),
+        Column("tokens_per_param", "D per N", "number"),
+        Column("steps", "steps", "integer"),
+        COST,
+        Column("seed", "seed", "integer", is_optional=True),
+    )
+    seeds = {trial.seed for trial in trials}
+    rows = with_costs(
+        [
+            {
+                **trial.to_dict(),
+                "steps": trial.steps,
+                "tokens_per_param": trial.tokens / trial.size.params,
+                "seed": trial.seed if len(seeds) > 1 else None,
+            }
+            for trial in trials
+        ]
+    )
+    return Table("Trials", columns, rows, ("every column: --format csv, or --json",))
+
+
 def estimate_table(
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -343,11 +371,12 @@ def _cells(row: Mapping[str, Any], column: Column) -> list[tuple[str, Any]]:
     return list(flat_cells(row, column).items())
 
 
-_FACTS = {"basis", "share_of_target", "no_target", "utilisation"}  # notes that warn of nothing
+FACTS = {"basis", "share_of_target", "no_target", "utilisation", "shared_trunks"}
+"""Codes of notes that inform and warn of nothing."""
 
 
 def _warning(note: Note) -> str:
-    return note.message if note.code in _FACTS else f"warning ({note.code}): {note.message}"
+    return note.message if note.code in FACTS else f"warning ({note.code}): {note.message}"
 
 
 def _markdown(text: str) -> str:
