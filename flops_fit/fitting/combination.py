@@ -9,10 +9,12 @@ A method's standard error at a distance is its prior's, scaled by what the folds
     s_m^2(d) = s_prior,m^2(d) * (n0 + sum w_k e_k^2 / s_prior,m^2(d_k)) / (n0 + sum w_k)
 
 with n0 = 3, so that few folds leave the prior as it is (n0 = 20 for the weights in ln N, since the
-vertex of one parabola is a noisy test). Weights are 1 / s_m^6, separately for ln
-loss and for ln N, and vary smoothly with the distance d (decades beyond the largest run). Tokens
-follow from the FLOP count. The combination is tested in the same way, each fold with the weights
-that only the folds before it give; its errors make the model's share of the intervals.
+vertex of one parabola is a noisy test). Weights in ln loss are 1 / s_m^6. Weights in ln N are
+1 / (s_m^2 + n_m^2)^4, where n_m is the standard error that the noise of the runs gives the method's
+ln N: the best sizes of one table disagree by far more than its losses do. Both vary smoothly with
+the distance d (decades beyond the largest run). Tokens follow from the FLOP count. The combination
+is tested in the same way, each fold with the weights that only the folds before it give; its errors
+make the model's share of the intervals.
 
 The priors are typical errors of each method on published isoFLOP sweeps, see docs/fitting.md.
 """
@@ -54,7 +56,10 @@ _PRIOR_FREEDOM = 4.0
 """Degrees of freedom that the priors add to the folds': they rest on several published sweeps."""
 
 _POWER = 6.0
-"""Weights are standard errors to the minus this."""
+"""Weights in ln loss are standard errors to the minus this."""
+
+_POWER_OF_PARAMS = 8.0
+"""Weights in ln N are standard errors to the minus this."""
 
 _MOST = 200.0
 """A fold's squared error counts at most this many times the prior's variance."""
@@ -78,8 +83,11 @@ _MOST_FOLDS = 6
 _ENOUGH_LEVELS = 5
 """With fewer levels of compute the prior of the combination's error grows."""
 
+_LOWEST = 5
+"""A member's optimum is held against this many of the lowest observed losses, at their compute."""
+
 _LEAST_ROOM = 0.01
-"""An optimum above the best observed loss by more than this, and three residuals, is impossible."""
+"""A loss below a member's optimum by more than this, and three residuals, speaks against it."""
 
 _MIN_SIZES = 5
 """Sizes of an isoFLOP curve whose minimum a fold is held against."""
@@ -228,7 +236,7 @@ class Combination:
         misses: the folds that the weights and the intervals come from.
         residual: standard deviation of a single run's ln loss about the surface.
         noise: the members' noise at some budgets, by rising compute.
-        best_loss: the lowest observed loss; None where it is not known.
+        lowest: FLOPs and loss of the runs with the lowest losses.
     """
 
     frontiers: Mapping[str, Frontier]
@@ -238,7 +246,7 @@ class Combination:
     misses: tuple[Miss, ...] = ()
     residual: float = 0.0
     noise: tuple[NoiseAt, ...] = ()
-    best_loss: float | None = None
+    lowest: tuple[tuple[float, float], ...] = ()
 
     @cached_property
     def loss_scales(self) -> dict[str, Scale]:
@@ -271,9 +279,11 @@ class Combination:
         for miss in self.misses:
             before = [earlier for earlier in self.misses if earlier.level < miss.cut]
             scales = {m: self._loss_scale(m, before, miss.cut) for m in miss.loss}
-            loss = _mean(miss.loss, _weights(LOSS_PRIORS, scales, miss.decades))
+            errors = _errors(LOSS_PRIORS, scales, miss.loss, miss.decades)
+            loss = _mean(miss.loss, _inverse(errors, _POWER))
             scales = {m: self._params_scale(m, before, miss.cut) for m in miss.params}
-            params = _mean(miss.params, _weights(PARAMS_PRIORS, scales, miss.decades))
+            errors = _errors(PARAMS_PRIORS, scales, miss.params, miss.decades)
+            params = _mean(miss.params, _inverse(errors, _POWER_OF_PARAMS))
             found.append((miss, loss, params))
         return found
 
@@ -343,34 +353,45 @@ class Combination:
 
     def _shares(self, decades: float, part: Literal["params", "loss"]) -> dict[str, float]:
         """Return the weight of each member at a distance from the largest run; they add up to 1."""
-        is_params = part == "params"
-        priors = PARAMS_PRIORS if is_params else LOSS_PRIORS
-        scales = self.params_scales if is_params else self.loss_scales
         flops = self.top_flops * 10**decades
-        value = _log_params if is_params else _log_loss
-        values = {m: v for m, o in self.optima(flops).items() if (v := value(o)) is not None}
-        if not is_params:
-            possible = {m: v for m, v in values.items() if self._reaches_best_loss(m)}
-            values = possible or values
+        optima = self.optima(flops)
+        noise = {m: self._noise(flops, {m: 1.0}, part) for m in optima}
+        if part == "params":
+            values = {m: math.log(optimum.params) for m, optimum in optima.items()}
+            errors = _errors(PARAMS_PRIORS, self.params_scales, values, decades)
+            errors = {m: math.hypot(e, noise[m] or noise.get("surface", 0.0))
+                      for m, e in errors.items()}  # fmt: skip
+            power, trust, far = _POWER_OF_PARAMS, 2.0, {m: 2 * e for m, e in errors.items()}
+        else:
+            told = {m: v for m, o in optima.items() if (v := _log_loss(o)) is not None}
+            values = {m: v for m, v in told.items() if self._reaches_lowest(m)} or told
+            errors = _errors(LOSS_PRIORS, self.loss_scales, values, decades)
+            # Folds show ordinary noise; a law that the runs leave all but open counts by its noise.
+            errors = {m: noise[m] if noise[m] > _MUCH_NOISE * e else e for m, e in errors.items()}
+            power, trust, far = _POWER, _POWER, {m: 3 * LOSS_PRIORS[m](decades) for m in errors}
         if not values:
             return {}
-        noise = {m: self._noise(flops, {m: 1.0}, part) for m in values}
-        raw = _weights(priors, {m: scales[m] for m in values}, decades, noise)
         # An answer far from the others' middle counts less: it has left the range of its folds.
-        middle = _weighted_median(values, raw)
-        for method in raw:
-            away = (values[method] - middle) / (3 * priors[method](decades))
-            raw[method] /= (1 + away**2) ** 2
+        middle = _weighted_median(values, _inverse(errors, trust))
+        raw = {
+            m: weight / (1 + ((values[m] - middle) / far[m]) ** 2) ** 2
+            for m, weight in _inverse(errors, power).items()
+        }
         total = math.fsum(raw.values())
         return {method: weight / total for method, weight in raw.items()}
 
-    def _reaches_best_loss(self, method: str) -> bool:
-        """Return whether a member's optimum at the largest budget is no worse than the best run."""
-        optimum = self.optima(self.top_flops).get(method)
-        if self.best_loss is None or optimum is None or optimum.loss is None:
-            return True
-        room = max(3 * self.residual, _LEAST_ROOM)
-        return optimum.loss <= self.best_loss * math.exp(room)
+    def _reaches_lowest(self, method: str) -> bool:
+        """Return whether at most one of the lowest losses lies well below the member's optimum.
+
+        One run may be lucky, or recorded wrongly; two at their own compute speak against the law.
+        """
+        room = math.exp(max(3 * self.residual, _LEAST_ROOM))
+        beyond = 0
+        for flops, loss in self.lowest:
+            optimum = _optimum(self.frontiers[method], flops)
+            if optimum is not None and optimum.loss is not None:
+                beyond += optimum.loss > loss * room
+        return beyond <= 1
 
     def _middle(self, flops: float) -> Optimum:
         """Return the combined allocation without intervals; tokens follow from the FLOP count.
@@ -495,7 +516,7 @@ def combine(
             NoiseAt.of(flops, {method: optima[k] for method, optima in told.items()})
             for k, flops in enumerate(places)
         ),
-        min(o.loss for o in runs),
+        tuple((o.flops, o.loss) for o in sorted(runs, key=lambda o: o.loss)[:_LOWEST]),
     )
 
 
@@ -635,29 +656,25 @@ def _optimum(frontier: Frontier, flops: float) -> Optimum | None:
     return optimum if is_possible else None
 
 
-def _log_params(optimum: Optimum) -> float | None:
-    return math.log(optimum.params)
-
-
 def _log_loss(optimum: Optimum) -> float | None:
     loss = optimum.loss
     return math.log(loss) if loss is not None and 0 < loss < math.inf else None
 
 
-def _weights(
+def _errors(
     priors: Mapping[str, Growth],
     scales: Mapping[str, Scale],
+    methods: Iterable[str],
     decades: float,
-    noise: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Weights of methods at a distance, not yet adding up to 1."""
-    errors = {m: math.sqrt(scale.ratio) * priors[m](decades) for m, scale in scales.items()}
-    # Folds show ordinary noise already; a law that the runs leave all but open counts by its noise.
-    for method, told in (noise or {}).items():
-        if told > _MUCH_NOISE * errors[method]:
-            errors[method] = told
+    """Return each method's standard error at a distance, scaled by its folds."""
+    return {m: math.sqrt(scales[m].ratio) * priors[m](decades) for m in methods}
+
+
+def _inverse(errors: Mapping[str, float], power: float) -> dict[str, float]:
+    """Return weights 1 / error^power, the largest 1."""
     least = min(errors.values(), default=1.0)
-    return {method: (least / error) ** _POWER for method, error in errors.items()}
+    return {method: (least / error) ** power for method, error in errors.items()}
 
 
 def _mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float | None:

@@ -252,7 +252,9 @@ def _table(result: Reported, width: int, *, most: int) -> list[str]:
             break
     far = [row["extrapolation_decades"] for row in shown if row["extrapolation_decades"]]
     if far:
-        lines.append(f" * extrapolated {max(far):.1f} decades beyond the data")
+        told = f"{max(far):.1f}"
+        unit = "decade" if told == "1.0" else "decades"
+        lines.append(f" * extrapolated {told} {unit} beyond the data")
     return lines
 
 
@@ -321,8 +323,13 @@ def _loss(value: float) -> str:
 
 def _facts(result: Reported, width: int, *, has_weights: bool = True) -> list[str]:
     """Return the law, the answers of all methods, and the cost of the runs."""
-    methods = _methods(result, has_weights=has_weights)
-    facts = [("Law", _law(result)), ("Methods", methods), ("Runs", _runs(result))]
+    made_of = _made_of(result) if has_weights else ""
+    facts = [
+        ("Law", _law(result)),
+        ("Methods", _methods(result)),
+        ("Made of", made_of),
+        ("Runs", _runs(result)),
+    ]
     return [
         line.replace(_FIXED, " ")
         for name, text in facts
@@ -358,7 +365,7 @@ def _law(result: Reported) -> str:
     return "   ".join(part.replace(" ", _FIXED) for part in parts)
 
 
-def _methods(result: Reported, *, has_weights: bool) -> str:
+def _methods(result: Reported) -> str:
     """Return the params that each method gives at the budget of the answer."""
     row = headline_row(result)
     if row is None or result.verdict == "refuse":
@@ -367,14 +374,14 @@ def _methods(result: Reported, *, has_weights: bool) -> str:
     if len(there) < 2:
         return ""
     sizes = ", ".join(f"{r['method']} {format_count(r['params'])}" for r in there)
-    text = f"params at {format_flops(row['budget_flops'])} FLOPs: {sizes}"
-    made_of = _weights(result, row["budget_flops"]) if has_weights else ""
-    return f"{text}; {made_of}" if made_of else text
+    return f"params at {format_flops(row['budget_flops'])} FLOPs: {sizes}"
 
 
-def _weights(result: Reported, budget: float) -> str:
+def _made_of(result: Reported) -> str:
     """Return the largest weights of the combination's methods, for params and for the loss."""
-    fit = result.fits.get("combination")
+    row, fit = headline_row(result), result.fits.get("combination")
+    if row is None or result.verdict == "refuse":
+        return ""
     if result.headline != "combination" or fit is None:
         return ""
     details = fit.details
@@ -387,9 +394,9 @@ def _weights(result: Reported, budget: float) -> str:
         if large:
             parts.append(f"{name} {', '.join(large)}".replace("%", f"{_FIXED}%"))
     where = ""
-    if not math.isclose(details.at_flops, budget, rel_tol=1e-6):
-        where = f" at {format_flops(details.at_flops)} FLOPs"
-    return f"combination made of{where}: {'; '.join(parts)}" if parts else ""
+    if not math.isclose(details.at_flops, row["budget_flops"], rel_tol=1e-6):
+        where = f" (at {format_flops(details.at_flops)} FLOPs)"
+    return f"{'; '.join(parts)}{where}" if parts else ""
 
 
 def _runs(result: Reported) -> str:

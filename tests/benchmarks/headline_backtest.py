@@ -170,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path, default=[DEFAULT])
     parser.add_argument("--min-levels", type=int, default=4, help="levels that a fold is fitted to")
-    parser.add_argument("--resamples", type=int, default=0, help="of the bootstrap; 0: Wald's")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, help="of the bootstrap, as `report` draws; 0: Wald's"
+    )
     chosen = parser.parse_args()
     paths = sorted(p for folder in chosen.folders for p in folder.glob("*.csv"))
     families: dict[str, dict[tuple[str, str], list[Held]]] = {}

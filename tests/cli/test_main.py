@@ -239,7 +239,7 @@ def test_the_default_report_is_one_screen(rehearsed, monkeypatch, width):
         assert len(lines) < 40
         assert [line for line in lines if len(line) > width] == []
         text = " ".join(ended.stdout.split())
-        assert re.search(r"combination made of: params \w+ \d+ %.*; loss \w+ \d+ %", text)
+        assert re.search(r"Made of params \w+ \d+ %.*; loss \w+ \d+ %", text)
 
 
 def test_every_table_is_printed_by_its_name_and_in_full(rehearsed):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from planted import CHINCHILLA, TARGET, grid
+from reference_runs import need_runs, runs_of
 
 from flops_fit.errors import FitError
 from flops_fit.fitting.combination import Combination, Miss
@@ -92,3 +93,33 @@ def test_intervals_widen_with_the_distance_and_with_few_levels() -> None:
     seven, four = combined(), combined(RUNS[: 4 * 7])
     assert width(seven, 10 * seven.top_flops) < width(seven, 100 * seven.top_flops)
     assert width(seven, 10 * seven.top_flops) < width(four, 10 * four.top_flops)
+
+
+def test_one_lucky_run_excludes_no_member_and_two_do() -> None:
+    class At:
+        def __init__(self, loss: float) -> None:
+            self.loss = loss
+
+        def optimum(self, flops: float) -> Optimum:
+            return Optimum(flops, 1e8, flops / 6e8, self.loss)
+
+    members = {"isoflop": At(2.0), "surface": At(1.9)}
+    one = Combination(members, 1e21, 7, FlopsPerToken(), lowest=((1e21, 1.9), (1e21, 2.0)))
+    assert one.loss_weights(1e22)["isoflop"] > 0.9
+    two = replace(one, lowest=((1e21, 1.9), (1e21, 1.9)))
+    assert two.loss_weights(1e22) == {"surface": 1.0}
+
+
+def test_no_single_method_speaks_for_chinchillas_runs() -> None:
+    """Their best sizes by budget disagree by more than noise, and one run lies 2 % low."""
+    need_runs()
+    fits = fit_all(runs_of("epoch_chinchilla_240"), shows_gains=False)
+    found = fits.fits["combination"].frontier
+    assert isinstance(found, Combination)
+    target = 10 * found.top_flops
+    assert max(found.params_weights(target).values()) < 0.6
+    assert len(found.loss_weights(target)) == 4
+    sizes = [o.params for m, o in found.optima(target).items() if m != "extrapolation"]
+    middle, answer = float(np.exp(np.mean(np.log(sizes)))), found.optimum(target)
+    assert answer.params_interval is not None
+    assert answer.params_interval[0] < middle < answer.params_interval[1]
